@@ -1,0 +1,30 @@
+"""Take the MLP neurons of a language model apart into vocabulary channels, from their weights alone.
+
+    from rotate_core import load_model, decompose
+    model = load_model("smollm2-135m")
+    neurons = model.neurons(layer=25, kind="out", indices=[460, 37])
+    channels = decompose(neurons, model.vocabulary(layer=25), n_channels=5)
+    channels.top_tokens(neuron=0, channel=0)
+
+After Avrahamy, Gur-Arieh and Geva (arXiv:2604.06005).
+"""
+
+from rotate_core.channels import Channels
+from rotate_core.checkpoint import Neurons
+from rotate_core.deflation import ConvergenceWarning, decompose
+from rotate_core.models import Model, load_model
+from rotate_core.settings import PAPER, Settings
+from rotate_core.vocabulary import Vocabulary
+
+__version__ = "0.1.0"
+__all__ = [
+    "PAPER",
+    "Channels",
+    "ConvergenceWarning",
+    "Model",
+    "Neurons",
+    "Settings",
+    "Vocabulary",
+    "decompose",
+    "load_model",
+]

@@ -1,0 +1,167 @@
+"""The vocabulary channels of some neurons: the one result type, in memory."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rotate_core.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TAILS = {1: "+", -1: "-", 0: "±"}
+"""How a table writes the tail that a channel masks."""
+
+
+class VocabularyLike(Protocol):
+    """What decompose needs of a vocabulary; :class:`rotate_core.Vocabulary` has it."""
+
+    @property
+    def projection(self) -> Tensor: ...
+    @property
+    def token_weights(self) -> Tensor: ...
+    @property
+    def tokens(self) -> Sequence[str]: ...
+
+
+class NeuronsLike(Protocol):
+    """Weight vectors that know where they come from; :class:`rotate_core.Neurons` does."""
+
+    @property
+    def vectors(self) -> Tensor: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def layer(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def indices(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Channels:
+    """The vocabulary channels of some neurons: arrays with a row a neuron and a column a channel."""
+
+    vectors: Float[Tensor, "n_neurons n_channels d_model"]
+    """Each of its neuron's norm; on the CPU, like everything here."""
+    weight_vectors: Float[Tensor, "n_neurons d_model"]
+    """The neurons themselves, w."""
+    kurtosis: Float[Tensor, "n_neurons n_channels"]
+    """Excess kurtosis of the unweighted projection ``U^T c``."""
+    skewness: Float[Tensor, "n_neurons n_channels"]
+    """Skewness of the unweighted projection."""
+    cosine: Float[Tensor, "n_neurons n_channels"]
+    """Cosine with the neuron's weight vector."""
+    objective: Float[Tensor, "n_neurons n_channels"]
+    """F at the end, under the token weights that the channel was found with."""
+    gradient_norm: Float[Tensor, "n_neurons n_channels"]
+    """Norm of F's gradient along the unit sphere at the end."""
+    n_iter: Int[Tensor, "n_neurons n_channels"]
+    converged: Bool[Tensor, "n_neurons n_channels"]
+    n_masked: Int[Tensor, "n_neurons n_channels"]
+    """Tokens in the channel's tail that no earlier channel of the neuron had masked."""
+    tail: Int[Tensor, "n_neurons n_channels"]
+    """+1 or -1: the one tail that is masked; 0: both."""
+    top_ids: Int[Tensor, "n_neurons n_channels n_top"]
+    """Token numbers, heaviest first: by z, by -z, or where both tails count by |z|."""
+    top_z: Float[Tensor, "n_neurons n_channels n_top"]
+    """Their z-scores in the channel's unweighted projection."""
+    vocabulary: VocabularyLike
+    settings: Settings
+    seed: int
+    indices: tuple[int, ...]
+    """Neuron numbers (row numbers where plain vectors were given)."""
+    model: str | None = None
+    layer: int | None = None
+    kind: str | None = None
+    history: Float[Tensor, "n_neurons n_channels n_points"] | None = None
+    """F after each iteration (each 100 steps for householder), NaN after the end; if asked for."""
+    support: Float[Tensor, "n_neurons n_channels"] | None = None
+    p_value: Float[Tensor, "n_neurons n_channels"] | None = None
+    q_value: Float[Tensor, "n_neurons n_channels"] | None = None
+
+    @property
+    def n_neurons(self) -> int:
+        return self.vectors.shape[0]
+
+    @property
+    def n_channels(self) -> int:
+        return self.vectors.shape[1]
+
+    def top_tokens(self, neuron: int = 0, channel: int = 0, k: int = 10) -> list[tuple[str, float]]:
+        """The k tokens of a channel's heavy tail with their z-scores, heaviest first.
+
+        Args:
+            neuron: row, not the neuron's number in its layer.
+            channel: from 0.
+            k: at most as many as were kept (50).
+        """
+        for name, value, n in (
+            ("neuron", neuron, self.n_neurons),
+            ("channel", channel, self.n_channels),
+        ):
+            if not -n <= value < n:
+                raise IndexError(f"{name}={value}: there are {n}, counted from 0")
+        n_top = self.top_ids.shape[2]
+        if not 1 <= k <= n_top:
+            raise ValueError(f"k={k}: wanted 1 to {n_top}, the tokens kept with a channel")
+        ids, z = self.top_ids[neuron, channel, :k], self.top_z[neuron, channel, :k]
+        tokens = self.vocabulary.tokens
+        return [(tokens[i], value) for i, value in zip(ids.tolist(), z.tolist(), strict=True)]
+
+    def table(self, k: int = 10) -> pd.DataFrame:
+        """A row a channel, with its k top tokens as a list of strings."""
+        import pandas as pd
+
+        n, c = self.n_neurons, self.n_channels
+        columns: dict[str, Any] = {
+            "model": self.model,
+            "layer": self.layer,
+            "kind": self.kind,
+            "neuron": [index for index in self.indices for _ in range(c)],
+            "channel": list(range(c)) * n,
+        }
+        numbers = "kurtosis skewness cosine n_masked n_iter converged".split()
+        for name in numbers:
+            columns[name] = getattr(self, name).flatten().numpy()
+        columns["tail"] = [TAILS[t] for t in self.tail.flatten().tolist()]
+        columns["top_tokens"] = [
+            [token for token, _ in self.top_tokens(i, j, min(k, self.top_ids.shape[2]))]
+            for i in range(n)
+            for j in range(c)
+        ]
+        for name in ("objective", "gradient_norm", "support", "p_value", "q_value"):
+            if (value := getattr(self, name)) is not None:
+                columns[name] = value.flatten().numpy()
+        return pd.DataFrame(columns)
+
+    def _title(self) -> str:
+        place = f"{self.model}, layer {self.layer}, {self.kind}: " if self.model else ""
+        return (
+            f"{place}{self.n_neurons} neurons x {self.n_channels} channels "
+            f"({self.settings.solver}, {self.settings.moments} moments)"
+        )
+
+    def _display(self, max_rows: int = 60) -> pd.DataFrame:
+        names = ["neuron", "channel", "kurtosis", "cosine", "n_masked", "tail", "q_value"]
+        table = self.table(k=6).head(max_rows)
+        tokens = table["top_tokens"].map(
+            lambda row: " ".join(json.dumps(token, ensure_ascii=False) for token in row)
+        )
+        return table[[name for name in names if name in table]].round(2).assign(top_tokens=tokens)
+
+    def __repr__(self) -> str:
+        text = self._display(20).to_string(index=False, max_colwidth=60)
+        return f"Channels of {self._title()}\n{text}"
+
+    def _repr_html_(self) -> str:
+        table = self._display().to_html(index=False, escape=True, border=0)
+        return f"<p><strong>Channels</strong> of {html.escape(self._title())}</p>{table}"

@@ -1,0 +1,1 @@
+"""Results to Axes: figures draw, they never compute."""

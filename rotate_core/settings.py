@@ -1,0 +1,75 @@
+"""How to decompose: every choice of the method in one frozen object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rotate_core.kurtosis import Objective
+
+SOLVERS = ("geodesic", "householder")
+DEFLATIONS = ("mask", "subtract")
+STARTS = ("weight", "reflection")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to decompose. The defaults are ours; :data:`PAPER` holds the paper's values."""
+
+    solver: str = "geodesic"
+    """"geodesic" (ours: conjugate gradients on the sphere) or "householder" (the paper's AdamW)."""
+    moments: str = "weighted"
+    """"weighted" (ours: token weights are sample weights) or "scaled" (the paper's: they scale logits)."""
+    lambda_kurtosis: float = 0.3
+    lambda_fidelity: float = 1.0
+    threshold: float = 4.0
+    """Tokens whose z-score in the channel's projection is beyond this are masked (paper: 4 on Gemma,
+    6 on Llama)."""
+    skewness_threshold: float = 10.0
+    """Skewness beyond which only the heavier tail is masked."""
+    masked_weight: float | None = None
+    """Weight of a masked token; None is 1e-6 for weighted moments, 0.01 (the paper's) for scaled ones."""
+    deflation: str = "mask"
+    """"mask" the channel's tokens, or "subtract" the channel from the neuron (the paper's ablation)."""
+    start: str = "weight"
+    """Where the geodesic solver begins: at the neuron's own "weight", or at a random "reflection" of
+    it, the point that the paper's solver begins at: at a cosine of about 1 - 2/d_model."""
+    restarts: int = 1
+    """Solve so often, from "reflection" starts after the first, and keep the best objective."""
+    n_reflections: int = 1
+    """Reflections of the householder solver (the paper's ablation)."""
+    precondition: bool = True
+    """Precondition the geodesic solver with the inverse covariance of the vocabulary."""
+    tolerance: float = 1e-5
+    """The geodesic solver stops a neuron when an iteration gains less than this in F."""
+    max_iter: int | None = None
+    """Iterations at most; None is 200 for geodesic, 10,000 (the paper's) for householder."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("solver", SOLVERS), ("deflation", DEFLATIONS), ("start", STARTS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r}: wanted one of {', '.join(known)}")
+        for name in ("restarts", "n_reflections", "max_iter"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: wanted at least 1")
+        if not self.threshold > 0:
+            raise ValueError(f"threshold={self.threshold}: wanted a z-score above 0")
+        if self.masked_weight is not None and not 0 < self.masked_weight <= 1:
+            raise ValueError(f"masked_weight={self.masked_weight}: wanted above 0, at most 1")
+        if not self.tolerance >= 0:
+            raise ValueError(f"tolerance={self.tolerance}: wanted at least 0")
+        _ = self.objective
+
+    @property
+    def objective(self) -> Objective:
+        return Objective(self.lambda_kurtosis, self.lambda_fidelity, self.moments)
+
+    @property
+    def weight_when_masked(self) -> float:
+        if self.masked_weight is not None:
+            return self.masked_weight
+        return 1e-6 if self.moments == "weighted" else 0.01
+
+
+PAPER = Settings(solver="householder", moments="scaled", masked_weight=0.01)
+"""The paper's values (its settings for Gemma; Llama has threshold=6)."""
