@@ -1,42 +1,26 @@
-"""The vocabulary as a neuron sees it: the projection U, a weight and a string for each token."""
+"""The vocabulary as a neuron sees it: the projection U, with a weight and a string a token."""
 
 from __future__ import annotations
 
-import codecs
-import json
-import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-LARGE_NORM_QUANTILE = 0.99
-LARGE_NORM_WEIGHT = 1e-4
-
-# Tokens that a model's makers kept in reserve: their rows of the embedding were hardly trained.
-RESERVED = re.compile(
-    r"<unused_?\d+>|\[unused\d+\]|<\|reserved_special_token_\d+\|>|<reserved_\d+>"
-)
-
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
 class Vocabulary:
-    """The map from residual vectors to token scores (the paper's U), with what is known of its tokens.
+    """The map from residual vectors to token scores (the paper's U), and what is known of tokens.
 
     A residual vector c has the logits `projection.T @ c`. The projection is used as it is: neither
     centred nor normalised.
 
     Args:
         projection: U, (d_model, d_vocab), floating point, finite; a column is a token.
-        token_weights: m, (d_vocab,) in [0, 1] and not all zero. None: `norm_token_weights(projection)`,
-            which is where the paper starts.
+        token_weights: m, (d_vocab,) in [0, 1] and not all zero. None: where the paper starts,
+            `norm_token_weights(projection)`.
         tokens: d_vocab strings. None: the column numbers "0", "1", ...
         name: what U is, for tables and figures, such as "unembedding".
 
@@ -44,7 +28,7 @@ class Vocabulary:
         TypeError: the projection or the weights are not tensors, or a token is not a string.
         ValueError: a shape, a weight or a value of U is out of the stated range.
 
-    Source: section 3 of the paper (projection) and its released code (weights).
+    Source: section 3 of the paper (projection) and its code (weights).
     """
 
     projection: Float[Tensor, "d_model d_vocab"]
@@ -127,7 +111,7 @@ class Vocabulary:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Vocabulary:
-        """The same vocabulary with U on another device or in another precision (the weights keep theirs)."""
+        """The same vocabulary with U on another device or in another precision."""
         projection = self.projection.to(device=device, dtype=dtype)
         if projection is self.projection:
             return self
@@ -146,11 +130,13 @@ class Vocabulary:
 def norm_token_weights(
     projection: Float[Tensor, "d_model d_vocab"],
     *,
-    quantile: float = LARGE_NORM_QUANTILE,
-    weight: float = LARGE_NORM_WEIGHT,
+    quantile: float = 0.99,
+    weight: float = 1e-4,
     excluded: Int[Tensor, " n_excluded"] | None = None,
 ) -> Float[Tensor, " d_vocab"]:
-    """Token weights to start from: 1, less for columns of U with a large norm, 0 for excluded tokens.
+    """Token weights to start from: 1, less for columns of U of large norm, 0 for excluded tokens.
+
+    A token that is both excluded and large gets 0 (the paper's code gives it the small weight).
 
     Args:
         projection: U, (d_model, d_vocab).
@@ -165,7 +151,7 @@ def norm_token_weights(
         ValueError: the quantile or the weight is outside [0, 1].
         IndexError: an excluded token is not a column of U.
 
-    Source: the paper's released code.
+    Source: the paper's code.
     """
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile is {quantile}; give a number in [0, 1]")
@@ -178,83 +164,10 @@ def norm_token_weights(
     if excluded is not None and excluded.numel():
         low, high = int(excluded.min()), int(excluded.max())
         if low < 0 or high >= len(weights):
-            raise IndexError(
-                f"excluded holds token {low if low < 0 else high}; U has tokens 0 to {len(weights) - 1}"
-            )
+            token = low if low < 0 else high
+            raise IndexError(f"excluded holds token {token}; U has tokens 0 to {len(weights) - 1}")
         weights[excluded.to(weights.device)] = 0
     return weights
-
-
-def excluded_tokens(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> Int[Tensor, " n_excluded"]:
-    """Numbers of the tokens that are no text: special tokens, and those held in reserve ("<unused7>").
-
-    Args:
-        tokenizer: of transformers.
-        d_vocab: tokens from this number on are left out.
-
-    Returns:
-        (n_excluded,) int64, ascending.
-
-    Source: the paper's released code excludes special and unused tokens; the pattern is ours.
-    """
-    special = set(tokenizer.all_special_ids)
-    special |= {i for i, added in tokenizer.added_tokens_decoder.items() if added.special}
-    reserved = {i for token, i in tokenizer.get_vocab().items() if RESERVED.fullmatch(token)}
-    return torch.tensor(sorted(i for i in special | reserved if i < d_vocab), dtype=torch.int64)
-
-
-def token_strings(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> tuple[str, ...]:
-    """What each token decodes to when it stands inside a text: leading space kept, stray bytes named.
-
-    A tokenizer's own `decode([i])` drops the leading space of sentencepiece tokens, and turns every
-    token that is a part of a character into the same "\ufffd". Here such bytes read "<0xE2>".
-
-    Args:
-        tokenizer: of transformers.
-        d_vocab: how many tokens; numbers the tokenizer does not use read "<no token 50000>".
-
-    Returns:
-        d_vocab strings.
-    """
-    added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
-    pieces = tokenizer.convert_ids_to_tokens(list(range(min(d_vocab, len(tokenizer)))))
-    spelling = _spelling(tokenizer)
-    if spelling == "bytes":
-        table = _byte_of_character()
-        strings = [_from_bytes(piece, table) if piece is not None else None for piece in pieces]
-    elif spelling == "metaspace":
-        strings = [piece.replace("▁", " ") if piece is not None else None for piece in pieces]
-    else:
-        strings = tokenizer.batch_decode([[i] for i in range(len(pieces))])
-    strings += [None] * (d_vocab - len(strings))
-    return tuple(
-        added[i] if i in added else f"<no token {i}>" if string is None else string
-        for i, string in enumerate(strings)
-    )
-
-
-_SYMBOLS = {" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥", "\xa0": "⍽"}
-
-
-def visible(token: str) -> str:
-    """A token with everything that cannot be seen made visible, for figures and tables on screen.
-
-    " until" -> "␣until", a line end -> "⏎", a tab -> "⇥", a zero-width space -> "<U+200B>", a combining
-    accent gets its dotted circle, and the empty token reads "∅".
-    """
-    if not token:
-        return "∅"
-    shown = "".join(_visible_character(character) for character in token)
-    return f"◌{shown}" if unicodedata.combining(token[0]) else shown
-
-
-def _visible_character(character: str) -> str:
-    if character in _SYMBOLS:
-        return _SYMBOLS[character]
-    # Cc control, Cf format, Cn unassigned, Co private, Cs surrogate; Z* separators
-    if unicodedata.category(character)[0] in "CZ":
-        return f"<U+{ord(character):04X}>"
-    return character
 
 
 def _check_projection(projection: Tensor) -> None:
@@ -286,42 +199,3 @@ def _checked_weights(weights: Tensor, projection: Tensor) -> Tensor:
     if not weights.any():
         raise ValueError("token_weights is zero for every token; leave at least one token in")
     return weights
-
-
-def _spelling(tokenizer: PreTrainedTokenizerBase) -> str:
-    """How the tokenizer's vocabulary spells text: "bytes" (GPT-2's), "metaspace" (▁ for space), "other"."""
-    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
-    if decoder is None:
-        return "other"
-    state = json.loads(decoder.__getstate__())
-    types = {part["type"] for part in [state, *state.get("decoders", [])]}
-    if "ByteLevel" in types:
-        return "bytes"
-    return "metaspace" if types & {"Metaspace", "ByteFallback"} else "other"
-
-
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's alphabet: printable bytes stand for themselves, the others for characters from 256 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    table = {chr(byte): byte for byte in printable}
-    return table | {chr(256 + n): byte for n, byte in enumerate(others)}
-
-
-def _from_bytes(piece: str, table: dict[str, int]) -> str:
-    try:
-        return bytes([table[character] for character in piece]).decode(
-            "utf-8", "rotate_core.name_bytes"
-        )
-    except KeyError:  # not spelled in bytes: a token added without being declared so
-        return piece
-
-
-def _name_bytes(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeDecodeError):
-        raise error
-    bad: Iterable[int] = error.object[error.start : error.end]
-    return "".join(f"<0x{byte:02X}>" for byte in bad), error.end
-
-
-codecs.register_error("rotate_core.name_bytes", _name_bytes)
