@@ -1,0 +1,220 @@
+"""Is a channel the neuron's, or the vocabulary's? Support, two nulls, p-values and q-values (ours).
+
+High kurtosis and a high cosine do not show that a channel belongs to its neuron: a rotation finds a
+sparse vocabulary direction near *any* vector. So every channel is measured against channels that
+cannot mean anything:
+
+*matched vectors*     vectors drawn with the layer's mean and covariance, put through the same
+                      decomposition. A p-value is the rank of a channel among theirs.
+*matched rotations*   random directions at the channel's own cosine with its neuron: what any ablation
+                      or reconstruction along such a direction would do.
+
+None of this is in the paper.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rotate_core.channels import Channels
+from rotate_core.kurtosis import Sample
+
+
+@dataclasses.dataclass(frozen=True)
+class TailEvidence:
+    """What the tokens of each channel's tail are in the neuron's own projection ``U^T w``.
+
+    All fields are (n_neurons, n_channels). z-scores are of the unweighted projection, signed by the
+    side of the channel's tail that a token is on; 0 where a channel's tail has no token.
+    """
+
+    support: Tensor
+    """Mean z-score in ``U^T w`` of the tail's tokens."""
+    peak: Tensor
+    """The largest of those z-scores."""
+    share: Tensor
+    """Share of the variance of ``U^T w`` that the tail's tokens carry, on the tail's side."""
+    n_tail: Tensor
+    """Tokens in the tail, those of earlier channels included; int64."""
+
+
+def tail_evidence(channels: Channels) -> TailEvidence:
+    """Look up the tokens of each channel's tail in the neuron's own projection.
+
+    The tail is what the decomposition masks: tokens whose z-score in ``U^T c`` is beyond the
+    threshold, on the channel's heavy side or on both; tokens of weight 0 are left out.
+    Works through the vocabulary block by block, twice.
+    """
+    projection = channels.vocabulary.projection
+    allowed = channels.vocabulary.token_weights > 0
+    n_neurons, n_channels, _ = channels.vectors.shape
+    n = n_neurons * n_channels
+    vectors = torch.cat([channels.vectors.flatten(0, 1), channels.weight_vectors])
+    vectors = vectors.to(projection)  # channels first, the neurons after them
+    tail = channels.tail.flatten().to(projection).unsqueeze(1)
+    sample = Sample.uniform(projection)
+
+    variance = vectors.new_zeros(len(vectors), dtype=torch.float64)
+    for block in sample.blocks(len(vectors)):
+        z = vectors.new_empty(len(vectors), block.stop - block.start)
+        variance += sample.project(vectors, block, z).square_().sum(1)
+    scale = (variance / projection.shape[1]).rsqrt().to(projection.dtype).unsqueeze(1)
+
+    total, share, n_tail = torch.zeros(3, n, dtype=torch.float64, device=projection.device)
+    peak = torch.full_like(total, -torch.inf)
+    for block in sample.blocks(len(vectors)):
+        z = vectors.new_empty(len(vectors), block.stop - block.start)
+        z = sample.project(vectors, block, z).mul_(scale)
+        side = torch.where(tail == 0, z[:n].sign(), tail)
+        inside = (z[:n] * side > channels.settings.threshold) & allowed[block]
+        own = z[n:].repeat_interleave(n_channels, dim=0).mul_(side)
+        peak = torch.maximum(peak, own.masked_fill(~inside, -torch.inf).amax(1).double())
+        own.mul_(inside)
+        total += own.sum(1)
+        share += own.clamp_min_(0).square_().sum(1)
+        n_tail += inside.sum(1)
+
+    def shaped(values: Tensor) -> Tensor:
+        return values.view(n_neurons, n_channels).cpu()
+
+    return TailEvidence(
+        support=shaped(total / n_tail.clamp_min(1)),
+        peak=shaped(peak.masked_fill(n_tail == 0, 0.0)),
+        share=shaped(share / projection.shape[1]),
+        n_tail=shaped(n_tail.long()),
+    )
+
+
+def support(channels: Channels) -> Float[Tensor, "n_neurons n_channels"]:
+    """Mean z-score, in the neuron's own projection, of the tokens of the channel's tail; float64."""
+    return tail_evidence(channels).support
+
+
+STATISTICS: dict[str, Callable[[Channels], Tensor]] = {
+    "support": support,
+    "peak": lambda channels: tail_evidence(channels).peak,
+    "share": lambda channels: tail_evidence(channels).share,
+    "cosine": lambda channels: channels.cosine,
+    "objective": lambda channels: channels.objective,
+    "kurtosis": lambda channels: channels.kurtosis,
+}
+"""What a channel can be ranked by; larger speaks for the channel. Chapter "The null" compares them."""
+
+
+def matched_vectors(
+    layer_vectors: Float[Tensor, "n_mlp d_model"], n: int, *, seed: int = 0
+) -> Float[Tensor, "n d_model"]:
+    """Gaussian vectors with the mean and the covariance of a layer's neurons: no neuron, yet alike.
+
+    Drawn as ``mean + (W - mean)^T g / sqrt(n_mlp - 1)``, g standard normal: exact without forming the
+    covariance, and valid where the layer has fewer neurons than ``d_model``.
+
+    Args:
+        layer_vectors: all weight vectors of one layer and kind.
+        n: how many.
+        seed: vector i depends on the seed and i alone, not on n.
+    """
+    if layer_vectors.ndim != 2 or len(layer_vectors) < 2:
+        raise ValueError(
+            f"layer_vectors of shape {tuple(layer_vectors.shape)}: wanted (n_mlp, d_model), n_mlp >= 2"
+        )
+    if n < 1:
+        raise ValueError(f"n={n}: wanted at least 1")
+    mean = layer_vectors.mean(0)
+    root = (layer_vectors - mean) / (len(layer_vectors) - 1) ** 0.5
+    draws = [torch.randn(len(root), generator=_generator(seed, i)) for i in range(n)]
+    return mean + torch.stack(draws).to(root) @ root
+
+
+def matched_rotations(
+    channels: Channels, n: int, *, seed: int = 0
+) -> Float[Tensor, "n n_neurons n_channels d_model"]:
+    """Random directions at each channel's own cosine with its neuron, of the neuron's norm.
+
+    ``rho * w/|w| + sqrt(1 - rho^2) * t``, t a random unit vector orthogonal to w.
+
+    Args:
+        channels: whose cosines and neurons to match.
+        n: how many for each channel.
+        seed: rotation i depends on the seed, i and the shape alone, not on n.
+    """
+    if n < 1:
+        raise ValueError(f"n={n}: wanted at least 1")
+    w = channels.weight_vectors.unsqueeze(1)
+    norm = w.norm(dim=-1, keepdim=True)
+    w_unit = w / norm
+    rho = torch.cosine_similarity(channels.vectors, w, dim=-1).unsqueeze(-1)
+    shape = channels.vectors.shape
+    draws = [torch.randn(shape, generator=_generator(seed, i)) for i in range(n)]
+    tangent = torch.stack(draws).to(w)
+    tangent -= w_unit * (tangent * w_unit).sum(-1, keepdim=True)
+    tangent /= tangent.norm(dim=-1, keepdim=True)
+    return norm * (rho * w_unit + (1 - rho**2).clamp_min(0).sqrt() * tangent)
+
+
+def p_values(
+    observed: Float[Tensor, "n_neurons n_channels"], null: Float[Tensor, "n_null n_channels"]
+) -> Float[Tensor, "n_neurons n_channels"]:
+    """``(r + 1) / (n_null + 1)``, r the null channels at the same position that are at least as large.
+
+    The same position, since a neuron's first channel is not like its fifth. Float64. No p-value is
+    below ``1 / (n_null + 1)``.
+
+    Source: Davison and Hinkley (1997), section 4.2, for the rule that keeps p-values valid.
+    """
+    if observed.ndim != 2 or null.ndim != 2 or not len(null):
+        raise ValueError(
+            f"observed {tuple(observed.shape)}, null {tuple(null.shape)}: wanted two-dimensional, "
+            "the null not empty"
+        )
+    if observed.shape[1] > null.shape[1]:
+        raise ValueError(
+            f"{observed.shape[1]} channels a neuron, {null.shape[1]} in the null: wanted at least as many"
+        )
+    ascending = null[:, : observed.shape[1]].double().T.contiguous().sort(1).values
+    smaller = torch.searchsorted(ascending, observed.double().T.contiguous()).T
+    return (len(null) - smaller + 1).double() / (len(null) + 1)
+
+
+def q_values(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Benjamini-Hochberg adjusted p-values, over all values given: keep q < 0.1 and expect 10% false.
+
+    Source: Benjamini and Hochberg (1995), as scipy computes it.
+    """
+    from scipy.stats import false_discovery_control
+
+    adjusted = false_discovery_control(p.flatten().double().numpy(), method="bh")
+    return torch.from_numpy(adjusted).view(p.shape)
+
+
+def calibrate(channels: Channels, null: Channels, *, statistic: str = "support") -> Channels:
+    """The same channels with support, p-value and q-value, from a null run the same way.
+
+    Args:
+        channels: of one layer and kind: q-values are over all of them.
+        null: :func:`matched_vectors` decomposed with the same settings and vocabulary.
+        statistic: one of :data:`STATISTICS`.
+
+    Raises:
+        ValueError: an unknown statistic, or a null with other settings, vocabulary or fewer channels.
+    """
+    if statistic not in STATISTICS:
+        raise ValueError(f"statistic={statistic!r}: wanted one of {', '.join(STATISTICS)}")
+    if channels.settings != null.settings:
+        raise ValueError(
+            f"the null has {null.settings}, the channels {channels.settings}: wanted the same"
+        )
+    if channels.vocabulary.projection.shape != null.vocabulary.projection.shape:
+        raise ValueError("the null and the channels have vocabularies of different shapes")
+    evaluate = STATISTICS[statistic]
+    p = p_values(evaluate(channels), evaluate(null))
+    return dataclasses.replace(channels, support=support(channels), p_value=p, q_value=q_values(p))
+
+
+def _generator(seed: int, i: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 0x9E3779B1 + i * 0x85EBCA77 + 1) % 2**63)

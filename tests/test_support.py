@@ -1,0 +1,203 @@
+"""Support, nulls, p-values: closed forms, calibration under the null, a planted channel found."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import scipy.stats
+import torch
+
+from rotate_core import Channels, Settings, Vocabulary, decompose, kurtosis
+from rotate_core.support import (
+    STATISTICS,
+    calibrate,
+    matched_rotations,
+    matched_vectors,
+    p_values,
+    q_values,
+    support,
+    tail_evidence,
+)
+
+D_MODEL, D_VOCAB, BLOCK = 16, 600, 15
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    """Gaussian columns; the first 15 tokens are shifted along the first axis."""
+    projection = torch.randn(D_MODEL, D_VOCAB, generator=generator(0))
+    projection[0, :BLOCK] += 6
+    weights = torch.ones(D_VOCAB)
+    weights[-3:] = 0
+    return Vocabulary(projection, weights)
+
+
+def run(vectors: torch.Tensor, vocabulary: Vocabulary, **options: object) -> Channels:
+    return decompose(vectors, vocabulary, n_channels=2, threshold=3.0, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def channels(vocabulary: Vocabulary) -> Channels:
+    return run(torch.randn(5, D_MODEL, generator=generator(1)), vocabulary)
+
+
+def by_hand(channels: Channels, neuron: int, channel: int) -> tuple[float, float, float, int]:
+    u = channels.vocabulary.projection.double()
+
+    def z_scores(vector: torch.Tensor) -> torch.Tensor:
+        logits = vector.double() @ u
+        return (logits - logits.mean()) / logits.std(correction=0)
+
+    z = z_scores(channels.vectors[neuron, channel])
+    own = z_scores(channels.weight_vectors[neuron])
+    side = int(channels.tail[neuron, channel])
+    sign = torch.sign(z) if side == 0 else torch.full_like(z, side)
+    inside = (sign * z > channels.settings.threshold) & (channels.vocabulary.token_weights > 0)
+    values = (sign * own)[inside]
+    if not len(values):
+        return 0.0, 0.0, 0.0, 0
+    share = float(values.clamp_min(0).square().sum() / D_VOCAB)
+    return float(values.mean()), float(values.max()), share, len(values)
+
+
+@pytest.mark.parametrize("tail", [None, 0, 1, -1])
+def test_evidence_is_what_its_definition_says(channels: Channels, tail: int | None) -> None:
+    if tail is not None:
+        channels = dataclasses.replace(channels, tail=torch.full_like(channels.tail, tail))
+    found = tail_evidence(channels)
+    for i in range(channels.n_neurons):
+        for j in range(channels.n_channels):
+            mean, peak, share, n = by_hand(channels, i, j)
+            assert found.support[i, j] == pytest.approx(mean, abs=1e-5)
+            assert found.peak[i, j] == pytest.approx(peak, abs=1e-5)
+            assert found.share[i, j] == pytest.approx(share, abs=1e-6)
+            assert found.n_tail[i, j] == n
+
+
+def test_evidence_does_not_depend_on_the_blocks(
+    channels: Channels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tail_evidence(channels)
+    monkeypatch.setitem(kurtosis.BLOCK_ELEMENTS, "cpu", 500)
+    parts = tail_evidence(channels)
+    for field in dataclasses.fields(whole):
+        torch.testing.assert_close(getattr(parts, field.name), getattr(whole, field.name))
+
+
+def test_a_channel_that_is_the_neuron_has_support_beyond_the_threshold(
+    vocabulary: Vocabulary,
+) -> None:
+    w = torch.zeros(1, D_MODEL)
+    w[0, 0] = 1.0
+    channels = run(w, vocabulary)
+    same = dataclasses.replace(channels, vectors=w.unsqueeze(1).expand(-1, 2, -1).contiguous())
+    assert (support(same) > 3).all()
+
+
+def test_matched_vectors_have_the_layers_mean_and_covariance() -> None:
+    layer = torch.randn(40, 6, generator=generator(2)) @ torch.randn(6, 6, generator=generator(3))
+    layer += 3
+    drawn = matched_vectors(layer, 20_000, seed=1)
+    standard_error = layer.std(0) / 20_000**0.5
+    assert ((drawn.mean(0) - layer.mean(0)).abs() < 5 * standard_error).all()
+    torch.testing.assert_close(drawn.T.cov(), layer.T.cov(), rtol=0.05, atol=0.3)
+
+
+def test_matched_vectors_stay_in_the_span_of_fewer_neurons_than_dimensions() -> None:
+    layer = torch.randn(4, 10, generator=generator(4))
+    drawn = matched_vectors(layer, 50)
+    assert torch.linalg.matrix_rank(torch.cat([layer, drawn])) == 4
+
+
+def test_a_matched_vector_does_not_depend_on_how_many_are_drawn() -> None:
+    layer = torch.randn(12, 5, generator=generator(5))
+    assert torch.equal(matched_vectors(layer, 3, seed=2), matched_vectors(layer, 9, seed=2)[:3])
+    assert not torch.equal(matched_vectors(layer, 3, seed=3), matched_vectors(layer, 3, seed=2))
+
+
+def test_matched_rotations_have_the_channels_cosine_and_norm(channels: Channels) -> None:
+    rotations = matched_rotations(channels, 4, seed=1)
+    assert rotations.shape == (4, *channels.vectors.shape)
+    w = channels.weight_vectors.unsqueeze(1)
+    cosine = torch.cosine_similarity(rotations, w, dim=-1)
+    torch.testing.assert_close(cosine, channels.cosine.expand_as(cosine), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rotations.norm(dim=-1), w.norm(dim=-1).expand(4, 5, 2))
+    assert torch.equal(rotations[:2], matched_rotations(channels, 2, seed=1))
+
+
+def test_p_values_are_ranks_at_the_same_position() -> None:
+    null = torch.tensor([[0.0, 10.0], [1.0, 11.0], [2.0, 12.0]])
+    observed = torch.tensor([[1.5, 1.5], [-1.0, 12.0], [9.0, 13.0]])
+    expected = torch.tensor([[2, 4], [4, 2], [1, 1]]).double() / 4
+    assert torch.equal(p_values(observed, null), expected)
+
+
+def test_q_values_by_hand() -> None:
+    p = torch.tensor([[0.01, 0.02], [0.03, 0.5]])
+    torch.testing.assert_close(
+        q_values(p), torch.tensor([[0.04, 0.04], [0.04, 0.5]], dtype=torch.float64)
+    )
+
+
+@pytest.mark.parametrize("statistic", list(STATISTICS))
+def test_null_vectors_treated_as_neurons_get_uniform_p_values(
+    vocabulary: Vocabulary, statistic: str
+) -> None:
+    layer = torch.randn(60, D_MODEL, generator=generator(6))
+    drawn = run(matched_vectors(layer, 300, seed=0), vocabulary)
+    values = STATISTICS[statistic](drawn)
+    p = p_values(values[:100], values[100:])
+    for position in range(2):  # the 100 share one null: allow for that with a strict level
+        assert scipy.stats.kstest(p[:, position].numpy(), "uniform").pvalue > 1e-3
+    assert (q_values(p) < 0.1).float().mean() < 0.03
+
+
+def test_a_planted_channel_is_found_and_null_vectors_are_not(vocabulary: Vocabulary) -> None:
+    layer = torch.randn(60, D_MODEL, generator=generator(7))
+    null = run(matched_vectors(layer, 99, seed=0), vocabulary)
+    vectors = matched_vectors(layer, 20, seed=1)
+    planted = torch.zeros(D_MODEL)
+    planted[0] = 1.0
+    vectors[:10] += 2.5 * vectors[:10].norm(dim=1, keepdim=True) * planted
+    result = calibrate(run(vectors, vocabulary), null)
+    assert result.q_value is not None
+    assert (result.q_value[:10, 0] < 0.1).float().mean() > 0.8
+    assert (result.q_value[10:] < 0.1).float().mean() < 0.1
+    top = {int(token) for token, _ in result.top_tokens(0, 0, k=BLOCK)}
+    assert len(top & set(range(BLOCK))) > 0.8 * BLOCK
+
+
+def test_calibrated_channels_show_their_q_value(channels: Channels) -> None:
+    result = calibrate(channels, channels)
+    assert {"support", "p_value", "q_value"} <= set(result.table().columns)
+    assert "q_value" in repr(result)
+
+
+def test_calibrate_refuses_a_null_made_another_way(channels: Channels) -> None:
+    other = dataclasses.replace(channels, settings=Settings(lambda_kurtosis=0.5))
+    with pytest.raises(ValueError, match=r"lambda_kurtosis=0\.5"):
+        calibrate(channels, other)
+    with pytest.raises(ValueError, match="statistic='sharpness': wanted one of support"):
+        calibrate(channels, channels, statistic="sharpness")
+    fewer = dataclasses.replace(channels, cosine=channels.cosine[:, :1])
+    with pytest.raises(ValueError, match="2 channels a neuron, 1 in the null"):
+        calibrate(channels, fewer, statistic="cosine")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c: matched_vectors(torch.ones(1, 4), 3), "shape \\(1, 4\\)"),
+        (lambda c: matched_vectors(torch.ones(5, 4), 0), "n=0"),
+        (lambda c: matched_rotations(c, 0), "n=0"),
+        (lambda c: p_values(torch.ones(3), torch.ones(3)), "two-dimensional"),
+    ],
+)
+def test_bad_input_is_named(channels: Channels, call, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=message):
+        call(channels)
