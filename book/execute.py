@@ -1,0 +1,107 @@
+"""Execute one notebook for the book: a profile's values in, all of its outputs or nothing out.
+
+    python book/execute.py notebooks/01_one_neuron.ipynb book/executed/01_one_neuron.ipynb \
+        --parameters notebooks/profiles/quick.yaml
+
+Papermill's own way is a second parameters cell below the defaults, so that a page shows values that
+did not run. Here the profile's values are written into the one cell tagged ``parameters``: the cell
+on the page is the cell that ran. Values that a notebook has no parameter for are left alone, since
+notebooks share a profile; a test holds that every value has a notebook that uses it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+from papermill.translators import PythonTranslator
+from traitlets.config import Config
+
+ASSIGNMENT = re.compile(r"^(?P<name>[A-Za-z_]\w*) = (?P<value>.*?)(?P<comment>  #.*)?$")
+PLAIN_TQDM = "import tqdm.auto, tqdm.std; tqdm.auto.tqdm = tqdm.std.tqdm"
+PROGRESS_BAR = re.compile(r"\r[^\r\n]*\n?")  # how tqdm draws on a stream
+
+
+def parameters_cell(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The one code cell tagged ``parameters``."""
+    cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise ValueError(f"{len(cells)} cells are tagged 'parameters'; wanted exactly 1")
+    return cells[0]
+
+
+def parameter_names(notebook: nbformat.NotebookNode) -> list[str]:
+    """Names assigned in the parameters cell, one ``name = literal  # comment`` a line."""
+    lines = parameters_cell(notebook).source.splitlines()
+    return [match["name"] for line in lines if (match := ASSIGNMENT.match(line))]
+
+
+def fill_parameters(notebook: nbformat.NotebookNode, values: dict[str, object]) -> None:
+    """Put values in place of the defaults of the same name, comments kept."""
+
+    def filled(line: str) -> str:
+        match = ASSIGNMENT.match(line)
+        if match is None or match["name"] not in values:
+            return line
+        literal = PythonTranslator.translate(values[match["name"]])
+        return f"{match['name']} = {literal}{match['comment'] or ''}"
+
+    cell = parameters_cell(notebook)
+    cell.source = "\n".join(filled(line) for line in cell.source.splitlines())
+
+
+def drop_progress_bars(notebook: nbformat.NotebookNode) -> None:
+    """Take tqdm's drawings out of the outputs; warnings on the same stream stay."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream" and output.name == "stderr":
+                output.text = PROGRESS_BAR.sub("", output.text)
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if o.get("text", "-").strip()]
+
+
+def execute(source: Path, target: Path, values: dict[str, object]) -> None:
+    """Execute ``source`` from its own folder; ``target`` appears when the last cell has run.
+
+    A notebook that fails is left beside ``target`` as ``.NAME.failed.ipynb``, to look into.
+    """
+    notebook = nbformat.read(source, as_version=4)
+    fill_parameters(notebook, values)
+    unfinished = target.with_name(f".{target.stem}.failed.ipynb")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    papermill.execute_notebook(
+        notebook,
+        str(unfinished),
+        kernel_name="python3",
+        cwd=str(source.parent),
+        progress_bar=True,
+        stderr_file=sys.stderr,  # where a cell's own progress bar shows, drawn as text:
+        extra_arguments=[f"--IPKernelApp.exec_lines={PLAIN_TQDM}"],  # a widget would reach the page
+        config=Config({"KernelManager": {"transport": "ipc"}}),  # no open port
+    )
+    executed = nbformat.read(unfinished, as_version=4)
+    drop_progress_bars(executed)
+    nbformat.write(executed, unfinished)
+    unfinished.replace(target)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path, help="notebook without outputs")
+    parser.add_argument("target", type=Path, help="where the executed notebook goes")
+    parser.add_argument("--parameters", type=Path, required=True, help="YAML file of a profile")
+    arguments = parser.parse_args()
+    values = yaml.safe_load(arguments.parameters.read_text(encoding="utf-8")) or {}
+    execute(arguments.source, arguments.target, values)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""One environment, written down three times for three tools: the three must agree."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DECLARED = PROJECT["dependencies"] + [
+    requirement for extra in PROJECT["optional-dependencies"].values() for requirement in extra
+]
+PINS = [
+    Requirement(line)
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+]
+
+
+def normal(requirement: str) -> tuple[str, str]:
+    parsed = Requirement(requirement)
+    return canonicalize_name(parsed.name), str(parsed.specifier)
+
+
+def test_environment_yml_equals_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    listed = [line for line in pip if not line.startswith("--")]
+    assert sorted(map(normal, listed)) == sorted(map(normal, DECLARED))
+    assert [line for line in pip if line.startswith("--")] == [
+        "--constraint constraints.txt",
+        "--editable .",
+    ]
+
+
+def test_conda_python_is_one_that_the_package_accepts():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    (python,) = (line for line in environment["dependencies"] if str(line).startswith("python="))
+    version = python.removeprefix("python=") + ".0"
+    assert version in Requirement(f"python{PROJECT['requires-python']}").specifier
+
+
+@pytest.mark.parametrize("python_version", ["3.10", "3.11", "3.12", "3.13"])
+def test_constraints_pin_what_pyproject_declares(python_version: str):
+    environment = {
+        "python_version": python_version,
+        "python_full_version": f"{python_version}.9",
+        "sys_platform": "linux",
+        "platform_machine": "x86_64",
+    }
+    pinned: dict[str, list[str]] = {}
+    for pin in PINS:
+        if pin.marker is None or pin.marker.evaluate(environment):
+            (specifier,) = pin.specifier
+            pinned.setdefault(canonicalize_name(pin.name), []).append(specifier.version)
+    for wanted in map(Requirement, DECLARED):
+        versions = pinned.get(canonicalize_name(wanted.name), [])
+        assert len(versions) == 1, f"{wanted}: {versions}"
+        assert versions[0] in wanted.specifier, f"{wanted}: {versions}"
+
+
+def test_every_pin_is_exact_and_names_no_server():
+    for pin in PINS:
+        assert pin.url is None
+        assert [specifier.operator for specifier in pin.specifier] == ["=="], pin
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    source = (ROOT / "rotate_core" / "__init__.py").read_text(encoding="utf-8")
+    assert citation["version"] == PROJECT["version"]
+    assert re.search(rf"^## {re.escape(PROJECT['version'])}", changelog, re.MULTILINE)
+    assert f'__version__ = "{PROJECT["version"]}"' in source

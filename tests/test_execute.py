@@ -1,0 +1,90 @@
+"""book/execute.py: the cell on the page is the cell that ran, and half a notebook never shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from book.execute import drop_progress_bars, execute, fill_parameters, parameters_cell
+
+PARAMETERS = """\
+model = "smollm2-135m"  # which model
+layers = [0, 15]  # where to look
+n_neurons = 25  # how many of each kind
+"""
+
+
+def notebook(*sources: str, parameters: str = PARAMETERS) -> nbformat.NotebookNode:
+    v4 = nbformat.v4
+    cells = [v4.new_code_cell(parameters.strip(), metadata={"tags": ["parameters"]})]
+    cells += [v4.new_code_cell(source) for source in sources]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def write(path: Path, *sources: str) -> Path:
+    nbformat.write(notebook(*sources), path)
+    return path
+
+
+def test_a_profile_changes_its_own_parameters_and_keeps_comments():
+    it = notebook()
+    fill_parameters(it, {"n_neurons": 4, "layers": [3], "unknown_here": 1})
+    assert parameters_cell(it).source.splitlines() == [
+        'model = "smollm2-135m"  # which model',
+        "layers = [3]  # where to look",
+        "n_neurons = 4  # how many of each kind",
+    ]
+
+
+def test_a_notebook_without_a_parameters_cell_is_refused():
+    it = notebook()
+    it.cells[0].metadata.tags = []
+    with pytest.raises(ValueError, match="0 cells are tagged 'parameters'; wanted exactly 1"):
+        fill_parameters(it, {})
+
+
+def test_progress_bars_go_and_warnings_stay():
+    it = notebook("work()")
+    bar = "\r  0%|          | 0/5\r100%|##########| 5/5\n"
+    outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text=bar + "UserWarning: look\n"),
+        nbformat.v4.new_output("stream", name="stderr", text=bar),
+        nbformat.v4.new_output("stream", name="stdout", text="\rkept"),
+        nbformat.v4.new_output("execute_result", data={"text/plain": "1"}),
+    ]
+    it.cells[1].outputs = outputs
+    drop_progress_bars(it)
+    texts = [output.get("text") for output in it.cells[1].outputs]
+    assert texts == ["UserWarning: look\n", "\rkept", None]
+
+
+def test_executes_with_the_profile_in_the_notebooks_own_folder(tmp_path: Path):
+    source = write(tmp_path / "00_it.ipynb", "import os; print(n_neurons, os.getcwd())")
+    target = tmp_path / "made" / "00_it.ipynb"
+    execute(source, target, {"n_neurons": 3})
+    (output,) = nbformat.read(target, as_version=4).cells[1].outputs
+    assert output.text == f"3 {tmp_path}\n"
+    assert [path.name for path in target.parent.iterdir()] == ["00_it.ipynb"]
+
+
+def test_a_tqdm_bar_leaves_no_widget_behind(tmp_path: Path):
+    code = "from tqdm.auto import tqdm\nfor _ in tqdm(range(2)): pass"
+    source = write(tmp_path / "00_it.ipynb", code)
+    execute(source, tmp_path / "done.ipynb", {})
+    executed = nbformat.read(tmp_path / "done.ipynb", as_version=4)
+    assert executed.cells[1].outputs == []
+    assert "widgets" not in executed.metadata
+
+
+def test_a_failure_leaves_the_target_alone(tmp_path: Path):
+    source = write(tmp_path / "00_it.ipynb", "print('before')", "1 / 0")
+    target = tmp_path / "made.ipynb"
+    target.write_text("an earlier run")
+    with pytest.raises(papermill.PapermillExecutionError, match="ZeroDivisionError"):
+        execute(source, target, {})
+    assert target.read_text() == "an earlier run"
+    assert (tmp_path / ".made.failed.ipynb").exists()
