@@ -1,0 +1,1 @@
+"""The neuron explorer: one widget for the book, for JupyterLab and for Voila."""

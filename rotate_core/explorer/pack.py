@@ -1,0 +1,72 @@
+"""U in the form that a browser computes with: int8, one scale a token, and what else it needs.
+
+Rounding U to int8 costs nothing that counts: the channels keep their direction (see the chapter on
+the explorer). What the browser could compute but not quickly, the preconditioner, comes along.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int8
+from torch import Tensor
+
+from rotate_core import geodesic
+
+if TYPE_CHECKING:
+    from rotate_core.vocabulary import Vocabulary
+
+MAGIC = b"ROTATEU1"
+ALIGNMENT = 16
+
+
+def quantise(
+    projection: Float[Tensor, "d_model d_vocab"],
+) -> tuple[Int8[Tensor, "d_vocab d_model"], Float[Tensor, " d_vocab"]]:
+    """U token by token, rounded to int8: ``U[:, i]`` is about ``scale[i] * rows[i]``.
+
+    Returns:
+        Rows, and scales in float32; a token whose column is zero has the scale 0.
+    """
+    columns = projection.T.float()
+    scale = columns.abs().amax(1) / 127
+    rows = torch.round(columns / scale.clamp_min(torch.finfo(scale.dtype).tiny).unsqueeze(1))
+    return rows.to(torch.int8), scale
+
+
+def pack(vocabulary: Vocabulary) -> bytes:
+    """The vocabulary as one file; ``js/solver/pack.js`` reads it.
+
+    Little-endian: the magic word, then as uint32 d_model, bytes of a row (d_model rounded up to
+    16), d_vocab, bytes of the token strings. From byte 32 on, each part padded to 16 bytes: scales
+    and token weights (float32), preconditioner (float32, d_model x d_model), token strings (a JSON
+    list), rows (int8).
+    """
+    rows, scale = quantise(vocabulary.projection)
+    d_vocab, d_model = rows.shape
+    stride = -(-d_model // ALIGNMENT) * ALIGNMENT
+    padded = torch.zeros(d_vocab, stride, dtype=torch.int8)
+    padded[:, :d_model] = rows
+    precondition = geodesic.preconditioner(
+        vocabulary.projection.float(), vocabulary.token_weights.float()
+    )
+    tokens = json.dumps(list(vocabulary.tokens), ensure_ascii=False).encode(errors="replace")
+    header = MAGIC + struct.pack("<4I", d_model, stride, d_vocab, len(tokens))
+    weights = vocabulary.token_weights.float()
+    parts = [header, _bytes(scale), _bytes(weights), _bytes(precondition), tokens, _bytes(padded)]
+    return b"".join(part + bytes(-len(part) % ALIGNMENT) for part in parts)
+
+
+def describe(path: Path) -> dict[str, str | int]:
+    """What a page needs to know of a vocabulary's file."""
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"name": path.name, "bytes": path.stat().st_size, "checksum": checksum[:32]}
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()
