@@ -1,0 +1,1 @@
+"""The paper's experiments: text, activations, ablations, estimators with nulls, a scoreboard."""
