@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ def convert_gguf(gguf: Path, directory: Path, origin: dict[str, Any]) -> Path:
     model.save_pretrained(directory)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer.save_pretrained(directory)
+    for file in directory.glob("*.safetensors"):  # written for their owner alone; caches are shared
+        shutil.copymode(directory / "config.json", file)
     return directory
 
 

