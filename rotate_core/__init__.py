@@ -1,4 +1,4 @@
-"""Take the MLP neurons of a language model apart into vocabulary channels, from their weights alone.
+"""Take MLP neurons of language models apart into vocabulary channels, from their weights alone.
 
     from rotate_core import load_model, decompose
     model = load_model("smollm2-135m")
@@ -10,9 +10,9 @@ After Avrahamy, Gur-Arieh and Geva (arXiv:2604.06005).
 """
 
 from rotate_core.channels import Channels
-from rotate_core.checkpoint import Neurons
-from rotate_core.deflation import ConvergenceWarning, decompose
+from rotate_core.decomposition import ConvergenceWarning, decompose
 from rotate_core.models import Model, load_model
+from rotate_core.neurons import Neurons
 from rotate_core.settings import PAPER, Settings
 from rotate_core.vocabulary import Vocabulary
 

@@ -24,31 +24,45 @@ class VocabularyLike(Protocol):
     """What decompose needs of a vocabulary; :class:`rotate_core.Vocabulary` has it."""
 
     @property
-    def projection(self) -> Tensor: ...
+    def projection(self) -> Tensor:
+        """U, (d_model, d_vocab)."""
+
     @property
-    def token_weights(self) -> Tensor: ...
+    def token_weights(self) -> Tensor:
+        """The weights m, (d_vocab,), from 0 to 1."""
+
     @property
-    def tokens(self) -> Sequence[str]: ...
+    def tokens(self) -> Sequence[str]:
+        """One string a token."""
 
 
 class NeuronsLike(Protocol):
     """Weight vectors that know where they come from; :class:`rotate_core.Neurons` does."""
 
     @property
-    def vectors(self) -> Tensor: ...
+    def vectors(self) -> Tensor:
+        """The weight vectors w, (n_neurons, d_model)."""
+
     @property
-    def model(self) -> str: ...
+    def model(self) -> str:
+        """Name of the model."""
+
     @property
-    def layer(self) -> int: ...
+    def layer(self) -> int:
+        """Number of the layer."""
+
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """One of "gate", "in" and "out"."""
+
     @property
-    def indices(self) -> tuple[int, ...]: ...
+    def indices(self) -> tuple[int, ...]:
+        """Neuron numbers within the layer."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Channels:
-    """The vocabulary channels of some neurons: arrays with a row a neuron and a column a channel."""
+    """The vocabulary channels of some neurons: arrays of (n_neurons, n_channels, ...)."""
 
     vectors: Float[Tensor, "n_neurons n_channels d_model"]
     """Each of its neuron's norm; on the CPU, like everything here."""
@@ -90,10 +104,12 @@ class Channels:
 
     @property
     def n_neurons(self) -> int:
+        """Number of neurons."""
         return self.vectors.shape[0]
 
     @property
     def n_channels(self) -> int:
+        """Channels of each neuron."""
         return self.vectors.shape[1]
 
     def top_tokens(self, neuron: int = 0, channel: int = 0, k: int = 10) -> list[tuple[str, float]]:
@@ -129,8 +145,7 @@ class Channels:
             "neuron": [index for index in self.indices for _ in range(c)],
             "channel": list(range(c)) * n,
         }
-        numbers = "kurtosis skewness cosine n_masked n_iter converged".split()
-        for name in numbers:
+        for name in ("kurtosis", "skewness", "cosine", "n_masked", "n_iter", "converged"):
             columns[name] = getattr(self, name).flatten().numpy()
         columns["tail"] = [TAILS[t] for t in self.tail.flatten().tolist()]
         columns["top_tokens"] = [

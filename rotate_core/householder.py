@@ -37,7 +37,7 @@ SCORE_EVERY = 100
 STOP_FROM = 2000
 STOP_WINDOW = 100
 STOP_DEVIATION = 1e-4
-"""A neuron has converged when, from step 2,000 on, its last 100 losses deviate by less than this."""
+"""Converged: from step 2,000 on, the last 100 losses have a standard deviation below this."""
 
 
 def reflect(
@@ -74,6 +74,7 @@ def solve(
         w: weight vectors, none of norm 0.
         projection: U.
         token_weights: m, a row a neuron.
+        objective: F; the loss is ``lambda_fidelity - F``.
         start: u, drawn from a standard normal in the paper.
         max_iter: steps at most (paper: 10,000).
 
@@ -81,7 +82,7 @@ def solve(
         The best candidates. ``objective`` and ``gradient_norm`` are taken at them, with the same
         objective that the geodesic solver maximises.
 
-    Source: arXiv:2604.06005, section 3.2 and its appendix; docs/method.md of the authors' repository.
+    Source: arXiv:2604.06005, section 3.2, and the method page of the authors' repository.
     """
     n_neurons = len(w)
     cosine_scale = objective.lambda_fidelity / (w * w).sum(1, keepdim=True)

@@ -4,7 +4,7 @@ Convention, everywhere in this package: *excess* kurtosis from *population* mome
 Gaussian logits score 0. The token weights ``m`` (``d_vocab``, from 0 to 1) enter the moments in
 one of two ways, which :class:`Objective.moments` names:
 
-``"weighted"``  ``m`` are sample weights: ``p = m / sum(m)`` and every moment is ``sum p (z - mean)^j``.
+``"weighted"``  ``m`` are sample weights: ``p = m / sum(m)``, a moment is ``sum p (z - mean)^j``.
                 Ours: a masked token drops out of the sample.
 ``"scaled"``    ``m`` multiplies the logits and plain moments follow, as in the paper (section 3.2).
                 A masked token stays in the sample, at a logit of zero.
@@ -31,9 +31,9 @@ a GPU wants few, large launches."""
 
 @dataclass(frozen=True)
 class Objective:
-    """What a solver maximises: ``F(s) = lambda_kurtosis * slog(k(z(s))) + lambda_fidelity * cos(w, s)``.
+    """What a solver maximises: ``F = lambda_kurtosis slog(k(z(s))) + lambda_fidelity cos(w, s)``.
 
-    The paper minimises ``lambda_fidelity - F`` (its equation for the loss); the optima are the same.
+    The paper minimises ``lambda_fidelity - F``; the optima are the same.
     """
 
     lambda_kurtosis: float = 0.3
@@ -59,9 +59,10 @@ class Objective:
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solver returns, one row a neuron; ``vectors`` are the channels, of the neuron's norm."""
+    """What a solver returns, one row a neuron."""
 
     vectors: Float[Tensor, "n_neurons d_model"]
+    """The channels, each of its neuron's norm."""
     objective: Float[Tensor, " n_neurons"]
     """F at ``vectors``, float64."""
     gradient_norm: Float[Tensor, " n_neurons"]
@@ -71,11 +72,11 @@ class Solution:
     converged: Tensor
     """Whether the solver's own stopping rule was met (n_neurons,), bool."""
     history: list[Float[Tensor, " n_neurons"]]
-    """F after each iteration (each 100 steps for the householder solver), NaN once a neuron has left."""
+    """F after each iteration (householder: each 100 steps), NaN once a neuron has left."""
 
 
 def slog(x: Tensor) -> Tensor:
-    """Signed logarithm ``sign(x) log(1 + |x|)`` (paper, section 3.2); its slope is ``1 / (1 + |x|)``."""
+    """Signed logarithm ``sign(x) log(1 + |x|)`` of slope ``1 / (1 + |x|)`` (paper, section 3.2)."""
     return torch.sign(x) * torch.log1p(torch.abs(x))
 
 
@@ -107,7 +108,7 @@ def standardised_moments(
 def excess_kurtosis(
     logits: Float[Tensor, "*batch d_vocab"], weights: Float[Tensor, "*#batch d_vocab"] | None = None
 ) -> Float[Tensor, "*batch"]:
-    """``k(z) = sum p (z - mean)^4 / var^2 - 3``: 0 for Gaussian logits (paper, equation of section 3.1)."""
+    """``k(z) = sum p (z - mean)^4 / var^2 - 3``: 0 for Gaussian logits (paper, section 3.1)."""
     return standardised_moments(logits, weights)[3]
 
 
@@ -146,8 +147,8 @@ class Sample:
         if moments == "weighted":
             p = token_weights / token_weights.sum(1, keepdim=True)
             return Sample(projection, p, None, p @ projection.T)
-        uniform = Sample.uniform(projection)
-        return Sample(projection, uniform.p, token_weights, token_weights @ projection.T * uniform.p)
+        p = Sample.uniform(projection).p
+        return Sample(projection, p, token_weights, token_weights @ projection.T * p)
 
     @staticmethod
     def uniform(projection: Float[Tensor, "d_model d_vocab"]) -> Sample:
@@ -192,7 +193,7 @@ def centred_logits(
 
     Returns:
         logits c (n_neurons, d_vocab) in the dtype of ``vectors``; ``m2`` and ``m4`` (n_neurons,)
-        in float64: sums within a block are taken in the working precision, across blocks in float64.
+        in float64: summed in the working precision within a block, in float64 across blocks.
     """
     n_neurons = len(vectors)
     c = vectors.new_empty(n_neurons, sample.projection.shape[1])
@@ -212,7 +213,7 @@ def slog_kurtosis_gradient(
 ) -> Float[Tensor, "n_neurons d_model"]:
     """Gradient of ``slog(k(z(s)))`` with respect to the vector s, from its centred logits.
 
-    In logits, ``dk/dz_i = 4 p_i [(c_i^3 - sum p c^3) / v^2 - (m4 / v^2) c_i / v]`` (v the variance);
+    In logits, ``dk/dz_i = 4 p_i [(c_i^3 - sum p c^3) / v^2 - (m4 / v^2) c_i / v]``, v the variance;
     the chain goes on through the scale, ``U``, and slog's slope. The constant term is taken out
     of the product: ``U (scale * p) = mean_vector``.
     """

@@ -18,21 +18,21 @@ class Settings:
     solver: str = "geodesic"
     """"geodesic" (ours: conjugate gradients on the sphere) or "householder" (the paper's AdamW)."""
     moments: str = "weighted"
-    """"weighted" (ours: token weights are sample weights) or "scaled" (the paper's: they scale logits)."""
+    """"weighted" (ours: token weights are sample weights) or "scaled" (the paper's: factors)."""
     lambda_kurtosis: float = 0.3
     lambda_fidelity: float = 1.0
     threshold: float = 4.0
-    """Tokens whose z-score in the channel's projection is beyond this are masked (paper: 4 on Gemma,
-    6 on Llama)."""
+    """Tokens whose z-score in the channel's projection is beyond this are masked
+    (paper: 4 on Gemma, 6 on Llama)."""
     skewness_threshold: float = 10.0
     """Skewness beyond which only the heavier tail is masked."""
     masked_weight: float | None = None
-    """Weight of a masked token; None is 1e-6 for weighted moments, 0.01 (the paper's) for scaled ones."""
+    """Weight of a masked token; None is 1e-6 for weighted moments, the paper's 0.01 for scaled."""
     deflation: str = "mask"
-    """"mask" the channel's tokens, or "subtract" the channel from the neuron (the paper's ablation)."""
+    """"mask" the channel's tokens, or "subtract" the channel from w (the paper's ablation)."""
     start: str = "weight"
-    """Where the geodesic solver begins: at the neuron's own "weight", or at a random "reflection" of
-    it, the point that the paper's solver begins at: at a cosine of about 1 - 2/d_model."""
+    """Where the geodesic solver begins: at the neuron's own "weight", or at a random "reflection"
+    of it, where the paper's solver begins: at a cosine with w of about 1 - 2/d_model."""
     restarts: int = 1
     """Solve so often, from "reflection" starts after the first, and keep the best objective."""
     n_reflections: int = 1
@@ -46,8 +46,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, known in (("solver", SOLVERS), ("deflation", DEFLATIONS), ("start", STARTS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r}: wanted one of {', '.join(known)}")
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"{name}={value!r}: wanted one of {', '.join(known)}")
         for name in ("restarts", "n_reflections", "max_iter"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -62,10 +63,19 @@ class Settings:
 
     @property
     def objective(self) -> Objective:
+        """What the solver maximises."""
         return Objective(self.lambda_kurtosis, self.lambda_fidelity, self.moments)
 
     @property
+    def iteration_limit(self) -> int:
+        """``max_iter``, or the one that goes with the solver."""
+        if self.max_iter is not None:
+            return self.max_iter
+        return 200 if self.solver == "geodesic" else 10_000
+
+    @property
     def weight_when_masked(self) -> float:
+        """``masked_weight``, or the one that goes with the moments."""
         if self.masked_weight is not None:
             return self.masked_weight
         return 1e-6 if self.moments == "weighted" else 0.01

@@ -52,11 +52,12 @@ def use_style() -> None:
 
 
 def panels(n: int, *, height: float = 3.2, width: float = 8.0, **options: Any) -> list[Axes]:
-    """n Axes side by side in one figure that is readable at the width of a phone.
+    """Axes side by side in one figure that is readable at the width of a phone.
 
     Args:
         n: how many.
-        height, width: of the whole figure, inches.
+        height: of the whole figure, inches.
+        width: of the whole figure, inches.
         options: of ``plt.subplots``.
     """
     _, axes = plt.subplots(1, n, figsize=(width, height), squeeze=False, **options)

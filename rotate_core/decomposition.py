@@ -1,0 +1,216 @@
+"""decompose(): from weight vectors to channels, whatever their number."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from rotate_core import geodesic
+from rotate_core.channels import Channels, NeuronsLike, VocabularyLike
+from rotate_core.deflation import Setup, deflate
+from rotate_core.settings import Settings
+
+ARRAYS_PER_NEURON = 12
+"""Arrays of d_vocab values that a neuron takes at the peak."""
+MOST_MEMORY_ON_CPU = 2 * 2**30
+"""Default bound: more neurons at a time than this holds do not make a CPU faster."""
+
+
+class ConvergenceWarning(RuntimeWarning):
+    """Some channels were returned before the solver's stopping rule was met."""
+
+
+def decompose(
+    neurons: NeuronsLike | Float[Tensor, "n_neurons d_model"],
+    vocabulary: VocabularyLike,
+    *,
+    n_channels: int = 5,
+    settings: Settings | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    memory: float | None = None,
+    history: bool = False,
+    progress: bool = True,
+    **overrides: Any,
+) -> Channels:
+    """Take neurons apart into vocabulary channels (paper, section 3).
+
+    For each neuron: find the direction near w whose projection is most peaked, mask the tokens of
+    its tail, repeat. Neurons do not influence each other: how they are batched changes the result
+    by rounding only.
+
+    Args:
+        neurons: weight vectors with their labels, or a plain tensor of them.
+        vocabulary: U, token weights and token strings.
+        n_channels: channels of each neuron.
+        settings: None for ours, :data:`rotate_core.PAPER` for the paper's.
+        seed: of the random starts; mixed with the neuron's number, the channel's and the restart's.
+        device: where to compute; None is where the projection is. Results are on the CPU.
+        memory: bytes that the work may take beside U; None is a quarter of what is free,
+            on a CPU at most 2 GiB. A neuron takes about 48 bytes a token.
+        history: keep the objective after every iteration.
+        progress: show a bar.
+        overrides: any field of :class:`Settings`, such as ``solver="householder"``.
+
+    Returns:
+        The channels. The computation is in float64 if either input is, else in float32.
+
+    Raises:
+        ValueError: shapes that do not fit, weights that are not finite or of norm 0, logits without
+            variance, fewer than one channel, all tokens masked, too little memory for one neuron.
+        TypeError: an unknown setting.
+
+    Warns:
+        ConvergenceWarning: some channels hit ``max_iter``.
+    """
+    settings = dataclasses.replace(settings or Settings(), **overrides)
+    w, labels = _vectors_and_labels(neurons)
+    indices = labels["indices"]
+    _check(w, vocabulary.projection, indices, n_channels)
+
+    setup = _setup(w, vocabulary, settings, seed, device)
+    parts: list[dict[str, Tensor]] = []
+    histories = []
+    bar = tqdm(total=len(w) * n_channels, unit="channel", disable=not progress, leave=False)
+    with bar:
+        for rows in _chunks(len(w), setup.projection, memory):
+            part, points = deflate(
+                w[rows].to(setup.projection),
+                indices[rows],
+                setup,
+                n_channels=n_channels,
+                on_channel=partial(bar.update, rows.stop - rows.start),
+            )
+            parts.append(part)
+            histories.append(points)
+
+    arrays: dict[str, Any] = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    channels = Channels(
+        weight_vectors=w.to("cpu", setup.projection.dtype),
+        vocabulary=vocabulary,
+        settings=settings,
+        seed=seed,
+        history=_join(histories) if history else None,
+        **arrays,
+        **labels,
+    )
+    _warn_unless_converged(channels)
+    return channels
+
+
+def _vectors_and_labels(neurons: NeuronsLike | Tensor) -> tuple[Tensor, dict[str, Any]]:
+    if isinstance(neurons, Tensor):
+        return neurons, {"indices": tuple(range(len(neurons)))}
+    names = ("indices", "model", "layer", "kind")
+    return neurons.vectors, {name: getattr(neurons, name) for name in names}
+
+
+def _check(w: Tensor, projection: Tensor, indices: tuple[int, ...], n_channels: int) -> None:
+    if n_channels < 1:
+        raise ValueError(f"n_channels={n_channels}: wanted at least 1")
+    if w.ndim != 2 or not len(w):
+        raise ValueError(
+            f"neurons of shape {tuple(w.shape)}: wanted (n_neurons, d_model), at least one neuron"
+        )
+    if w.shape[1] != projection.shape[0]:
+        raise ValueError(
+            f"neurons have d_model {w.shape[1]}, the projection of shape {tuple(projection.shape)} "
+            f"has {projection.shape[0]}: wanted the same"
+        )
+    for what, bad in (
+        ("are not finite", ~w.isfinite().all(1)),
+        ("have norm 0, and so no direction", w.norm(dim=1) == 0),
+    ):
+        if bad.any():
+            which = [indices[i] for i in bad.nonzero().flatten()[:5].tolist()]
+            raise ValueError(f"the weight vectors of {int(bad.sum())} neurons {what}: {which}")
+
+
+def _setup(
+    w: Tensor,
+    vocabulary: VocabularyLike,
+    settings: Settings,
+    seed: int,
+    device: str | torch.device | None,
+) -> Setup:
+    """Everything on one device, in one precision."""
+    dtype = torch.promote_types(w.dtype, vocabulary.projection.dtype)
+    dtype = torch.promote_types(dtype, torch.float32)
+    projection = vocabulary.projection.to(device or vocabulary.projection.device, dtype)
+    token_weights = vocabulary.token_weights.to(projection)
+    precondition = None
+    if settings.solver == "geodesic" and settings.precondition:
+        known = _PRECONDITIONERS.setdefault(vocabulary, {})
+        key = (settings.moments, projection.device, dtype)
+        if key not in known:
+            known[key] = geodesic.preconditioner(
+                projection, token_weights, moments=settings.moments
+            )
+        precondition = known[key]
+    return Setup(projection, token_weights, precondition, settings, seed)
+
+
+_PRECONDITIONERS: WeakKeyDictionary[Any, dict[tuple[Any, ...], Tensor]] = WeakKeyDictionary()
+"""Computed once a vocabulary, for as long as the vocabulary lives."""
+
+
+def _chunks(n_neurons: int, projection: Tensor, memory: float | None) -> Iterator[slice]:
+    """Rows at a time so that the work stays within ``memory``, in chunks of about the same size."""
+    d_model, d_vocab = projection.shape
+    each = ARRAYS_PER_NEURON * (d_vocab + d_model) * projection.element_size()
+    if memory is None:
+        memory = _free_memory(projection.device) / 4
+        if projection.device.type == "cpu":
+            memory = min(memory, MOST_MEMORY_ON_CPU)
+    if memory < each:
+        raise ValueError(
+            f"memory={memory:.0f} bytes: wanted at least {each}, for one neuron over {d_vocab} "
+            "tokens"
+        )
+    n_chunks = math.ceil(n_neurons / (memory // each))
+    size = math.ceil(n_neurons / n_chunks)
+    for start in range(0, n_neurons, size):
+        yield slice(start, min(start + size, n_neurons))
+
+
+def _free_memory(device: torch.device) -> float:
+    """Bytes that are free on the device."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return float(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return 8.0 * 2**30  # not Linux: the bound for a CPU applies
+
+
+def _join(histories: list[list[Tensor]]) -> Float[Tensor, "n_neurons n_channels n_points"]:
+    """Chunks of channels of (n_neurons, points), padded with NaN to one length."""
+    length = max(h.shape[1] for chunk in histories for h in chunk)
+
+    def padded(h: Tensor) -> Tensor:
+        return torch.nn.functional.pad(h, (0, length - h.shape[1]), value=math.nan)
+
+    return torch.cat([torch.stack([padded(h) for h in chunk], 1) for chunk in histories])
+
+
+def _warn_unless_converged(channels: Channels) -> None:
+    n = int((~channels.converged).sum())
+    if n:
+        warnings.warn(
+            f"{n} of {channels.converged.numel()} channels did not converge within "
+            f"{int(channels.n_iter.max())} iterations: raise max_iter, or look at gradient_norm",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
