@@ -1,0 +1,56 @@
+"""Intervals cover, clusters count, and Holm agrees with its definition."""
+
+import numpy as np
+import pytest
+
+from rotate_core.experiments.statistics import holm, interval, sign_flip
+
+
+def test_interval_of_a_mean_is_the_textbook_one():
+    x = np.random.default_rng(0).normal(3, 2, 400)
+    estimate = interval(x)
+    assert estimate.value == pytest.approx(x.mean())
+    assert (estimate.high - estimate.low) / 2 == pytest.approx(1.96 * x.std() / 20, rel=0.05)
+    assert estimate == interval(x), "seeded"
+
+
+def test_interval_resamples_clusters_not_values():
+    neuron = np.random.default_rng(0).normal(0, 1, 50)
+    values, clusters = np.repeat(neuron, 20), np.repeat(np.arange(50), 20)
+    clustered, once, wrong = interval(values, clusters), interval(neuron), interval(values)
+    assert (clustered.low, clustered.high) == pytest.approx((once.low, once.high))
+    assert wrong.high - wrong.low < (once.high - once.low) / 3
+    assert (clustered.n, clustered.n_clusters) == (1000, 50)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    inside = 0
+    for seed in range(200):
+        effect = rng.normal(0, 1, 40)[:, None] + rng.normal(0, 1, (40, 5))
+        estimate = interval(effect, np.repeat(np.arange(40), 5), seed=seed, n_resamples=500)
+        inside += estimate.low <= 0 <= estimate.high
+    assert 0.89 <= inside / 200 <= 0.98
+
+
+def test_median_interval_and_what_is_missing():
+    values = np.array([1.0, 2.0, np.nan, 3.0, 100.0])
+    estimate = interval(values, statistic="median", n_resamples=500)
+    assert estimate.value == 2.5
+    assert estimate.n == 4
+    assert np.isnan(interval([np.nan]).value)
+    assert np.isnan(interval([1.0, 2.0], [0, 0]).low), "one cluster has no interval"
+
+
+def test_sign_flip_is_uniform_under_the_null_and_small_under_an_effect():
+    rng = np.random.default_rng(0)
+    p = [sign_flip(rng.normal(0, 1, 12), n_resamples=300, seed=s) for s in range(100)]
+    assert 0.4 < np.mean(p) < 0.6
+    assert sign_flip(rng.normal(1, 0.5, 30)) < 0.001
+    one_neuron = sign_flip(np.ones(30), np.zeros(30))
+    assert one_neuron == 1, "thirty values of one neuron are one value"
+
+
+def test_holm_is_bonferroni_for_the_smallest_and_monotone():
+    assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]).tolist() == [1.0, 1.0]
