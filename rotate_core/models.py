@@ -59,7 +59,7 @@ def load_model(
         return _local_model(text, directory)
     if path.suffix == ".gguf":
         return _local_model(path.stem, fetch_gguf(path, cache_directory(cache)))
-    if path.is_dir():
+    if text and path.is_dir():
         return _local_model(path.resolve().name, path)
     if path.is_file():
         raise ValueError(f"{path} is a file; give the directory that holds it, or a .gguf file")
