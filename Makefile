@@ -61,6 +61,7 @@ $(VENV)/.fetched-%: | $(ENV)
 
 book: $(EXECUTED)  ## execute what is stale, render HTML into book/_build/html
 	@$(MAKE) --no-print-directory html
+	@echo "The book: file://$(abspath book/_build/html/index.html)"
 
 # The profile's values as they were last used: another profile, or an edited one, is a newer file.
 $(VALUES): FORCE
