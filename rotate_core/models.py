@@ -19,7 +19,7 @@ from rotate_core.checkpoint import Checkpoint, open_checkpoint
 from rotate_core.fetch import PACKAGED, cache_directory, fetch, fetch_gguf
 from rotate_core.hub import HubFiles
 from rotate_core.neurons import Neurons, check_layer, read_neurons
-from rotate_core.tokens import excluded_tokens, token_strings
+from rotate_core.tokens import excluded_tokens, load_tokenizer, token_strings
 from rotate_core.vocabulary import Vocabulary, norm_token_weights
 
 if TYPE_CHECKING:
@@ -232,28 +232,15 @@ class Model:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, of transformers."""
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(self._place, revision=self.commit)
-        except (OSError, ValueError) as error:
-            raise FileNotFoundError(
-                f"{self.path} has no tokenizer that transformers can load ({error}); add its "
-                "tokenizer.json, or build a Vocabulary of your own"
-            ) from error
+        return load_tokenizer(self.path, self.checkpoint.locate)
 
     def transformers(self, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """The whole model, loaded by transformers, in eval mode."""
         from transformers import AutoModelForCausalLM
 
-        return AutoModelForCausalLM.from_pretrained(
-            self._place, revision=self.commit, dtype=dtype
-        ).eval()
-
-    @property
-    def _place(self) -> str:
-        """Where transformers finds it."""
-        return self.name if self.commit else str(self.path)
+        place = self.name if self.commit else str(self.path)
+        model = AutoModelForCausalLM.from_pretrained(place, revision=self.commit, dtype=dtype)
+        return model.eval()
 
     def __repr__(self) -> str:
         return (

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import re
 import unicodedata
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +25,43 @@ RESERVED = re.compile(
 """Tokens that training on text never saw: spares, and the markers of other modalities."""
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def load_tokenizer(directory: Path, locate: Callable[[str], Path]) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, of transformers.
+
+    Args:
+        directory: where its files are ...
+        locate: ... once this was called with their names.
+
+    Raises:
+        FileNotFoundError: there is none that transformers can load.
+    """
+    from transformers import AutoTokenizer
+
+    for name in TOKENIZER_FILES:
+        with contextlib.suppress(FileNotFoundError):  # no tokenizer has all of them
+            locate(name)
+    try:
+        return AutoTokenizer.from_pretrained(str(directory))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{directory} has no tokenizer that transformers can load "
+            f"({str(error).strip().splitlines()[0]}); add its tokenizer.json, or build a "
+            "Vocabulary of your own"
+        ) from error
 
 
 def excluded_tokens(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> Int[Tensor, " n_excluded"]:
