@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rotate_core.experiments.statistics import holm, interval, sign_flip
+from rotate_core.experiments.statistics import difference, holm, interval, sign_flip
 
 
 def test_interval_of_a_mean_is_the_textbook_one():
@@ -40,6 +40,15 @@ def test_median_interval_and_what_is_missing():
     assert estimate.n == 4
     assert np.isnan(interval([np.nan]).value)
     assert np.isnan(interval([1.0, 2.0], [0, 0]).low), "one cluster has no interval"
+
+
+def test_difference_of_two_groups_has_the_textbook_interval():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(1, 1, 200), rng.normal(0, 1, 100)
+    estimate = difference(x, y)
+    half = 1.96 * (x.var() / 200 + y.var() / 100) ** 0.5
+    assert estimate.value == pytest.approx(x.mean() - y.mean())
+    assert (estimate.high - estimate.low) / 2 == pytest.approx(half, rel=0.05)
 
 
 def test_sign_flip_is_uniform_under_the_null_and_small_under_an_effect():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,36 +63,74 @@ def interval(
 
     Source: Davison and Hinkley (1997), section 3.8, for resampling clusters.
     """
-    from scipy.stats import bootstrap
+    x, member = _clustered(values, clusters)
+    drawn = _resample(x, member, statistic, seed, n_resamples)
+    return _estimate(_value(x, statistic), drawn, len(x), _count(member))
 
-    if statistic not in ("mean", "median"):
-        raise ValueError(f"statistic={statistic!r}: wanted mean or median")
+
+def difference(
+    values: ArrayLike,
+    others: ArrayLike,
+    clusters: ArrayLike | None = None,
+    other_clusters: ArrayLike | None = None,
+    *,
+    statistic: str = "mean",
+    seed: int = 0,
+    n_resamples: int = N_RESAMPLES,
+) -> Estimate:
+    """The mean or median of values less that of others that do not pair with them, as `interval`.
+
+    The two sides are resampled independently. Values that pair are better subtracted first.
+    """
+    x, member = _clustered(values, clusters)
+    y, other_member = _clustered(others, other_clusters)
+    first = _resample(x, member, statistic, seed, n_resamples)
+    second = _resample(y, other_member, statistic, seed + 1, n_resamples)
+    value = _value(x, statistic) - _value(y, statistic)
+    return _estimate(value, first - second, len(x), _count(member))
+
+
+def _clustered(
+    values: ArrayLike, clusters: ArrayLike | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The values that are there, and the number of the cluster of each, from 0."""
     x = np.asarray(values, dtype=float).ravel()
     labels = np.arange(len(x)) if clusters is None else np.asarray(clusters).ravel()
     if len(labels) != len(x):
         raise ValueError(f"{len(x)} values, {len(labels)} clusters: wanted as many")
-    x, labels = x[~np.isnan(x)], labels[~np.isnan(x)]
-    _, member = np.unique(labels, return_inverse=True)
-    n_clusters = int(member.max()) + 1 if len(member) else 0
-    if not n_clusters:
-        return Estimate(float("nan"), float("nan"), float("nan"), 0, 0)
-    value = float(getattr(np, statistic)(x))
+    there = ~np.isnan(x)
+    return x[there], np.unique(labels[there], return_inverse=True)[1]
+
+
+def _count(member: NDArray[np.int64]) -> int:
+    return int(member.max()) + 1 if len(member) else 0
+
+
+def _value(x: NDArray[np.float64], statistic: str) -> float:
+    if statistic not in ("mean", "median"):
+        raise ValueError(f"statistic={statistic!r}: wanted mean or median")
+    return float(getattr(np, statistic)(x)) if len(x) else float("nan")
+
+
+def _resample(
+    x: NDArray[np.float64], member: NDArray[np.int64], statistic: str, seed: int, n_resamples: int
+) -> NDArray[np.float64]:
+    """The bootstrap distribution of the statistic; NaN where there are fewer than two clusters."""
+    from scipy.stats import bootstrap
+
+    n_clusters = _count(member)
     if n_clusters < 2:
-        return Estimate(value, float("nan"), float("nan"), len(x), n_clusters)
-    of: Callable[..., Any]
-    if statistic == "mean":
-        total, count = np.bincount(member, x), np.bincount(member).astype(float)
+        return np.full(n_resamples, np.nan)
+    total, count = np.bincount(member, x), np.bincount(member).astype(float)
+    groups = [x[member == i] for i in range(n_clusters)] if statistic == "median" else []
 
-        def of(drawn: NDArray[Any], axis: int = -1) -> Any:
+    def of(drawn: NDArray[Any], axis: int = -1) -> Any:
+        if statistic == "mean":
             return total[drawn].sum(axis) / count[drawn].sum(axis)
-    else:
-        groups = [x[member == i] for i in range(n_clusters)]
-
-        def of(drawn: NDArray[Any], axis: int = -1) -> Any:
-            rows = np.moveaxis(drawn, axis, -1)
-            flat = rows.reshape(-1, rows.shape[-1]).astype(int)
-            medians = [np.median(np.concatenate([groups[i] for i in row])) for row in flat]
-            return np.reshape(medians, rows.shape[:-1])
+        rows = np.moveaxis(drawn, axis, -1)
+        flat = rows.reshape(-1, rows.shape[-1])
+        medians = [np.median(np.concatenate([groups[i] for i in row])) for row in flat]
+        return np.reshape(medians, rows.shape[:-1])
 
     result = bootstrap(
         (np.arange(n_clusters),),
@@ -104,8 +141,12 @@ def interval(
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    ends = result.confidence_interval
-    return Estimate(value, float(ends.low), float(ends.high), len(x), n_clusters)
+    return np.asarray(result.bootstrap_distribution)
+
+
+def _estimate(value: float, drawn: NDArray[np.float64], n: int, n_clusters: int) -> Estimate:
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(value, float(low), float(high), n, n_clusters)
 
 
 def sign_flip(
@@ -125,12 +166,9 @@ def sign_flip(
     """
     from scipy.stats import permutation_test
 
-    x = np.asarray(differences, dtype=float).ravel()
-    labels = np.arange(len(x)) if clusters is None else np.asarray(clusters).ravel()
-    x, labels = x[~np.isnan(x)], labels[~np.isnan(x)]
-    if len(np.unique(labels)) < 2:
+    x, member = _clustered(differences, clusters)
+    if _count(member) < 2:
         return 1.0 if len(x) else float("nan")  # one neuron's sign shows nothing
-    _, member = np.unique(labels, return_inverse=True)
     sums = np.bincount(member, x)
     result = permutation_test(
         (sums,),

@@ -1,0 +1,89 @@
+"""Verdicts follow from results by rule: made-up results of each, and results that flatter."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from rotate_core.experiments.record import write_results
+from rotate_core.experiments.scoreboard import (
+    CLAIMS,
+    VERDICTS,
+    Claim,
+    Outcome,
+    collect,
+    table,
+    verdict,
+)
+from rotate_core.experiments.statistics import Estimate
+
+FIGURE = Claim("A figure.", "06_reconstruction", (0.9, 0.95))
+DIRECTION = Claim("A direction.", "05_kurtosis")
+PROXY = Claim("A stand-in.", "10_descriptions", proxy=True)
+OPEN = Claim("More than.", "06_reconstruction", (0.95, math.inf))
+
+
+def outcome(ours, over, width=0.02):
+    def estimate(x):
+        return Estimate(x, x - width, x + width, 100, 25)
+
+    return Outcome(estimate(ours), estimate(ours - over), estimate(over), "chance", "a model")
+
+
+@pytest.mark.parametrize(
+    ("claim", "found", "expected", "why"),
+    [
+        (FIGURE, outcome(0.92, 0.3), "reproduced", "above its null"),
+        (FIGURE, outcome(0.99, 0.3), "reproduced", "above its null"),
+        (FIGURE, outcome(0.885, 0.3), "reproduced", "reaches"),
+        (FIGURE, outcome(0.80, 0.3), "not reproduced", "below the paper's figure"),
+        (FIGURE, outcome(0.92, 0.01), "not reproduced", "not above its null"),
+        (FIGURE, outcome(0.92, -0.3), "not reproduced", "not above its null"),
+        (FIGURE, outcome(0.5, -0.3), "not reproduced", "below the paper's figure, not above"),
+        (OPEN, outcome(0.97, 0.0), "not reproduced", "not above its null"),
+        (OPEN, outcome(0.97, 0.1), "reproduced", "reaches"),
+        (DIRECTION, outcome(0.1, 0.1), "reproduced", "above its null"),
+        (DIRECTION, outcome(0.1, 0.0), "not reproduced", "not above its null"),
+        (PROXY, outcome(0.99, 0.5), "proxy", "above its null"),
+        (PROXY, outcome(0.1, -0.5), "proxy", "not above its null"),
+        (FIGURE, None, "not run", "no result"),
+        (FIGURE, outcome(0.92, 0.3, width=math.nan), "not run", "too few neurons"),
+    ],
+)
+def test_each_verdict(claim, found, expected, why):
+    decision, reason = verdict(claim, found)
+    assert decision == expected
+    assert decision in VERDICTS
+    assert why in reason
+
+
+def test_table_has_a_row_for_each_claim_whether_it_ran_or_not():
+    rows = table({"input_faithfulness": outcome(0.6, 0.5)})
+    assert len(rows) == len(CLAIMS)
+    assert rows.verdict.value_counts().to_dict() == {"not run": len(CLAIMS) - 1, "reproduced": 1}
+    assert rows.paper[rows.verdict == "reproduced"].item() == "0.46 to 0.71"
+    assert table({}, ["stability_cosine"]).paper.item() == "0.9"
+    with pytest.raises(KeyError, match="no claims"):
+        table({"made_up": outcome(1, 1)})
+
+
+def test_outcomes_survive_the_file(tmp_path):
+    model = SimpleNamespace(name="tiny", checksum="abc")
+    found = {"stability_cosine": outcome(0.9, 0.1, width=math.nan)}
+    file = write_results(
+        "06_reconstruction",
+        metrics={"x": math.inf, "y": [1, 2]},
+        parameters={"seed": 0},
+        model=model,
+        seconds=1.23,
+        claims=found,
+        folder=tmp_path,
+    )
+    stored = json.loads(file.read_text())
+    assert stored["metrics"] == {"x": None, "y": [1, 2]}
+    assert stored["model"]["checksum"] == "abc"
+    back = collect(tmp_path)["stability_cosine"]
+    assert back.ours.value == 0.9
+    assert math.isnan(back.ours.low)
+    assert [path.name for path in tmp_path.iterdir()] == ["06_reconstruction.json"]
