@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -41,6 +40,7 @@ def decompose(
     memory: float | None = None,
     history: bool = False,
     progress: bool = True,
+    on_channel: Callable[[], object] | None = None,
     **overrides: Any,
 ) -> Channels:
     """Take neurons apart into vocabulary channels (paper, section 3).
@@ -60,6 +60,7 @@ def decompose(
             on a CPU at most 2 GiB. A neuron takes about 48 bytes a token.
         history: keep the objective after every iteration.
         progress: show a bar.
+        on_channel: called after each channel of a batch; what it raises stops the work.
         overrides: any field of :class:`Settings`, such as ``solver="householder"``.
 
     Returns:
@@ -84,12 +85,18 @@ def decompose(
     bar = tqdm(total=len(w) * n_channels, unit="channel", disable=not progress, leave=False)
     with bar:
         for rows in _chunks(len(w), setup.projection, memory):
+
+            def after_channel(n_neurons: int = rows.stop - rows.start) -> None:
+                bar.update(n_neurons)
+                if on_channel is not None:
+                    on_channel()
+
             part, points = deflate(
                 w[rows].to(setup.projection),
                 indices[rows],
                 setup,
                 n_channels=n_channels,
-                on_channel=partial(bar.update, rows.stop - rows.start),
+                on_channel=after_channel,
             )
             parts.append(part)
             histories.append(points)
