@@ -6,8 +6,8 @@ cannot mean anything:
 
 *matched vectors*     vectors drawn with the layer's mean and covariance, put through the same
                       decomposition. A p-value is the rank of a channel among theirs.
-*matched rotations*   random directions at the channel's own cosine with its neuron: what any ablation
-                      or reconstruction along such a direction would do.
+*matched rotations*   random directions at the channel's own cosine with its neuron: what any
+                      ablation or reconstruction along such a direction would do.
 
 None of this is in the paper.
 """
@@ -24,23 +24,30 @@ from torch import Tensor
 from rotate_core.channels import Channels
 from rotate_core.kurtosis import Sample
 
+N_CORE = 10
+"""Tokens that make a channel's core."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TailEvidence:
     """What the tokens of each channel's tail are in the neuron's own projection ``U^T w``.
 
     All fields are (n_neurons, n_channels). z-scores are of the unweighted projection, signed by the
-    side of the channel's tail that a token is on; 0 where a channel's tail has no token.
+    side of the channel's tail that a token is on. All but ``support`` count a token for the first
+    channel that has it in its tail only: the tokens of a neuron's first channel stay far out in the
+    projections of its later ones, which would so be certified by what is not theirs.
     """
 
     support: Tensor
-    """Mean z-score in ``U^T w`` of the tail's tokens."""
+    """Mean z-score in ``U^T w`` of all of the tail's tokens; 0 where there are none."""
+    own_support: Tensor
+    """The same over the tokens that no earlier channel of the neuron has in its tail."""
+    core: Tensor
+    """Mean z-score of the ten of these that are furthest out, 0 where one is missing or below 0."""
     peak: Tensor
-    """The largest of those z-scores."""
+    """The largest z-score of these, at least 0."""
     share: Tensor
-    """Share of the variance of ``U^T w`` that the tail's tokens carry, on the tail's side."""
-    n_tail: Tensor
-    """Tokens in the tail, those of earlier channels included; int64."""
+    """Share of the variance of ``U^T w`` that these carry, on the tail's side."""
 
 
 def tail_evidence(channels: Channels) -> TailEvidence:
@@ -51,59 +58,73 @@ def tail_evidence(channels: Channels) -> TailEvidence:
     Works through the vocabulary block by block, twice.
     """
     projection = channels.vocabulary.projection
-    allowed = channels.vocabulary.token_weights > 0
-    n_neurons, n_channels, _ = channels.vectors.shape
-    n = n_neurons * n_channels
-    vectors = torch.cat([channels.vectors.flatten(0, 1), channels.weight_vectors])
-    vectors = vectors.to(projection)  # channels first, the neurons after them
+    allowed = channels.vocabulary.token_weights.to(projection.device) > 0
+    shape = channels.vectors.shape[:2]
+    rows = channels.vectors.flatten(0, 1).to(projection)
+    neurons = channels.weight_vectors.to(projection)
+    both = torch.cat([rows, neurons])
     tail = channels.tail.flatten().to(projection).unsqueeze(1)
     sample = Sample.uniform(projection)
 
-    variance = vectors.new_zeros(len(vectors), dtype=torch.float64)
-    for block in sample.blocks(len(vectors)):
-        z = vectors.new_empty(len(vectors), block.stop - block.start)
-        variance += sample.project(vectors, block, z).square_().sum(1)
+    variance = both.new_zeros(len(both), dtype=torch.float64)
+    for block in sample.blocks(len(both)):
+        z = both.new_empty(len(both), block.stop - block.start)
+        variance += sample.project(both, block, z).square_().sum(1)
     scale = (variance / projection.shape[1]).rsqrt().to(projection.dtype).unsqueeze(1)
 
-    total, share, n_tail = torch.zeros(3, n, dtype=torch.float64, device=projection.device)
-    peak = torch.full_like(total, -torch.inf)
-    for block in sample.blocks(len(vectors)):
-        z = vectors.new_empty(len(vectors), block.stop - block.start)
-        z = sample.project(vectors, block, z).mul_(scale)
-        side = torch.where(tail == 0, z[:n].sign(), tail)
-        inside = (z[:n] * side > channels.settings.threshold) & allowed[block]
-        own = z[n:].repeat_interleave(n_channels, dim=0).mul_(side)
-        peak = torch.maximum(peak, own.masked_fill(~inside, -torch.inf).amax(1).double())
-        own.mul_(inside)
-        total += own.sum(1)
-        share += own.clamp_min_(0).square_().sum(1)
+    total, n_tail, own_total, n_own, share = torch.zeros(
+        5, len(rows), dtype=torch.float64, device=projection.device
+    )
+    furthest = both.new_zeros(len(rows), N_CORE)
+    for block in sample.blocks(len(both)):
+        z = both.new_empty(len(both), block.stop - block.start)
+        z = sample.project(both, block, z).mul_(scale)
+        of_channel, of_neuron = z[: len(rows)], z[len(rows) :].repeat_interleave(shape[1], dim=0)
+        side = torch.where(tail == 0, of_channel.sign(), tail)
+        inside = (of_channel * side > channels.settings.threshold) & allowed[block]
+        earlier = (
+            inside.view(*shape, -1).cumsum(1).flatten(0, 1) - inside.int()
+        )  # in how many tails
+        new = inside & (earlier == 0)
+        of_neuron *= side
+        total += (of_neuron * inside).sum(1)
         n_tail += inside.sum(1)
+        of_neuron *= new
+        own_total += of_neuron.sum(1)
+        n_own += new.sum(1)
+        of_neuron.clamp_min_(0)
+        share += of_neuron.square().sum(1)
+        furthest = torch.cat([furthest, of_neuron], 1).topk(N_CORE).values
 
     def shaped(values: Tensor) -> Tensor:
-        return values.view(n_neurons, n_channels).cpu()
+        return values.double().view(shape).cpu()
 
     return TailEvidence(
         support=shaped(total / n_tail.clamp_min(1)),
-        peak=shaped(peak.masked_fill(n_tail == 0, 0.0)),
+        own_support=shaped(own_total / n_own.clamp_min(1)),
+        core=shaped(furthest.mean(1)),
+        peak=shaped(furthest[:, 0]),
         share=shaped(share / projection.shape[1]),
-        n_tail=shaped(n_tail.long()),
     )
 
 
 def support(channels: Channels) -> Float[Tensor, "n_neurons n_channels"]:
-    """Mean z-score, in the neuron's own projection, of the tokens of the channel's tail; float64."""
+    """Mean z-score, in the neuron's own projection, of the tokens of a channel's tail; float64."""
     return tail_evidence(channels).support
 
 
 STATISTICS: dict[str, Callable[[Channels], Tensor]] = {
+    "core": lambda channels: tail_evidence(channels).core,
     "support": support,
+    "own_support": lambda channels: tail_evidence(channels).own_support,
     "peak": lambda channels: tail_evidence(channels).peak,
     "share": lambda channels: tail_evidence(channels).share,
     "cosine": lambda channels: channels.cosine,
     "objective": lambda channels: channels.objective,
     "kurtosis": lambda channels: channels.kurtosis,
 }
-"""What a channel can be ranked by; larger speaks for the channel. Chapter "The null" compares them."""
+"""What a channel can be ranked by; larger speaks for the channel. The book compares their power:
+"core", the default, finds twice as many planted channels as "support" or "cosine" do."""
 
 
 def matched_vectors(
@@ -111,8 +132,8 @@ def matched_vectors(
 ) -> Float[Tensor, "n d_model"]:
     """Gaussian vectors with the mean and the covariance of a layer's neurons: no neuron, yet alike.
 
-    Drawn as ``mean + (W - mean)^T g / sqrt(n_mlp - 1)``, g standard normal: exact without forming the
-    covariance, and valid where the layer has fewer neurons than ``d_model``.
+    Drawn as ``mean + (W - mean)^T g / sqrt(n_mlp - 1)``, g standard normal: exact without forming
+    the covariance, and valid where the layer has fewer neurons than ``d_model``.
 
     Args:
         layer_vectors: all weight vectors of one layer and kind.
@@ -121,7 +142,7 @@ def matched_vectors(
     """
     if layer_vectors.ndim != 2 or len(layer_vectors) < 2:
         raise ValueError(
-            f"layer_vectors of shape {tuple(layer_vectors.shape)}: wanted (n_mlp, d_model), n_mlp >= 2"
+            f"layer_vectors of shape {tuple(layer_vectors.shape)}: wanted (n_mlp > 1, d_model)"
         )
     if n < 1:
         raise ValueError(f"n={n}: wanted at least 1")
@@ -160,7 +181,7 @@ def matched_rotations(
 def p_values(
     observed: Float[Tensor, "n_neurons n_channels"], null: Float[Tensor, "n_null n_channels"]
 ) -> Float[Tensor, "n_neurons n_channels"]:
-    """``(r + 1) / (n_null + 1)``, r the null channels at the same position that are at least as large.
+    """``(r + 1) / (n_null + 1)``, r the null's channels at the same position that are no smaller.
 
     The same position, since a neuron's first channel is not like its fifth. Float64. No p-value is
     below ``1 / (n_null + 1)``.
@@ -174,7 +195,7 @@ def p_values(
         )
     if observed.shape[1] > null.shape[1]:
         raise ValueError(
-            f"{observed.shape[1]} channels a neuron, {null.shape[1]} in the null: wanted at least as many"
+            f"{observed.shape[1]} channels a neuron, {null.shape[1]} in the null: wanted as many"
         )
     ascending = null[:, : observed.shape[1]].double().T.contiguous().sort(1).values
     smaller = torch.searchsorted(ascending, observed.double().T.contiguous()).T
@@ -182,7 +203,7 @@ def p_values(
 
 
 def q_values(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Benjamini-Hochberg adjusted p-values, over all values given: keep q < 0.1 and expect 10% false.
+    """Benjamini-Hochberg adjusted p-values over all values given: of q < 0.1, a tenth is false.
 
     Source: Benjamini and Hochberg (1995), as scipy computes it.
     """
@@ -192,7 +213,7 @@ def q_values(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.from_numpy(adjusted).view(p.shape)
 
 
-def calibrate(channels: Channels, null: Channels, *, statistic: str = "support") -> Channels:
+def calibrate(channels: Channels, null: Channels, *, statistic: str = "core") -> Channels:
     """The same channels with support, p-value and q-value, from a null run the same way.
 
     Args:
@@ -201,7 +222,8 @@ def calibrate(channels: Channels, null: Channels, *, statistic: str = "support")
         statistic: one of :data:`STATISTICS`.
 
     Raises:
-        ValueError: an unknown statistic, or a null with other settings, vocabulary or fewer channels.
+        ValueError: an unknown statistic; a null with other settings or vocabulary, or too few
+            channels.
     """
     if statistic not in STATISTICS:
         raise ValueError(f"statistic={statistic!r}: wanted one of {', '.join(STATISTICS)}")

@@ -46,23 +46,37 @@ def channels(vocabulary: Vocabulary) -> Channels:
     return run(torch.randn(5, D_MODEL, generator=generator(1)), vocabulary)
 
 
-def by_hand(channels: Channels, neuron: int, channel: int) -> tuple[float, float, float, int]:
+def by_hand(channels: Channels, neuron: int) -> list[dict[str, float]]:
+    """The definitions, a token at a time, in float64."""
     u = channels.vocabulary.projection.double()
 
     def z_scores(vector: torch.Tensor) -> torch.Tensor:
         logits = vector.double() @ u
         return (logits - logits.mean()) / logits.std(correction=0)
 
-    z = z_scores(channels.vectors[neuron, channel])
     own = z_scores(channels.weight_vectors[neuron])
-    side = int(channels.tail[neuron, channel])
-    sign = torch.sign(z) if side == 0 else torch.full_like(z, side)
-    inside = (sign * z > channels.settings.threshold) & (channels.vocabulary.token_weights > 0)
-    values = (sign * own)[inside]
-    if not len(values):
-        return 0.0, 0.0, 0.0, 0
-    share = float(values.clamp_min(0).square().sum() / D_VOCAB)
-    return float(values.mean()), float(values.max()), share, len(values)
+    seen: set[int] = set()
+    found = []
+    for channel in range(channels.n_channels):
+        z = z_scores(channels.vectors[neuron, channel])
+        side = int(channels.tail[neuron, channel])
+        sign = torch.sign(z) if side == 0 else torch.full_like(z, side)
+        inside = (sign * z > channels.settings.threshold) & (channels.vocabulary.token_weights > 0)
+        tail = inside.nonzero().flatten().tolist()
+        values = [float((sign * own)[i]) for i in tail]
+        new = [value for value, i in zip(values, tail, strict=True) if i not in seen]
+        above = sorted((max(value, 0.0) for value in new), reverse=True) + [0.0] * 10
+        found.append(
+            {
+                "support": sum(values) / max(len(values), 1),
+                "own_support": sum(new) / max(len(new), 1),
+                "core": sum(above[:10]) / 10,
+                "peak": above[0],
+                "share": sum(value**2 for value in above) / D_VOCAB,
+            }
+        )
+        seen |= set(tail)
+    return found
 
 
 @pytest.mark.parametrize("tail", [None, 0, 1, -1])
@@ -71,12 +85,19 @@ def test_evidence_is_what_its_definition_says(channels: Channels, tail: int | No
         channels = dataclasses.replace(channels, tail=torch.full_like(channels.tail, tail))
     found = tail_evidence(channels)
     for i in range(channels.n_neurons):
-        for j in range(channels.n_channels):
-            mean, peak, share, n = by_hand(channels, i, j)
-            assert found.support[i, j] == pytest.approx(mean, abs=1e-5)
-            assert found.peak[i, j] == pytest.approx(peak, abs=1e-5)
-            assert found.share[i, j] == pytest.approx(share, abs=1e-6)
-            assert found.n_tail[i, j] == n
+        for j, expected in enumerate(by_hand(channels, i)):
+            for name, value in expected.items():
+                assert getattr(found, name)[i, j] == pytest.approx(value, abs=1e-5), (name, i, j)
+
+
+def test_a_channel_that_repeats_another_has_no_evidence_of_its_own(channels: Channels) -> None:
+    first = channels.vectors[:, :1].expand(-1, 2, -1).contiguous()
+    tail = channels.tail[:, :1].expand(-1, 2).contiguous()
+    found = tail_evidence(dataclasses.replace(channels, vectors=first, tail=tail))
+    assert torch.equal(found.support[:, 0], found.support[:, 1])
+    assert (found.core[:, 0] > 0).any()
+    assert (found.core[:, 1] == 0).all()
+    assert (found.own_support[:, 1] == 0).all()
 
 
 def test_evidence_does_not_depend_on_the_blocks(
@@ -182,7 +203,7 @@ def test_calibrate_refuses_a_null_made_another_way(channels: Channels) -> None:
     other = dataclasses.replace(channels, settings=Settings(lambda_kurtosis=0.5))
     with pytest.raises(ValueError, match=r"lambda_kurtosis=0\.5"):
         calibrate(channels, other)
-    with pytest.raises(ValueError, match="statistic='sharpness': wanted one of support"):
+    with pytest.raises(ValueError, match="statistic='sharpness': wanted one of core"):
         calibrate(channels, channels, statistic="sharpness")
     fewer = dataclasses.replace(channels, cosine=channels.cosine[:, :1])
     with pytest.raises(ValueError, match="2 channels a neuron, 1 in the null"):

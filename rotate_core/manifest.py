@@ -1,0 +1,185 @@
+"""What an atlas is made of and what is planned for it: manifest.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rotate_core.architectures import KINDS
+from rotate_core.files import write_whole
+from rotate_core.settings import Settings
+
+FORMAT = "rotate_core atlas 1"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some neurons, or matched vectors, of a layer and kind: computed and written in one piece."""
+
+    layer: int
+    kind: str
+    indices: tuple[int, ...]
+    """Numbers of neurons in their layer, or of vectors in the null; ascending."""
+    null: bool = False
+
+    @property
+    def group(self) -> tuple[int, str]:
+        """Its layer and kind."""
+        return self.layer, self.kind
+
+    @property
+    def stem(self) -> str:
+        """Its path in the atlas, without an ending. A planned neuron is in one shard only."""
+        what = "null" if self.null else "neurons"
+        return f"{group_path(*self.group)}/{what}-{self.indices[0]:05d}-{self.indices[-1]:05d}"
+
+
+def group_path(layer: int, kind: str) -> str:
+    """The folder of a layer and kind."""
+    return f"layer-{layer:02d}/{kind}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an atlas is made of: fixed once it is begun, but for what is planned."""
+
+    model: str
+    checksum: str
+    """Of the model's weights, as :attr:`Model.checksum`."""
+    settings: Settings
+    n_channels: int
+    seed: int
+    null: int
+    """Matched vectors a layer and kind; 0: no p-values."""
+    statistic: str
+    """What channels are ranked by against the null: a name in ``support.STATISTICS``."""
+    side: str
+    """Which vocabulary matrix, as in :meth:`Model.vocabulary`."""
+    fold_norm: bool
+    versions: dict[str, str]
+    shards: tuple[Shard, ...] = ()
+    """Everything planned, whether it is there or not."""
+
+    FIXED = (
+        "model", "checksum", "settings", "n_channels", "seed", "null", "statistic", "side",
+        "fold_norm",
+    )  # fmt: skip
+
+    def differences(self, other: Manifest) -> list[str]:
+        """What makes channels of the two not belong together: "name: here -> there", each one."""
+        found = []
+        for name in self.FIXED:
+            here, there = getattr(self, name), getattr(other, name)
+            pairs = [(name, here, there)]
+            if name == "settings":
+                names = [field.name for field in dataclasses.fields(Settings)]
+                pairs = [(key, getattr(here, key), getattr(there, key)) for key in names]
+            found += [f"{key}: {a} -> {b}" for key, a, b in pairs if a != b]
+        return found
+
+    def group(self, layer: int, kind: str, *, null: bool = False) -> tuple[Shard, ...]:
+        """The planned shards of a layer and kind."""
+        return tuple(s for s in self.shards if (s.layer, s.kind, s.null) == (layer, kind, null))
+
+    def groups(self) -> list[tuple[int, str]]:
+        """Layers and kinds that have planned neurons, in order."""
+        return sorted({(s.layer, s.kind) for s in self.shards if not s.null})
+
+
+# --- Numbers of neurons as text -----------------------------------------------------------------
+
+
+def parse_indices(text: str) -> tuple[int, ...]:
+    """Numbers out of text: "0-3,8" -> (0, 1, 2, 3, 8), ascending, each once."""
+    numbers: set[int] = set()
+    for part in text.replace(",", " ").split():
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"{part!r} is no number and no range such as 0-99")
+        low, high = int(first), int(last or first)
+        if high < low:
+            raise ValueError(f"the range {part} runs backwards")
+        if high >= 10**8:
+            raise ValueError(f"{part!r}: no layer has so many neurons")
+        numbers.update(range(low, high + 1))
+    return tuple(sorted(numbers))
+
+
+def format_indices(indices: Sequence[int]) -> str:
+    """Numbers as text: (0, 1, 2, 3, 8) -> "0-3,8"."""
+    parts: list[str] = []
+    start = previous = None
+    for index in [*indices, None]:
+        if previous is not None and index == previous + 1:
+            previous = index
+            continue
+        if start is not None:
+            parts.append(f"{start}-{previous}" if start != previous else f"{start}")
+        start = previous = index
+    return ",".join(parts)
+
+
+# --- The manifest -------------------------------------------------------------------------------
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json, whole or not at all."""
+    content = {"format": FORMAT, **dataclasses.asdict(manifest), "shards": []}
+    lines = [
+        json.dumps({"layer": s.layer, "kind": s.kind, "null" if s.null else "neurons": text})
+        for s in manifest.shards
+        for text in [format_indices(s.indices)]
+    ]
+    head = json.dumps(content, indent=2, ensure_ascii=False).removesuffix("[]\n}")
+    text = head + "[\n    " + ",\n    ".join(lines) + "\n  ]\n}\n"  # a shard a line
+    write_whole(folder / "manifest.json", text.encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check manifest.json.
+
+    Raises:
+        FileNotFoundError: the folder is no atlas.
+        ValueError: the manifest is damaged or of another version.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        what = "there is no manifest.json in it" if folder.is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"{folder} is no atlas: {what}; `rotate decompose` makes one")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError(f"a {type(content).__name__}, not an object")
+        written = content.pop("format", None)
+        if written != FORMAT:
+            raise ValueError(f"format {written!r}, this version reads {FORMAT!r}")
+        content["settings"] = Settings(**content["settings"])
+        content["shards"] = tuple(_shard(entry) for entry in content["shards"])
+        manifest = Manifest(**content)
+        for field in dataclasses.fields(Manifest):
+            value = getattr(manifest, field.name)
+            wanted = _TYPES[str(field.type).partition("[")[0]]
+            if type(value) is not wanted:
+                raise TypeError(f"{field.name} is {value!r}, not a {wanted.__name__}")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        detail = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is no manifest of an atlas: {detail}") from error
+    return manifest
+
+
+_TYPES: dict[str, type] = {
+    "str": str, "int": int, "bool": bool, "dict": dict, "tuple": tuple, "Settings": Settings
+}  # fmt: skip
+
+
+def _shard(entry: dict[str, Any]) -> Shard:
+    null = "null" in entry
+    layer, kind = entry["layer"], entry["kind"]
+    indices = parse_indices(entry["null" if null else "neurons"])
+    if type(layer) is not int or layer < 0 or kind not in KINDS or not indices:
+        raise ValueError(f"shard {entry}")
+    return Shard(layer, kind, indices, null)
