@@ -1,12 +1,13 @@
 """Kurtosis without keeping logits, concept vectors, percentiles and NPMI."""
 
+import pandas as pd
 import pytest
 import torch
 from tiny_models import TOKENS, tiny
 
 from rotate_core import load_model
 from rotate_core.experiments import concepts
-from rotate_core.experiments.whole_model import kurtosis_of, whole_model
+from rotate_core.experiments.whole_model import kurtosis_of, share_above_null, whole_model
 from rotate_core.kurtosis import excess_kurtosis
 
 
@@ -29,6 +30,15 @@ def test_whole_model_has_every_neuron_once_and_its_null(checkpoints):
     same = neurons.merge(some[~some.null], on=["layer", "kind", "neuron"])
     assert len(same) == 12
     assert same.kurtosis_x.tolist() == pytest.approx(same.kurtosis_y.tolist())
+
+
+def test_share_above_null_is_what_chance_gives_for_the_null_itself():
+    values = torch.randn(2, 2000, generator=torch.Generator().manual_seed(0)).double()
+    rows = {"layer": 0, "kind": "out", "null": [False] * 2000 + [True] * 2000}
+    table = pd.DataFrame(rows | {"kurtosis": values.flatten().numpy()})
+    assert share_above_null(table).share.item() == pytest.approx(0.05, abs=0.015)
+    table.loc[~table.null, "kurtosis"] += 10
+    assert share_above_null(table).share.item() == 1
 
 
 def test_difference_of_means_finds_the_direction_of_each_label():

@@ -93,20 +93,20 @@ def npmi_of_top_tokens(
 
     Source: Bouma (2009) for NPMI; Roeder, Both and Hinneburg (2015) for its use on topics.
     """
-    d_vocab = logits.shape[1]
-    seen = torch.zeros(len(tokens), d_vocab, dtype=torch.bool).scatter_(1, tokens, True)
+    ids, inverse = tokens.unique(return_inverse=True)
+    seen = torch.zeros(len(tokens), len(ids), dtype=torch.bool).scatter_(1, inverse, True)
     n_windows = seen.sum(0)
-    kept = ((n_windows >= least) & (n_windows <= max(least, len(tokens) // 10))).nonzero()
-    kept = kept.flatten()
-    if len(kept) < k:
-        raise ValueError(f"{len(kept)} tokens are in {least} windows or more: read more text")
+    kept = (n_windows >= least) & (n_windows <= max(least, len(tokens) // 10))
+    ids = ids[kept]
+    if len(ids) < k:
+        raise ValueError(f"{len(ids)} tokens are in {least} windows or more: read more text")
     present = seen[:, kept].float()
     together = (present.T @ present) / len(tokens)
     p = together.diagonal()
     log_joint = together.clamp_min(1e-12).log()
     npmi = (log_joint - p.log()[:, None] - p.log()[None, :]) / -log_joint
     npmi = torch.where(together > 0, npmi, torch.full_like(npmi, -1.0))
-    top = logits[:, kept].topk(k, dim=1).indices
+    top = logits[:, ids].topk(k, dim=1).indices
     pairs = torch.combinations(torch.arange(k))
     return npmi[top[:, pairs[:, 0]], top[:, pairs[:, 1]]].mean(1)
 

@@ -127,7 +127,7 @@ class Outcome:
 
 
 def _estimate(stored: Mapping[str, Any]) -> Estimate:
-    values = {key: math.nan if value is None else value for key, value in stored.items()}
+    values: dict[str, Any] = {k: math.nan if v is None else v for k, v in stored.items()}
     return Estimate(**values)
 
 

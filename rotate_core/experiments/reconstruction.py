@@ -1,0 +1,98 @@
+"""How much of a neuron its channels hold, and whether other seeds find the same ones (chapter 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rotate_core.channels import Channels
+
+SAME_COSINE, SAME_JACCARD = 0.95, 0.5
+"""Two channels of a neuron count as one above either."""
+
+
+def reconstruction_cosine(
+    w: Float[Tensor, "*batch d_model"], channels: Float[Tensor, "*batch n_channels d_model"]
+) -> Float[Tensor, "*batch n_channels"]:
+    """Cosine of w with its least-squares reconstruction from the first C channels, C = 1, 2, ...
+
+    The reconstruction is the projection onto the channels' span, so its cosine with w is
+    ``|w_hat| / |w|``, and the explained norm ``1 - |w - w_hat| / |w|`` follows from it: see
+    :func:`explained_norm`. A channel in the span of earlier ones adds nothing.
+    """
+    columns = channels.double().transpose(-1, -2)
+    columns = columns / columns.norm(dim=-2, keepdim=True)
+    q, r = torch.linalg.qr(columns)
+    independent = r.diagonal(dim1=-2, dim2=-1).abs() > 1e-6
+    unit = w.double() / w.double().norm(dim=-1, keepdim=True)
+    parts = (unit.unsqueeze(-2) @ q).squeeze(-2) * independent
+    return parts.square().cumsum(-1).clamp_max(1).sqrt()
+
+
+def explained_norm(cosine: Tensor) -> Tensor:
+    """``1 - |w - w_hat| / |w|`` of a least-squares reconstruction at this cosine with w."""
+    return 1 - (1 - cosine.square()).clamp_min(0).sqrt()
+
+
+def jaccard(
+    a: Int[Tensor, "n_a k"], b: Int[Tensor, "n_b k"], d_vocab: int
+) -> Float[Tensor, "n_a n_b"]:
+    """Shared share of two token sets, for all pairs: ``|A and B| / |A or B|``."""
+    first, second = (torch.zeros(len(ids), d_vocab).scatter_(1, ids, 1.0) for ids in (a, b))
+    both = first @ second.T
+    return both / (first.sum(1, keepdim=True) + second.sum(1) - both)
+
+
+@dataclass(frozen=True)
+class Match:
+    """Channels of two runs on the same neurons, paired one to one; (n_neurons,) means."""
+
+    cosine: Float[Tensor, " n_neurons"]
+    jaccard: Float[Tensor, " n_neurons"]
+    other_cosine: Float[Tensor, " n_neurons"]
+    """Of all pairs that were not matched: the null."""
+    other_jaccard: Float[Tensor, " n_neurons"]
+
+
+def match(a: Channels, b: Channels) -> Match:
+    """Pair the channels of two runs by the Hungarian algorithm on their cosines.
+
+    Jaccard is of the top tokens kept with a channel (50). The null is all other pairs of channels
+    of the same neuron: they share the neuron, and so a cosine of about rho^2.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    if a.indices != b.indices or a.n_channels != b.n_channels:
+        raise ValueError("the runs are of different neurons or numbers of channels")
+    d_vocab = len(a.vocabulary.tokens)
+    rows = []
+    for i in range(a.n_neurons):
+        cosine = torch.cosine_similarity(a.vectors[i, :, None], b.vectors[i, None], dim=-1)
+        tokens = jaccard(a.top_ids[i], b.top_ids[i], d_vocab)
+        first, second = linear_sum_assignment(cosine.numpy(), maximize=True)
+        paired = torch.zeros_like(cosine, dtype=torch.bool)
+        paired[first, second] = True
+        rows.append([x[p].mean() for p in (paired, ~paired) for x in (cosine, tokens)])
+    values = torch.tensor(rows)
+    return Match(values[:, 0], values[:, 1], values[:, 2], values[:, 3])
+
+
+def n_distinct(channels: Channels) -> Int[Tensor, " n_neurons"]:
+    """Channels of each neuron that repeat no earlier one.
+
+    A channel repeats another at a cosine above 0.95 or a Jaccard of the top tokens above 0.5.
+    """
+    d_vocab = len(channels.vocabulary.tokens)
+    counts = []
+    for vectors, ids in zip(channels.vectors, channels.top_ids, strict=True):
+        unit = vectors / vectors.norm(dim=1, keepdim=True)
+        same = (unit @ unit.T > SAME_COSINE) | (jaccard(ids, ids, d_vocab) > SAME_JACCARD)
+        kept: list[int] = []
+        for i in range(len(unit)):
+            if not same[i, kept].any():
+                kept.append(i)
+        counts.append(len(kept))
+    return torch.tensor(counts)

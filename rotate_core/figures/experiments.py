@@ -1,0 +1,184 @@
+"""Figures of the experiments: tables to Axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import seaborn as sns
+
+from rotate_core.figures.style import COLOURS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+def kurtosis_by_depth(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
+    """Kurtosis against layer, one panel a kind: median and middle half, neurons and null.
+
+    Args:
+        table: from :func:`rotate_core.experiments.whole_model.whole_model`, of one side.
+        axes: one a kind.
+    """
+    for ax, kind in zip(axes, table.kind.unique(), strict=True):
+        part = table[table.kind == kind]
+        for null, colour, label in (
+            (True, COLOURS["null"], "matched vectors"),
+            (False, COLOURS[kind], "neurons"),
+        ):
+            quartiles = (
+                part[part.null == null].groupby("layer")["kurtosis"].quantile([0.25, 0.5, 0.75])
+            )
+            low, middle, high = (quartiles.xs(q, level=1) for q in (0.25, 0.5, 0.75))
+            ax.fill_between(middle.index, low, high, color=colour, alpha=0.25, linewidth=0)
+            ax.plot(middle.index, middle, color=colour, label=label, marker="o", markersize=3)
+        ax.set(title=kind, xlabel="layer")
+        ax.set_yscale("symlog", linthresh=0.1)
+        ax.axhline(0, color=COLOURS["neutral"], linewidth=0.5)
+        ax.legend(loc="upper left")
+    axes[0].set_ylabel("excess kurtosis")
+    return axes
+
+
+def strips(
+    table: pd.DataFrame, ax: Axes, *, value: str, group: str, colours: Mapping[str, str], label: str
+) -> Axes:
+    """A row of points a group with its median: every value is seen, none is summed away.
+
+    Args:
+        table: a row a value.
+        ax: where to.
+        value: the column to draw.
+        group: the column that says which row.
+        colours: of each group, in order from the top.
+        label: of the value's axis.
+    """
+    sns.stripplot(
+        table, x=value, y=group, order=list(colours), hue=group, palette=dict(colours),
+        ax=ax, size=3.5, alpha=0.55, legend=False,
+    )  # fmt: skip
+    for row, name in enumerate(colours):
+        median = table.loc[table[group] == name, value].median()
+        ax.plot([median, median], [row - 0.35, row + 0.35], color=COLOURS["neutral"], linewidth=2)
+    ax.set(xlabel=label, ylabel="")
+    return ax
+
+
+def paper_range(ax: Axes, low: float, high: float, *, horizontal: bool = False) -> Axes:
+    """Shade the paper's figure."""
+    span = ax.axhspan if horizontal else ax.axvspan
+    span(low, high, color=COLOURS["masked"], alpha=0.25, linewidth=0, label="paper")
+    return ax
+
+
+def curves(
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    x: str,
+    y: str,
+    group: str,
+    colours: Mapping[str, str],
+    labels: tuple[str, str],
+) -> Axes:
+    """Mean with its 95% interval against x, a line a group; the intervals are in the table.
+
+    Args:
+        table: columns x, y, ``low``, ``high`` and the group's.
+        ax: where to.
+        x: a column.
+        y: a column.
+        group: the column that says which line.
+        colours: of each group.
+        labels: of the two axes.
+    """
+    for name, colour in colours.items():
+        part = table[table[group] == name].sort_values(x)
+        ax.fill_between(part[x], part.low, part.high, color=colour, alpha=0.25, linewidth=0)
+        ax.plot(part[x], part[y], color=colour, marker="o", markersize=3, label=name)
+    ax.set(xlabel=labels[0], ylabel=labels[1])
+    ax.legend()
+    return ax
+
+
+def estimates(
+    rows: Sequence[tuple[str, Any, str]], ax: Axes, *, label: str, zero: bool = True
+) -> Axes:
+    """Points with intervals, one below the other: (name, Estimate, colour)."""
+    for i, (_, estimate, colour) in enumerate(rows):
+        ax.plot([estimate.low, estimate.high], [i, i], color=colour, linewidth=2)
+        ax.plot(estimate.value, i, "o", color=colour)
+    ax.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_xlabel(label)
+    if zero:
+        ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
+    return ax
+
+
+def text_before_and_after(
+    tokens: Sequence[str],
+    before: Sequence[float],
+    after: Sequence[float],
+    axes: Sequence[Axes],
+    *,
+    titles: tuple[str, str],
+    width: int = 62,
+) -> Sequence[Axes]:
+    """The same text twice, each token on a ground as dark as the neuron's activation there.
+
+    Args:
+        tokens: made visible, in reading order.
+        before: activation at each token.
+        after: the same with the channel ablated.
+        axes: two, drawn as pages of text.
+        titles: of the two.
+        width: characters a line.
+    """
+    scale = max(1e-12, float(np.max(np.abs([*before, *after]))))
+    for ax, values, title in zip(axes, (before, after), titles, strict=True):
+        column, line = 0, 0
+        for token, value in zip(tokens, values, strict=True):
+            if column and column + len(token) > width:
+                column, line = 0, line + 1
+            colour = COLOURS["positive" if value >= 0 else "negative"]
+            share = abs(value) / scale
+            ax.text(
+                column, line, token, family="monospace", fontsize=8.5, va="center", ha="left",
+                color="white" if share > 0.55 else "black", clip_on=False,
+                bbox={"facecolor": colour, "alpha": share, "pad": 1.2, "linewidth": 0},
+            )  # fmt: skip
+            column += len(token)
+        ax.set(xlim=(0, width), ylim=(line + 0.6, -0.6), title=title)
+        ax.axis("off")
+    return axes
+
+
+def token_bars(
+    tokens: Sequence[str], drops: Sequence[float], ax: Axes, *, label: str, colour: str
+) -> Axes:
+    """Horizontal bars, a token each, the largest on top."""
+    ax.barh(range(len(tokens)), drops, color=colour)
+    ax.set_yticks(range(len(tokens)), tokens, family="monospace", fontsize=9)
+    ax.invert_yaxis()
+    ax.set_xlabel(label)
+    ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
+    return ax
+
+
+def shares_by_layer(table: pd.DataFrame, ax: Axes, *, chance: float) -> Axes:
+    """Share above the null against layer, a line a kind, and what chance gives.
+
+    Args:
+        table: columns layer, kind, share.
+        ax: where to.
+        chance: the share to expect of vectors like the null's.
+    """
+    for kind, part in table.groupby("kind", sort=False):
+        ax.plot(part.layer, part.share, color=COLOURS[kind], marker="o", markersize=4, label=kind)
+    ax.axhline(chance, color=COLOURS["null"], linewidth=2, label="chance")
+    ax.set(xlabel="layer", ylabel="share above the null's 95%", ylim=(0, None))
+    ax.legend(ncols=4)
+    return ax

@@ -1,0 +1,75 @@
+"""Reconstruction against least squares, matching against a shuffled copy, repeats counted once."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from rotate_core import Vocabulary, decompose
+from rotate_core.experiments.reconstruction import (
+    explained_norm,
+    jaccard,
+    match,
+    n_distinct,
+    reconstruction_cosine,
+)
+from rotate_core.support import matched_rotations
+
+
+@pytest.fixture(scope="module")
+def channels():
+    generator = torch.Generator().manual_seed(0)
+    projection = torch.randn(16, 600, generator=generator)
+    w = torch.randn(3, 16, generator=generator)
+    return decompose(w, Vocabulary(projection), n_channels=4, threshold=3.0, progress=False)
+
+
+def test_reconstruction_is_least_squares(channels):
+    cosine = reconstruction_cosine(channels.weight_vectors, channels.vectors)
+    for n in range(3):
+        w = channels.weight_vectors[n].double()
+        for c in range(1, 5):
+            basis = channels.vectors[n, :c].double().T
+            fit = basis @ torch.linalg.lstsq(basis, w.unsqueeze(1)).solution.squeeze(1)
+            assert cosine[n, c - 1] == pytest.approx(torch.cosine_similarity(w, fit, 0).item())
+            expected = 1 - (w - fit).norm() / w.norm()
+            assert explained_norm(cosine[n, c - 1]).item() == pytest.approx(expected.item())
+
+
+def test_a_repeated_channel_adds_nothing():
+    w, c = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(0))
+    cosine = reconstruction_cosine(w, torch.stack([c, 3 * c], 1))[0]
+    assert cosine[0] == pytest.approx(cosine[1].item())
+
+
+def test_random_directions_reconstruct_as_well(channels):
+    """What the chapter's null is for: directions at the channels' cosines, and nothing else."""
+    many = matched_rotations(channels, 5)
+    w = channels.weight_vectors.expand(5, -1, -1)
+    ours = reconstruction_cosine(channels.weight_vectors, channels.vectors)[:, -1]
+    assert reconstruction_cosine(w, many)[..., -1].mean() > ours.mean() - 0.1
+
+
+def test_jaccard_of_sets():
+    a, b = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 1, 2], [2, 3, 4], [5, 6, 7]])
+    assert jaccard(a, b, 9)[0].tolist() == pytest.approx([1, 0.2, 0])
+
+
+def test_matching_finds_the_same_channels_in_another_order(channels):
+    order = torch.tensor([2, 0, 3, 1])
+    other = dataclasses.replace(
+        channels, vectors=channels.vectors[:, order], top_ids=channels.top_ids[:, order]
+    )
+    found = match(channels, other)
+    assert found.cosine.tolist() == pytest.approx([1, 1, 1])
+    assert found.jaccard.tolist() == pytest.approx([1, 1, 1])
+    assert (found.other_cosine < found.cosine - 0.05).all()
+    with pytest.raises(ValueError, match="different neurons"):
+        match(channels, dataclasses.replace(channels, indices=(5, 6, 7)))
+
+
+def test_repeats_count_once(channels):
+    assert (n_distinct(channels) <= 4).all()
+    vectors = channels.vectors.clone()
+    vectors[:, 1:] = vectors[:, :1]
+    assert n_distinct(dataclasses.replace(channels, vectors=vectors)).tolist() == [1, 1, 1]
