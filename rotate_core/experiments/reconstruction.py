@@ -1,4 +1,4 @@
-"""How much of a neuron its channels hold, and whether other seeds find the same ones (chapter 6)."""
+"""How much of a neuron its channels hold, and whether other seeds find them too (chapter 6)."""
 
 from __future__ import annotations
 
