@@ -9,6 +9,8 @@
 After Avrahamy, Gur-Arieh and Geva (arXiv:2604.06005).
 """
 
+from typing import TYPE_CHECKING, Any
+
 from rotate_core.channels import Channels
 from rotate_core.decomposition import ConvergenceWarning, decompose
 from rotate_core.models import Model, load_model
@@ -16,11 +18,15 @@ from rotate_core.neurons import Neurons
 from rotate_core.settings import PAPER, Settings
 from rotate_core.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from rotate_core.explorer import Explorer
+
 __version__ = "0.1.0"
 __all__ = [
     "PAPER",
     "Channels",
     "ConvergenceWarning",
+    "Explorer",
     "Model",
     "Neurons",
     "Settings",
@@ -28,3 +34,11 @@ __all__ = [
     "decompose",
     "load_model",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Explorer":  # ipywidgets is imported only where a widget is wanted
+        from rotate_core.explorer import Explorer
+
+        return Explorer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

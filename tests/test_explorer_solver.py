@@ -92,12 +92,28 @@ def test_a_zero_column_stays_zero() -> None:
     assert scale.tolist() == [0, pytest.approx(2 / 127)]
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="no node")
-def test_the_browsers_code_passes_its_own_tests() -> None:
+@pytest.fixture
+def node() -> None:
+    if shutil.which("node") is None:
+        pytest.skip("no node on this machine")
     if not (JS / "node_modules").is_dir():
-        pytest.skip("no node_modules: run 'npm ci' in rotate_core/explorer/js")
-    done = subprocess.run(["npm", "test"], cwd=JS, capture_output=True, text=True, timeout=300)
+        pytest.skip("no node_modules: run 'make explorer-js', or 'npm ci' in rotate_core/explorer/js")
+
+
+def run(*command: str | Path) -> None:
+    done = subprocess.run(command, cwd=JS, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+@pytest.mark.usefixtures("node")
+def test_the_browsers_code_passes_its_own_tests() -> None:
+    run("npm", "test")
+
+
+@pytest.mark.usefixtures("node")
+def test_the_file_in_git_is_what_its_sources_build(tmp_path: Path) -> None:
+    run("node", "build.js", "--out", tmp_path)
+    assert (tmp_path / "explorer.js").read_bytes() == (JS.parent / "static/explorer.js").read_bytes()
 
 
 if __name__ == "__main__":

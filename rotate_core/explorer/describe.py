@@ -1,0 +1,113 @@
+"""What the explorer draws of a neuron, as plain data: js/view/data.js reads it."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, TypedDict
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rotate_core.channels import Channels
+from rotate_core.kurtosis import standardised_moments
+from rotate_core.support import support
+
+BIN = 0.5
+"""Width of a histogram's bins, in standard deviations."""
+N_NAMED = 8
+"""Tokens named at each end of a neuron's own projection."""
+
+
+class Place(TypedDict):
+    """Where a neuron is."""
+
+    layer: int
+    kind: str
+    index: int
+
+
+def describe(channels: Channels, *, source: str = "") -> list[dict[str, Any]]:
+    """Each neuron with its own projection and its channels, ready for JSON.
+
+    Args:
+        channels: of one layer and kind.
+        source: where the channels come from, shown as the explorer's status.
+
+    Returns:
+        A dictionary a neuron. Vectors are float32, little-endian, in base64; numbers are rounded to
+        what is drawn.
+    """
+    evidence = channels.support if channels.support is not None else support(channels)
+    return [
+        {
+            "layer": channels.layer,
+            "kind": channels.kind,
+            "index": channels.indices[row],
+            "source": source,
+            "vocabulary": getattr(channels.vocabulary, "name", ""),
+            "w": encode(channels.weight_vectors[row]),
+            **_own_projection(channels, row),
+            "channels": [
+                _channel(channels, evidence, row, column) for column in range(channels.n_channels)
+            ],
+        }
+        for row in range(channels.n_neurons)
+    ]
+
+
+def encode(vector: Tensor) -> str:
+    """Float32 numbers, little-endian, in base64."""
+    return base64.b64encode(vector.float().contiguous().numpy().astype("<f4").tobytes()).decode()
+
+
+def histogram(z: Float[Tensor, " d_vocab"]) -> dict[str, Any]:
+    """Counts in bins of half a standard deviation, from the lowest that has any to the highest."""
+    bins = torch.floor(z / BIN).long()
+    first = int(bins.min())
+    counts = torch.bincount(bins - first)
+    return {"from": first * BIN, "step": BIN, "counts": counts.tolist()}
+
+
+def _own_projection(channels: Channels, row: int) -> dict[str, Any]:
+    z, skewness, kurtosis = _standardised(channels, channels.weight_vectors[row])
+    tokens = channels.vocabulary.tokens
+    named = channels.vocabulary.token_weights.cpu() > 0
+
+    def ends(sign: int) -> list[tuple[str, float]]:
+        top = (sign * z).masked_fill(~named, -torch.inf).topk(min(N_NAMED, len(z))).indices.tolist()
+        return [(tokens[i], round(float(z[i]), 2)) for i in top]
+
+    return {
+        "kurtosis": round(kurtosis, 3),
+        "skewness": round(skewness, 3),
+        "positive": ends(1),
+        "negative": ends(-1),
+        "histogram": histogram(z),
+    }
+
+
+def _channel(channels: Channels, evidence: Tensor, row: int, column: int) -> dict[str, Any]:
+    z, _, _ = _standardised(channels, channels.vectors[row, column])
+    n_top = channels.top_ids.shape[2]
+    q = None if channels.q_value is None else round(float(channels.q_value[row, column]), 4)
+    return {
+        "vector": encode(channels.vectors[row, column]),
+        "kurtosis": round(float(channels.kurtosis[row, column]), 2),
+        "cosine": round(float(channels.cosine[row, column]), 4),
+        "tail": int(channels.tail[row, column]),
+        "nMasked": int(channels.n_masked[row, column]),
+        "support": round(float(evidence[row, column]), 3),
+        "q": q,
+        "converged": bool(channels.converged[row, column]),
+        "top": [(token, round(z, 2)) for token, z in channels.top_tokens(row, column, n_top)],
+        "histogram": histogram(z),
+    }
+
+
+def _standardised(channels: Channels, vector: Tensor) -> tuple[Tensor, float, float]:
+    """z-scores of a vector's projection, its skewness and its excess kurtosis."""
+    projection = channels.vocabulary.projection
+    logits = (vector.to(projection) @ projection).float().cpu()
+    mean, variance, skewness, kurtosis = standardised_moments(logits)
+    return (logits - mean) / variance.sqrt(), float(skewness), float(kurtosis)
