@@ -1,0 +1,136 @@
+"""The causal estimators on planted truth: a planted channel scores high, a random one does not."""
+
+import dataclasses
+
+import pytest
+import torch
+from tiny_models import D_MODEL, TOKENS, tiny
+
+from rotate_core import Vocabulary, decompose
+from rotate_core.experiments.activations import mlp_of
+from rotate_core.experiments.input_ablation import Side, input_ablation, tails
+from rotate_core.experiments.output_ablation import logit_drops, output_ablation
+from rotate_core.support import matched_rotations
+
+D, V, BLOCK = 64, 1500, 30
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Two blocks of tokens, neurons that are sums of their directions, their channels, and text."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.linalg.qr(torch.randn(D, 2, generator=generator)).Q.T
+    projection = torch.randn(D, V, generator=generator)
+    projection[:, :BLOCK] += 8 * directions[0][:, None]
+    projection[:, BLOCK : 2 * BLOCK] += 8 * directions[1][:, None]
+    mixture = torch.tensor([[1.0, 1.0], [1.02, 0.98], [0.98, 1.02]])
+    w = mixture @ directions + 0.02 * torch.randn(3, D, generator=generator)
+    vocabulary = Vocabulary(projection, torch.ones(V))
+    channels = decompose(w, vocabulary, n_channels=2, threshold=3.5, progress=False)
+    exact = (w @ directions.T).unsqueeze(2) * directions  # the two summands of each neuron
+    first = channels.top_ids[:, 0, :10].lt(BLOCK).float().mean(1) > 0.5
+    exact = torch.where(first[:, None, None], exact, exact.flip(1))
+    channels = dataclasses.replace(channels, vectors=exact)
+    tokens = torch.randint(0, V, (40_000,), generator=generator)
+    x = projection.T[tokens] / 8
+    return channels, x, tokens
+
+
+class Identity(torch.nn.Module):
+    """Neurons without a nonlinearity, so that what an ablation does is known."""
+
+    def forward(self, x):
+        return x
+
+
+@pytest.fixture(scope="module")
+def side(planted):
+    channels, x, tokens = planted
+    return Side(x, tokens, None, channels.weight_vectors, Identity())
+
+
+def test_tails_are_the_planted_blocks(planted):
+    channels = planted[0]
+    member = tails(channels)
+    for i in range(3):
+        blocks = [set(member[i, k].nonzero().flatten().tolist()) for k in range(2)]
+        wanted = [set(range(BLOCK)), set(range(BLOCK, 2 * BLOCK))]
+        assert any(len(blocks[0] & block) > 20 for block in wanted)
+        assert len(blocks[0] & blocks[1]) < 5
+
+
+def test_planted_channels_are_faithful_and_complete(planted, side):
+    rows, neurons = input_ablation(side, planted[0], "in", n_rotations=20)
+    assert not rows.skipped.any()
+    assert (rows.faithfulness > 0.7).all()
+    assert rows.passes.mean() == 1
+    assert (rows.d_own > 0.7).all()
+    assert (rows.rotation.abs() < 0.25).all()
+    assert (neurons.completeness > 0.8).all()
+
+
+def test_random_channels_are_not(planted, side, monkeypatch):
+    """Directions at the channels' own cosines, with the channels' own tails."""
+    channels = planted[0]
+    random = dataclasses.replace(channels, vectors=matched_rotations(channels, 1, seed=9)[0])
+    member = tails(channels)
+    monkeypatch.setattr("rotate_core.experiments.input_ablation.tails", lambda _: member)
+    rows, _ = input_ablation(side, random, "in", n_rotations=20)
+    assert rows.faithfulness.abs().mean() < 0.25
+
+
+def test_a_channel_without_positions_is_skipped_not_scored(planted, side):
+    few = dataclasses.replace(side, token=torch.full_like(side.token, V - 1))
+    rows, _ = input_ablation(few, planted[0], "in", n_rotations=2)
+    assert rows.skipped.all()
+    assert rows.faithfulness.isna().all()
+    with pytest.raises(ValueError, match="gate and in"):
+        input_ablation(side, planted[0], "out")
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_logit_drops_are_those_of_a_model_that_is_run_again(family):
+    model = tiny(family)
+    vectors = torch.randn(3, D_MODEL, generator=torch.Generator().manual_seed(0))
+    a = torch.tensor([0.5, -2.0])
+    drops = logit_drops(model, 0, TOKENS, a, vectors)
+    for j, vector in enumerate(vectors):
+        expected = 0
+        for row, value in zip(TOKENS, a, strict=True):
+
+            def edit(_, __, output, value=value, vector=vector):
+                output = output.clone()
+                output[:, -1] -= value * vector
+                return output
+
+            with torch.no_grad():
+                before = model(row[None]).logits[0, -1]
+                handle = mlp_of(model, 0).register_forward_hook(edit)
+                after = model(row[None]).logits[0, -1]
+                handle.remove()
+            expected = expected + value.sign() * (before - after) / 2
+        torch.testing.assert_close(drops[j], expected, atol=1e-4, rtol=1e-3)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_planted_output_channels_have_their_tokens_on_top():
+    """out vectors made of two unembedding directions: their channels promote just these."""
+    model = tiny("llama")
+    with torch.no_grad():
+        model.lm_head.weight.normal_(generator=torch.Generator().manual_seed(3))
+        model.lm_head.weight[:4] += 6 * torch.eye(D_MODEL)[0]
+        model.lm_head.weight[4:8] += 6 * torch.eye(D_MODEL)[1]
+    projection = model.lm_head.weight.detach().T.clone()
+    w = torch.eye(D_MODEL)[:2].sum(0, keepdim=True) * 0.2
+    vocabulary = Vocabulary(projection, torch.ones(projection.shape[1]))
+    channels = decompose(w, vocabulary, n_channels=2, threshold=1.5, progress=False)
+    contexts, activation = TOKENS[None], torch.ones(1, 2)
+    frequency = torch.ones(projection.shape[1])
+    rows, neurons, drops = output_ablation(
+        model, channels, 1, contexts, activation, frequency, n_rotations=10
+    )
+    assert drops.shape == (1, 2, projection.shape[1])
+    assert (rows.auroc > 0.85).all()
+    assert (rows.auroc > rows.auroc_rotation).all()
+    assert (rows.faithfulness > rows.faithfulness_rotation).all()
+    assert neurons.completeness.item() > 0.8
