@@ -303,8 +303,8 @@ class Atlas:
         place = f"layer {layer}, {kind}"
         planned = {i for shard in self.manifest.group(layer, kind) for i in shard.indices}
         if neuron is None or neuron in planned:
-            what = "this shard" if neuron is not None else "no shard"
-            return f"{place}: {what} is not there yet; run `rotate decompose` again"
+            what = "planned" if neuron is None else f"neuron {neuron} is planned"
+            return f"{place}: {what}, and not there yet; run `rotate decompose` again"
         return f"{place} has no neuron {neuron}: {self.folder} has {_listed(sorted(planned))}"
 
     def __repr__(self) -> str:

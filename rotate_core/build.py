@@ -248,6 +248,8 @@ def _choose(
             numbers = torch.randperm(model.d_mlp, generator=generator)[:neurons].tolist()
         else:
             numbers = set(neurons)
+            if not numbers:
+                raise ValueError(f"no neuron asked for: a layer has 0 to {model.d_mlp - 1}")
             if beyond := [i for i in numbers if not 0 <= i < model.d_mlp]:
                 raise ValueError(
                     f"neuron {beyond[0]}: a layer of {model.name} has 0 to {model.d_mlp - 1}"

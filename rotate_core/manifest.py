@@ -12,6 +12,7 @@ from typing import Any
 from rotate_core.architectures import KINDS
 from rotate_core.files import write_whole
 from rotate_core.settings import Settings
+from rotate_core.support import STATISTICS
 
 FORMAT = "rotate_core atlas 1"
 
@@ -160,6 +161,8 @@ def read_manifest(folder: Path) -> Manifest:
         content["settings"] = Settings(**content["settings"])
         content["shards"] = tuple(_shard(entry) for entry in content["shards"])
         manifest = Manifest(**content)
+        if manifest.statistic not in STATISTICS:
+            raise ValueError(f"statistic {manifest.statistic!r}")
         for field in dataclasses.fields(Manifest):
             value = getattr(manifest, field.name)
             wanted = _TYPES[str(field.type).partition("[")[0]]

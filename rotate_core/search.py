@@ -28,6 +28,8 @@ def search(atlas: Atlas, word: str, limit: int | None = 20) -> pd.DataFrame:
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: wanted at least 1")
     wanted = normalise(word)
+    if not wanted:
+        raise ValueError(f"{word!r} is nothing to search for: give a token or a word")
     found = _look_up(atlas, wanted)
     if not len(found):
         _explain(atlas, word, wanted)
@@ -62,8 +64,6 @@ def _look_up(atlas: Atlas, wanted: str) -> pa.Table:
 
 def _explain(atlas: Atlas, word: str, wanted: str) -> None:
     """An empty answer has two causes: a word that is no token is an error, a rare one is not."""
-    if not wanted:
-        raise ValueError(f"{word!r} is nothing to search for: give a token or a word")
     words = {normalise(token) for token in atlas.tokens}
     if wanted not in words:
         alike = (w for w in words if w and (w.startswith(wanted) or wanted.startswith(w)))

@@ -1,0 +1,236 @@
+"""The command line as a user meets it: in a process of its own, killed, interrupted, out of disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rotate_core.atlas import Atlas
+from rotate_core.cli import app
+from rotate_core.cli_options import n_bytes
+
+BUILD = [
+    "--layers",
+    "0-2",
+    "--kinds",
+    "gate,out",
+    "--neurons",
+    "all",
+    "--channels",
+    "3",
+    "--null",
+    "20",
+    "--threshold",
+    "2.5",
+]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "rotate_core.cli", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "dumb"}
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), env=environment(), capture_output=True, text=True, timeout=300
+    )
+
+
+def vectors_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def built(checkpoints, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "atlas"
+    result = run("decompose", checkpoints("llama"), *BUILD, "--out", folder)
+    assert result.returncode == 0, result.stderr
+    assert "12 of 12 shards, 288 vectors x 3 channels" in result.stdout
+    assert "channel/s" in result.stderr
+    return folder
+
+
+def ask(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+# --- Questions ----------------------------------------------------------------------------------
+
+
+def test_info_search_and_show(built: Path) -> None:
+    result = ask("info", built)
+    assert result.exit_code == 0
+    assert "significant" in result.stdout
+    first = Atlas.open(built).table(layer=2, kind="out").iloc[0]
+    word = next(token for token in first["top_tokens"] if token.strip())
+    result = ask("search", built, word, "--limit", 5)
+    assert result.exit_code == 0
+    assert "top_tokens" in result.stdout
+    result = ask("show", built, "--layer", 2, "--kind", "out", "--neuron", first["neuron"])
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 1 + 3
+
+
+def test_json_is_a_row_an_object(built: Path) -> None:
+    result = ask("show", built, "--layer", 0, "--kind", "gate", "--neuron", 7, "--json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["channel"] for row in rows] == [0, 1, 2]
+    assert len(rows[0]["top_tokens"]) == 10
+    assert 0 < rows[0]["p_value"] <= 1
+
+
+def test_version_and_help() -> None:
+    assert ask("--version").stdout.startswith("rotate 0.")
+    for name in ("decompose", "search", "show", "info"):
+        result = ask(name, "--help")
+        assert result.exit_code == 0
+        assert "--" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["info", "nowhere"], 1, "rotate: nowhere is no atlas: there is no such folder"),
+        (["show", "ATLAS", "--layer", 9, "--kind", "out", "--neuron", 0], 1, "layer 9: "),
+        (["show", "ATLAS", "--layer", 0, "--kind", "out", "--neuron", 48], 1, "no neuron 48"),
+        (["search", "ATLAS", "catz"], 1, "no token of tiny-llama reads 'catz'"),
+        (["decompose", "smollm", "--out", "x"], 1, "did you mean 'smollm2-135m'?"),
+        (["decompose", "MODEL", "--out", "x", "--layers", 5], 1, "layer 5: tiny-llama has 0 to 2"),
+        (["decompose", "MODEL", *BUILD, "--out", "ATLAS", "--seed", 1], 1, "seed: 0 -> 1"),
+        (["decompose", "MODEL", "--out", "x", "--threshold", -1], 1, "threshold=-1.0"),
+        (["decompose", "MODEL", "--out", "x", "--layers", "a-b"], 2, "'a-b' is no number"),
+        (["decompose", "MODEL", "--out", "x", "--neurons", "@nofile"], 2, "nofile"),
+        (["decompose", "MODEL", "--out", "x", "--memory", "much"], 2, "wanted such as 500MB"),
+        (["decompose", "MODEL", "--out", "x", "--device", "abacus"], 2, "abacus"),
+        (["decompose", "MODEL", "--out", "x", "--solver", "luck"], 2, "geodesic"),
+        (["decompose", "MODEL"], 2, "--out"),
+        (["compose"], 2, "compose"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line_and_a_code(built, checkpoints, arguments, code, message) -> None:
+    known = {"ATLAS": built, "MODEL": checkpoints("llama")}
+    result = ask(*(known.get(argument, argument) for argument in arguments))
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    if code == 1:
+        assert len(result.stderr.splitlines()) == 1
+        assert result.stderr.startswith("rotate: ")
+    assert not Path("x").exists()
+
+
+def test_neurons_out_of_a_file(checkpoints, tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.txt"
+    numbers.write_text("5\n31\n5\n")
+    options = f"--layers 1 --kinds in --channels 1 --neurons @{numbers} --no-progress".split()
+    result = ask("decompose", checkpoints("llama"), *options, "--out", tmp_path / "atlas")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert Atlas.open(tmp_path / "atlas").channels(layer=1, kind="in").indices == (5, 31)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("500MB", 5e8), ("2 GiB", 2e9), ("1.5k", 1500.0), ("7", 7.0), (None, None)],
+)
+def test_memory_as_people_write_it(text, expected) -> None:
+    assert n_bytes(text) == expected
+
+
+# --- Interruptions ------------------------------------------------------------------------------
+
+
+def start(folder: Path, model: Path) -> subprocess.Popen[str]:
+    """A build that has begun to work."""
+    process = subprocess.Popen(
+        command("decompose", model, *BUILD, "--out", folder, "--no-progress"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (folder / "manifest.json").exists() and process.poll() is None:
+        time.sleep(0.005)
+    return process
+
+
+def test_killed_at_random_moments_the_finished_atlas_is_the_uninterrupted_one(
+    built: Path, checkpoints, tmp_path: Path
+) -> None:
+    folder, moments = tmp_path / "atlas", random.Random(0)
+    n_killed = 0
+    for _ in range(4):
+        process = start(folder, checkpoints("llama"))
+        time.sleep(moments.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+        n_killed += process.returncode == -signal.SIGKILL
+        for table in folder.rglob("neurons-*.parquet"):  # what shows is whole
+            assert table.with_suffix(".safetensors").exists()
+        _ = Atlas.open(folder).shards() and Atlas.open(folder).table()
+    assert n_killed
+    assert run("decompose", checkpoints("llama"), *BUILD, "--out", folder).returncode == 0
+    assert vectors_of(folder) == vectors_of(built)
+    assert Atlas.open(folder).table().equals(Atlas.open(built).table())
+    assert not list(folder.rglob("*.part"))
+
+
+def test_ctrl_c_says_so_and_keeps_whole_shards(checkpoints, tmp_path: Path) -> None:
+    process = start(tmp_path / "atlas", checkpoints("llama"))
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr == "rotate: interrupted; whole shards are kept, and the same command goes on\n"
+
+
+def test_two_processes_share_the_work(built: Path, checkpoints, tmp_path: Path) -> None:
+    both = [start(tmp_path / "atlas", checkpoints("llama")) for _ in range(2)]
+    for process in both:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+    assert vectors_of(tmp_path / "atlas") == vectors_of(built)
+
+
+def test_a_full_disk_is_one_error_and_earlier_shards_stay(checkpoints, tmp_path: Path) -> None:
+    namespace = ["unshare", "--map-root-user", "--mount"]
+    if not shutil.which("unshare"):
+        pytest.skip("no unshare: a small file system cannot be mounted")
+    mount = "mount -t tmpfs -o size=400k none"
+    probe = subprocess.run(
+        [*namespace, "sh", "-c", f"{mount} /mnt"], capture_output=True, text=True
+    )
+    if probe.returncode:
+        pytest.skip(f"a small file system cannot be mounted: {probe.stderr.strip()}")
+    small, copy = tmp_path / "small", tmp_path / "copy"
+    small.mkdir()
+    build = " ".join(command("decompose", checkpoints("llama"), *BUILD, "--out", small / "atlas"))
+    script = (
+        f"{mount} {small} && {build} --no-progress; code=$?; cp -r {small}/atlas {copy}; exit $code"
+    )
+    result = subprocess.run(
+        [*namespace, "sh", "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("rotate: cannot write ")
+    assert "No space left on device; what was written before is whole" in line
+    atlas = Atlas.open(copy)
+    assert 0 < len(atlas.shards()) + len(atlas.shards(null=True)) < len(atlas.manifest.shards)
+    for shard in atlas.shards():
+        assert atlas.channels(layer=shard.layer, kind=shard.kind).vectors.isfinite().all()
+    assert run("decompose", checkpoints("llama"), *BUILD, "--out", copy).returncode == 0
