@@ -15,6 +15,7 @@ import argparse
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -76,16 +77,18 @@ def execute(source: Path, target: Path, values: dict[str, object]) -> None:
     unfinished = target.with_name(f".{target.stem}.failed.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    papermill.execute_notebook(
-        notebook,
-        str(unfinished),
-        kernel_name="python3",
-        cwd=str(source.parent),
-        progress_bar=True,
-        stderr_file=sys.stderr,  # where a cell's own progress bar shows, drawn as text:
-        extra_arguments=[f"--IPKernelApp.exec_lines={PLAIN_TQDM}"],  # a widget would reach the page
-        config=Config({"KernelManager": {"transport": "ipc"}}),  # no open port
-    )
+    with tempfile.TemporaryDirectory() as sockets:  # for the kernel, instead of an open port
+        kernel = {"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}
+        papermill.execute_notebook(
+            notebook,
+            str(unfinished),
+            kernel_name="python3",
+            cwd=str(source.parent),
+            progress_bar=True,
+            stderr_file=sys.stderr,  # where a cell's own progress bar shows, drawn as text:
+            extra_arguments=[f"--IPKernelApp.exec_lines={PLAIN_TQDM}"],  # no widget for the page
+            config=Config({"KernelManager": kernel}),
+        )
     executed = nbformat.read(unfinished, as_version=4)
     drop_progress_bars(executed)
     nbformat.write(executed, unfinished)

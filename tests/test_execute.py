@@ -69,6 +69,7 @@ def test_executes_with_the_profile_in_the_notebooks_own_folder(tmp_path: Path):
     (output,) = nbformat.read(target, as_version=4).cells[1].outputs
     assert output.text == f"3 {tmp_path}\n"
     assert [path.name for path in target.parent.iterdir()] == ["00_it.ipynb"]
+    assert {path.name for path in tmp_path.iterdir()} == {"00_it.ipynb", "made"}
 
 
 def test_a_tqdm_bar_leaves_no_widget_behind(tmp_path: Path):

@@ -35,8 +35,8 @@ def test_the_book_has_a_chapter_for_each_notebook_in_order():
     assert list(NOTEBOOKS) == CHAPTERS
 
 
-def test_profiles_are_the_four_that_the_readme_names():
-    assert set(PROFILES) == {"quick", "default", "paper-gemma", "paper-llama"}
+def test_the_profiles_of_the_readme_are_there():
+    assert set(PROFILES) >= {"quick", "default", "paper-gemma", "paper-llama"}
 
 
 @each_notebook
