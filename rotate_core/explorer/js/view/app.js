@@ -150,6 +150,8 @@ export function mountExplorer(root, { info, neurons, settings: defaults, file },
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
     const as = store.state.matches.filter(({ cosine }) => cosine >= 0.9).length;
     const who = mode === "live" ? "Python" : `this browser (${engine.name})`;
+    const detail = { neuron, stored, settings };
+    root.dispatchEvent(new CustomEvent("rotate:channels", { bubbles: true, detail }));
     say(`${neuron.channels.length} channels in ${seconds} s by ${who}: ${as} as stored, ${neuron.channels.length - as} new.`);
     remember();
   }
