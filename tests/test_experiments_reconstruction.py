@@ -13,6 +13,7 @@ from rotate_core.experiments.reconstruction import (
     n_distinct,
     reconstruction_cosine,
 )
+from rotate_core.experiments.sample import take
 from rotate_core.support import matched_rotations
 
 
@@ -77,3 +78,11 @@ def test_repeats_count_once(channels):
     vectors = channels.vectors.clone()
     vectors[:, 1:] = vectors[:, :1]
     assert n_distinct(dataclasses.replace(channels, vectors=vectors)).tolist() == [1, 1, 1]
+
+
+def test_taking_rows_keeps_everything_in_line(channels):
+    some = take(channels, [2, 0])
+    assert some.indices == (channels.indices[2], channels.indices[0])
+    assert torch.equal(some.vectors[0], channels.vectors[2])
+    assert some.top_tokens(1, 0) == channels.top_tokens(0, 0)
+    assert len(some.table()) == 8

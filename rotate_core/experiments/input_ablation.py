@@ -148,3 +148,16 @@ def input_ablation(
             }
         )
     return pd.DataFrame(channel_rows), pd.DataFrame(neuron_rows)
+
+
+def before_and_after(
+    side: Side, channels: Channels, kind: str, row: int, channel: int
+) -> tuple[Float[Tensor, " n_positions"], Float[Tensor, " n_positions"]]:
+    """A neuron's activation at every position, as it is and without one channel ("subtract")."""
+    gate = None if side.gate is None else side.gate[row : row + 1]
+    in_ = side.in_[row : row + 1]
+    w = channels.weight_vectors[row : row + 1]
+    edited = w - contributions(w, channels.vectors[row : row + 1])[:, channel]
+    before = neuron_activations(side.x, gate, in_, side.act)
+    gate, in_ = (edited, in_) if kind == "gate" else (gate, edited)
+    return before.squeeze(1), neuron_activations(side.x, gate, in_, side.act).squeeze(1)

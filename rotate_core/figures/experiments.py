@@ -125,7 +125,7 @@ def text_before_and_after(
     axes: Sequence[Axes],
     *,
     titles: tuple[str, str],
-    width: int = 62,
+    width: int = 80,
 ) -> Sequence[Axes]:
     """The same text twice, each token on a ground as dark as the neuron's activation there.
 
@@ -146,7 +146,7 @@ def text_before_and_after(
             colour = COLOURS["positive" if value >= 0 else "negative"]
             share = abs(value) / scale
             ax.text(
-                column, line, token, family="monospace", fontsize=8.5, va="center", ha="left",
+                column, line, token, family="monospace", fontsize=10, va="center", ha="left",
                 color="white" if share > 0.55 else "black", clip_on=False,
                 bbox={"facecolor": colour, "alpha": share, "pad": 1.2, "linewidth": 0},
             )  # fmt: skip
