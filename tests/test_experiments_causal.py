@@ -8,8 +8,9 @@ from tiny_models import D_MODEL, TOKENS, tiny
 
 from rotate_core import Vocabulary, decompose
 from rotate_core.experiments.activations import mlp_of
+from rotate_core.experiments.corpus import Windows
 from rotate_core.experiments.input_ablation import Side, input_ablation, tails
-from rotate_core.experiments.output_ablation import logit_drops, output_ablation
+from rotate_core.experiments.output_ablation import active_contexts, logit_drops, output_ablation
 from rotate_core.support import matched_rotations
 
 D, V, BLOCK = 64, 1500, 30
@@ -134,3 +135,17 @@ def test_planted_output_channels_have_their_tokens_on_top():
     assert (rows.auroc > rows.auroc_rotation).all()
     assert (rows.faithfulness > rows.faithfulness_rotation).all()
     assert neurons.completeness.item() > 0.8
+
+
+def test_contexts_end_where_the_neuron_is_most_active_once_a_document():
+    generator = torch.Generator().manual_seed(0)
+    windows = Windows(torch.arange(60).reshape(6, 10), torch.tensor([0, 0, 1, 1, 2, 2]), ("",) * 3)
+    activation = torch.randn(6, 10, 2, generator=generator)
+    activation[3, 7, 0] = -50
+    contexts, values = active_contexts(windows, activation, n=3, length=4)
+    assert contexts.shape == (2, 3, 4)
+    assert contexts[0, 0].tolist() == [34, 35, 36, 37]
+    assert values[0, 0] == -50
+    assert set((contexts[0, :, 0] // 20).tolist()) == {0, 1, 2}, "one of each document"
+    with pytest.raises(ValueError, match="read more text"):
+        active_contexts(windows, activation, n=7, length=4)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel
 
+    from rotate_core.experiments.corpus import Windows
+
 N_EFFECT = 50
 """Tokens that a neuron's own effect is measured on: those it moves most."""
 
@@ -181,3 +183,43 @@ def _auroc(scores: Float[Tensor, "n d_vocab"], positive: Tensor) -> Float[Tensor
     ranks = scores.argsort(1).argsort(1).double()[:, positive] + 1
     n = len(positive)
     return (ranks.sum(1) - n * (n + 1) / 2) / (n * (d_vocab - n))
+
+
+def active_contexts(
+    windows: Windows,
+    activation: Float[Tensor, "n_windows length n_neurons"],
+    *,
+    n: int,
+    length: int,
+) -> tuple[Int[Tensor, "n_neurons n length"], Float[Tensor, "n_neurons n"]]:
+    """For each neuron, the contexts that end where its |a| is largest, one a document.
+
+    Args:
+        windows: of text.
+        activation: at every position of them.
+        n: contexts for each neuron; documents are used again only where there are fewer.
+        length: tokens of a context, the active one last.
+
+    Returns:
+        The contexts and the activations at their ends.
+    """
+    ends = activation[:, length - 1 :]  # (n_windows, n_ends, n_neurons): whole contexts only
+    best, at = ends.abs().max(1)  # the best end of each window
+    contexts, values = [], []
+    for neuron in range(activation.shape[2]):
+        order = best[:, neuron].argsort(descending=True).tolist()
+        seen: set[int] = set()
+        first: list[int] = []
+        again: list[int] = []
+        for window in order:
+            document = int(windows.document[window])
+            (again if document in seen else first).append(window)
+            seen.add(document)
+        chosen = (first + again)[:n]
+        if len(chosen) < n:
+            raise ValueError(f"{len(order)} windows of text, {n} contexts: read more text")
+        starts = [int(at[window, neuron]) for window in chosen]
+        pairs = list(zip(chosen, starts, strict=True))
+        contexts.append(torch.stack([windows.tokens[w, s : s + length] for w, s in pairs]))
+        values.append(torch.stack([ends[w, s, neuron] for w, s in pairs]))
+    return torch.stack(contexts), torch.stack(values)

@@ -157,7 +157,7 @@ def text_before_and_after(
 
 
 def token_bars(
-    tokens: Sequence[str], drops: Sequence[float], ax: Axes, *, label: str, colour: str
+    tokens: Sequence[str], drops: Sequence[float], ax: Axes, *, label: str, colour: Sequence[str]
 ) -> Axes:
     """Horizontal bars, a token each, the largest on top."""
     ax.barh(range(len(tokens)), drops, color=colour)

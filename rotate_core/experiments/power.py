@@ -1,0 +1,103 @@
+"""Which statistic finds what is there? Channels planted in vectors that have none (ours)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rotate_core.channels import Channels, VocabularyLike
+from rotate_core.decomposition import decompose
+from rotate_core.support import STATISTICS, p_values
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rotate_core.settings import Settings
+
+
+def token_clusters(
+    vocabulary: VocabularyLike, n: int, size: int, *, seed: int = 0
+) -> tuple[Int[Tensor, "n size"], Float[Tensor, "n d_model"]]:
+    """Random tokens of weight 1 with their nearest neighbours by cosine, and the way they lie.
+
+    Columns of U are centred first. The direction is the unit vector along the cluster's mean.
+
+    Args:
+        vocabulary: U.
+        n: how many clusters.
+        size: tokens in each, the first one included.
+        seed: of the draw.
+    """
+    plain = (vocabulary.token_weights == 1).nonzero().flatten()
+    if not 1 <= size <= len(plain):
+        raise ValueError(f"size={size}: wanted 1 to {len(plain)}, the tokens of weight 1")
+    columns = vocabulary.projection - vocabulary.projection.mean(1, keepdim=True)
+    columns = (columns / columns.norm(dim=0))[:, plain]
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randint(len(plain), (n,), generator=generator)
+    near = (columns[:, centres].T @ columns).topk(size, dim=1).indices
+    direction = columns[:, near].mean(2).T
+    return plain[near], direction / direction.norm(dim=1, keepdim=True)
+
+
+def plant(
+    vectors: Float[Tensor, "n d_model"], directions: Float[Tensor, "n d_model"], strength: float
+) -> Float[Tensor, "n d_model"]:
+    """Vectors with a direction added to each, ``strength`` times as long as the vector itself."""
+    return vectors + strength * vectors.norm(dim=1, keepdim=True) * directions
+
+
+def power_table(
+    vectors: Float[Tensor, "n d_model"],
+    null: Channels,
+    vocabulary: VocabularyLike,
+    *,
+    sizes: Sequence[int],
+    strengths: Sequence[float],
+    settings: Settings | None = None,
+    statistics: Iterable[str] = tuple(STATISTICS),
+    level: float = 0.05,
+    seed: int = 0,
+    device: str | None = None,
+) -> pd.DataFrame:
+    """The share of planted first channels with a p-value below ``level``, for each statistic.
+
+    Args:
+        vectors: matched vectors to plant in, other draws than the null's.
+        null: channels of matched vectors.
+        vocabulary: U.
+        sizes: tokens of the planted clusters.
+        strengths: lengths of the planted directions, in lengths of the vector.
+        settings: of the null.
+        statistics: names in :data:`STATISTICS`.
+        level: p-value that counts as found.
+        seed: of the clusters.
+        device: where to compute; None is the CPU.
+
+    Returns:
+        Rows with statistic, size, strength, power and n.
+    """
+    import pandas as pd
+
+    null_values = {name: STATISTICS[name](null) for name in statistics}
+    rows = []
+    for size in sizes:
+        _, directions = token_clusters(vocabulary, len(vectors), size, seed=seed)
+        for strength in strengths:
+            channels = decompose(
+                plant(vectors, directions, strength),
+                vocabulary,
+                n_channels=1,
+                settings=settings,
+                device=device,
+                progress=False,
+            )
+            for name, values in null_values.items():
+                p = p_values(STATISTICS[name](channels), values)
+                found = float((p[:, 0] < level).double().mean())
+                rows.append((name, size, strength, found, len(vectors)))
+    return pd.DataFrame(rows, columns=["statistic", "size", "strength", "power", "n"])
