@@ -19,11 +19,13 @@ from rotate_core.settings import PAPER, Settings
 from rotate_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from rotate_core.atlas import Atlas
     from rotate_core.explorer import Explorer
 
 __version__ = "0.1.0"
 __all__ = [
     "PAPER",
+    "Atlas",
     "Channels",
     "ConvergenceWarning",
     "Explorer",
@@ -37,6 +39,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Atlas":
+        from rotate_core.atlas import Atlas
+
+        return Atlas
     if name == "Explorer":  # ipywidgets is imported only where a widget is wanted
         from rotate_core.explorer import Explorer
 

@@ -1,4 +1,4 @@
-"""The atlas: what comes back is what was computed, half a shard never shows, errors say what to do."""
+"""The atlas: what is stored comes back, half a shard never shows, errors say what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: in a process of its own, killed, interrupted, out of disk."""
+"""The command line as a user meets it: in its own process, killed, interrupted, out of disk."""
 
 from __future__ import annotations
 
