@@ -17,7 +17,7 @@ from rotate_core.manifest import Manifest, group_path
 from rotate_core.shards import is_there, read_schema, read_table, table_path, write_table
 from rotate_core.support import p_values, q_values
 
-ROW_GROUP = 1 << 16
+ROW_GROUP = 1 << 14
 """Rows of the index that are read together: a search reads one or two such groups."""
 INDEX_COLUMNS = ("model", "layer", "kind", "neuron", "channel", "support", "p_value", "q_value")
 

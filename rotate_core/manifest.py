@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,18 @@ class Manifest:
 
     def group(self, layer: int, kind: str, *, null: bool = False) -> tuple[Shard, ...]:
         """The planned shards of a layer and kind."""
-        return tuple(s for s in self.shards if (s.layer, s.kind, s.null) == (layer, kind, null))
+        return tuple(self._grouped.get((layer, kind, null), ()))
 
     def groups(self) -> list[tuple[int, str]]:
         """Layers and kinds that have planned neurons, in order."""
-        return sorted({(s.layer, s.kind) for s in self.shards if not s.null})
+        return sorted((layer, kind) for layer, kind, null in self._grouped if not null)
+
+    @cached_property
+    def _grouped(self) -> dict[tuple[int, str, bool], list[Shard]]:
+        found: dict[tuple[int, str, bool], list[Shard]] = {}
+        for shard in self.shards:
+            found.setdefault((*shard.group, shard.null), []).append(shard)
+        return found
 
 
 # --- Numbers of neurons as text -----------------------------------------------------------------

@@ -139,7 +139,7 @@ def p_value_histograms(
     for ax, (title, values) in zip(axes, groups.items(), strict=True):
         colour = COLOURS["null"] if "matched" in title else COLOURS["neuron"]
         weights = np.full(len(values), 1 / max(len(values), 1))
-        ax.hist(values, bins=np.linspace(0, 1, 11), weights=weights, color=colour)
+        ax.hist(values, bins=np.linspace(0, 1, 11).tolist(), weights=weights, color=colour)
         ax.axhline(0.1, color=COLOURS["neutral"], linewidth=0.8, linestyle="--")
         ax.set(title=title, xlabel="p-value")
         ax.yaxis.set_major_formatter("{x:.0%}")
