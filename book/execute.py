@@ -87,7 +87,10 @@ def execute(source: Path, target: Path, values: dict[str, object]) -> None:
             progress_bar=True,
             stderr_file=sys.stderr,  # where a cell's own progress bar shows, drawn as text:
             extra_arguments=[f"--IPKernelApp.exec_lines={PLAIN_TQDM}"],  # no widget for the page
-            config=Config({"KernelManager": kernel}),
+            # A page would load a player for widgets' state; the explorer's HTML needs none.
+            config=Config(
+                {"KernelManager": kernel, "PapermillNotebookClient": {"store_widget_state": False}}
+            ),
         )
     executed = nbformat.read(unfinished, as_version=4)
     drop_progress_bars(executed)
