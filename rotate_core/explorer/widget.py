@@ -82,6 +82,9 @@ class Explorer(anywidget.AnyWidget):
         content = self.content | {"neurons": self.content["neurons"][:n_neurons]}
         Path(path).write_text(page_script(content), encoding="utf-8")
 
+    def __repr__(self) -> str:
+        return f"Explorer({self._live.model.name!r}, {len(self.content['neurons'])} neurons)"
+
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """The widget for Jupyter, and a script for pages that are made of the notebook."""
         bundle = super()._repr_mimebundle_(**options)
