@@ -13,6 +13,7 @@ from rotate_core.experiments.scoreboard import (
     Claim,
     Outcome,
     collect,
+    over_null_rows,
     table,
     verdict,
 )
@@ -24,9 +25,9 @@ PROXY = Claim("A stand-in.", "10_descriptions", proxy=True)
 OPEN = Claim("More than.", "06_reconstruction", (0.95, math.inf))
 
 
-def outcome(ours, over, width=0.02):
+def outcome(ours, over, width=0.02, neurons=25):
     def estimate(x):
-        return Estimate(x, x - width, x + width, 100, 25)
+        return Estimate(x, x - width, x + width, 100, neurons)
 
     return Outcome(estimate(ours), estimate(ours - over), estimate(over), "chance", "a model")
 
@@ -43,12 +44,13 @@ def outcome(ours, over, width=0.02):
         (FIGURE, outcome(0.5, -0.3), "not reproduced", "below the paper's figure, not above"),
         (OPEN, outcome(0.97, 0.0), "not reproduced", "not above its null"),
         (OPEN, outcome(0.97, 0.1), "reproduced", "reaches"),
-        (DIRECTION, outcome(0.1, 0.1), "reproduced", "above its null"),
+        (DIRECTION, outcome(0.1, 0.1), "reproduced", "in the paper's direction"),
         (DIRECTION, outcome(0.1, 0.0), "not reproduced", "not above its null"),
         (PROXY, outcome(0.99, 0.5), "proxy", "above its null"),
         (PROXY, outcome(0.1, -0.5), "proxy", "not above its null"),
         (FIGURE, None, "not run", "no result"),
         (FIGURE, outcome(0.92, 0.3, width=math.nan), "not run", "too few neurons"),
+        (FIGURE, outcome(0.92, 0.3, neurons=7), "not run", "too few neurons"),
     ],
 )
 def test_each_verdict(claim, found, expected, why):
@@ -86,4 +88,13 @@ def test_outcomes_survive_the_file(tmp_path):
     back = collect(tmp_path)["stability_cosine"]
     assert back.ours.value == 0.9
     assert math.isnan(back.ours.low)
+    assert collect(tmp_path, checksum="abc").keys() == {"stability_cosine"}
+    assert collect(tmp_path, checksum="another model's") == {}
     assert [path.name for path in tmp_path.iterdir()] == ["06_reconstruction.json"]
+
+
+def test_rows_of_the_figure_have_percentiles_as_shares():
+    rows = over_null_rows({"concept_percentile": outcome(92, 40, width=2)})
+    assert rows[0][0] == "concept percentile"
+    assert rows[0][1].value == pytest.approx(0.4)
+    assert rows[0][2] == "reproduced"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VERDICTS = ("reproduced", "not reproduced", "proxy", "not run")
+LEAST_NEURONS = 8
+"""Clusters below which a bootstrap interval is not to be trusted."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def _estimate(stored: Mapping[str, Any]) -> Estimate:
 def verdict(claim: Claim, outcome: Outcome | None) -> tuple[str, str]:
     """The verdict and, in a few words, why.
 
-    1. No outcome, or one without an interval: "not run".
+    1. No outcome, or one from fewer than eight neurons: "not run".
     2. The claim is measured by a stand-in: "proxy", whatever it says.
     3. "reproduced" if the upper end of our interval reaches the lower end of the paper's range
        (where it gives a figure), and the whole interval of ours less the null is above 0.
@@ -143,14 +145,16 @@ def verdict(claim: Claim, outcome: Outcome | None) -> tuple[str, str]:
     if outcome is None:
         return "not run", "no result"
     over = outcome.over_null
-    if any(math.isnan(x) for x in (outcome.ours.low, outcome.ours.high, over.low)):
+    no_interval = any(math.isnan(x) for x in (outcome.ours.low, outcome.ours.high, over.low))
+    if no_interval or outcome.ours.n_clusters < LEAST_NEURONS:
         return "not run", f"too few neurons for an interval ({outcome.ours.n_clusters})"
     beats_null = over.low > 0
     if claim.proxy:
         return "proxy", "above its null" if beats_null else "not above its null"
     reaches = claim.paper is None or outcome.ours.high >= claim.paper[0]
     if reaches and beats_null:
-        return "reproduced", "reaches the paper's figure, above its null"
+        what = "in the paper's direction" if claim.paper is None else "reaches the paper's figure"
+        return "reproduced", f"{what}, above its null"
     why = [] if reaches else ["below the paper's figure"]
     why += [] if beats_null else ["not above its null"]
     return "not reproduced", ", ".join(why)
@@ -191,11 +195,29 @@ def table(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) 
     return pd.DataFrame(rows)
 
 
-def collect(folder: str | Path) -> dict[str, Outcome]:
-    """The outcomes that the chapters left in results/*.json."""
+def over_null_rows(outcomes: Mapping[str, Outcome]) -> list[tuple[str, Estimate, str]]:
+    """(name, ours less the null, verdict) of each claim, percentiles as shares; for a figure."""
+    rows = []
+    for name, outcome in outcomes.items():
+        estimate = outcome.over_null
+        if name.endswith("_percentile"):
+            value, low, high = (x / 100 for x in (estimate.value, estimate.low, estimate.high))
+            estimate = Estimate(value, low, high, estimate.n, estimate.n_clusters)
+        rows.append((name.replace("_", " "), estimate, verdict(CLAIMS[name], outcome)[0]))
+    return rows
+
+
+def collect(folder: str | Path, *, checksum: str | None = None) -> dict[str, Outcome]:
+    """The outcomes that the chapters left in results/*.json.
+
+    Args:
+        folder: of the files.
+        checksum: of a model; results of others are left out, and so count as not run.
+    """
     found: dict[str, Outcome] = {}
     for file in sorted(Path(folder).glob("[0-9][0-9]_*.json")):
         stored = json.loads(file.read_text(encoding="utf-8"))
-        for name, outcome in stored.get("claims", {}).items():
-            found[name] = Outcome.of(outcome)
+        if checksum in (None, stored["model"]["checksum"]):
+            for name, outcome in stored.get("claims", {}).items():
+                found[name] = Outcome.of(outcome)
     return found

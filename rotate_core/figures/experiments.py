@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+VERDICT_COLOURS = {
+    "reproduced": COLOURS["in"],
+    "not reproduced": COLOURS["householder"],
+    "proxy": COLOURS["geodesic"],
+    "not run": COLOURS["null"],
+}
+"""A colour for each verdict of the scoreboard."""
+
+
 def kurtosis_by_depth(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
     """Kurtosis against layer, one panel a kind: median and middle half, neurons and null.
 
@@ -103,21 +112,6 @@ def curves(
     return ax
 
 
-def estimates(
-    rows: Sequence[tuple[str, Any, str]], ax: Axes, *, label: str, zero: bool = True
-) -> Axes:
-    """Points with intervals, one below the other: (name, Estimate, colour)."""
-    for i, (_, estimate, colour) in enumerate(rows):
-        ax.plot([estimate.low, estimate.high], [i, i], color=colour, linewidth=2)
-        ax.plot(estimate.value, i, "o", color=colour)
-    ax.set_yticks(range(len(rows)), [name for name, _, _ in rows])
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.set_xlabel(label)
-    if zero:
-        ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
-    return ax
-
-
 def text_before_and_after(
     tokens: Sequence[str],
     before: Sequence[float],
@@ -181,4 +175,21 @@ def shares_by_layer(table: pd.DataFrame, ax: Axes, *, chance: float) -> Axes:
     ax.axhline(chance, color=COLOURS["null"], linewidth=2, label="chance")
     ax.set(xlabel="layer", ylabel="share above the null's 95%", ylim=(0, None))
     ax.legend(ncols=4)
+    return ax
+
+
+def verdicts(rows: Sequence[tuple[str, Any, str]], ax: Axes) -> Axes:
+    """Each claim's figure less its null: (name, Estimate, verdict)."""
+    for i, (_, estimate, verdict) in enumerate(rows):
+        colour = VERDICT_COLOURS[verdict]
+        ax.plot([estimate.low, estimate.high], [i, i], color=colour, linewidth=2.5)
+        ax.plot(estimate.value, i, "o", color=colour)
+    for verdict in dict.fromkeys(verdict for _, _, verdict in rows):
+        ax.plot([], [], "o-", color=VERDICT_COLOURS[verdict], label=verdict)
+    ax.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
+    ax.set_xlabel("ours less the null")
+    if rows:
+        ax.legend(loc="best")
     return ax
