@@ -30,8 +30,9 @@ def index_path(folder: Path, layer: int, kind: str) -> Path:
 def finish_group(folder: Path, manifest: Manifest, layer: int, kind: str) -> bool:
     """Write p- and q-values into the tables of a layer and kind, and its index.
 
-    q-values are over all channels of the layer and kind. Nothing is done before the last planned
-    shard is there, or again for the same shards. The caller holds the group's lock.
+    q-values are over all neurons of the layer and kind, a position at a time. Nothing is done
+    before the last planned shard is there, or again for the same shards. The caller holds the
+    group's lock.
 
     Returns:
         Whether the group is complete.

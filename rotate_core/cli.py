@@ -185,14 +185,16 @@ def _print(frame: pd.DataFrame, columns: list[str], as_json: bool) -> None:
             typer.echo(json.dumps(plain, ensure_ascii=False))
         return
     shown = frame[[name for name in columns if name in frame]] if columns else frame
-    shown = shown.dropna(axis="columns", how="all").round(3)
+    shown = shown.dropna(axis="columns", how="all")
+    shown = shown.astype(dict.fromkeys(shown.select_dtypes("float32"), float)).round(3)
     if "token" in shown:
         shown = shown.assign(token=shown["token"].map(visible))
     if "top_tokens" in shown:
         lines = [" ".join(map(visible, tokens)) for tokens in shown["top_tokens"]]
-        shown = shown.assign(top_tokens=lines)
+        width = max(map(len, lines), default=0)
+        shown = shown.assign(top_tokens=[line.ljust(width) for line in lines])
     with pd.option_context("display.width", None, "display.max_columns", None):
-        typer.echo(shown.to_string(index=False))
+        typer.echo(shown.to_string(index=False, justify="left"))
 
 
 def _plain(value: Any) -> Any:

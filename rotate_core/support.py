@@ -202,22 +202,27 @@ def p_values(
     return (len(null) - smaller + 1).double() / (len(null) + 1)
 
 
-def q_values(p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Benjamini-Hochberg adjusted p-values over all values given: of q < 0.1, a tenth is false.
+def q_values(
+    p: Float[Tensor, "n_neurons n_channels"],
+) -> Float[Tensor, "n_neurons n_channels"]:
+    """Benjamini-Hochberg adjusted p-values: of the channels with q < 0.1, a tenth is false at most.
+
+    Adjusted over the neurons, for each position by itself. The null is one a position as well, and
+    evidence thins out from channel to channel: taken together, with p-values no smaller than
+    ``1 / (n_null + 1)``, the empty positions would drown the first.
 
     Source: Benjamini and Hochberg (1995), as scipy computes it.
     """
     from scipy.stats import false_discovery_control
 
-    adjusted = false_discovery_control(p.flatten().double().numpy(), method="bh")
-    return torch.from_numpy(adjusted).view(p.shape)
+    return torch.from_numpy(false_discovery_control(p.double().numpy(), axis=0, method="bh"))
 
 
 def calibrate(channels: Channels, null: Channels, *, statistic: str = "core") -> Channels:
     """The same channels with support, p-value and q-value, from a null run the same way.
 
     Args:
-        channels: of one layer and kind: q-values are over all of them.
+        channels: of one layer and kind: q-values are over its neurons.
         null: :func:`matched_vectors` decomposed with the same settings and vocabulary.
         statistic: one of :data:`STATISTICS`.
 

@@ -158,10 +158,10 @@ def test_p_values_are_ranks_at_the_same_position() -> None:
     assert torch.equal(p_values(observed, null), expected)
 
 
-def test_q_values_by_hand() -> None:
+def test_q_values_by_hand_a_position_at_a_time() -> None:
     p = torch.tensor([[0.01, 0.02], [0.03, 0.5]])
     torch.testing.assert_close(
-        q_values(p), torch.tensor([[0.04, 0.04], [0.04, 0.5]], dtype=torch.float64)
+        q_values(p), torch.tensor([[0.02, 0.04], [0.03, 0.5]], dtype=torch.float64)
     )
 
 

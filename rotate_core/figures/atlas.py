@@ -46,7 +46,7 @@ def map_of_a_model(summary: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes
             if f"null_{column}" in rows:
                 null = rows[f"null_{column}"]
                 ax.plot(rows["layer"], null, color=COLOURS["null"], marker=".", linestyle=":")
-        ax.set(title=label, xlabel="layer", ylim=(0, None))
+        ax.set(title=label, xlabel="layer", ylim=(0, None), xticks=sorted(set(summary["layer"])))
     axes[-1].yaxis.set_major_formatter("{x:.0%}")
     axes[0].plot([], [], color=COLOURS["null"], marker=".", linestyle=":", label="null")
     axes[0].legend()
@@ -162,6 +162,7 @@ def by_position(shares: pd.DataFrame, ax: Axes, *, level: float = 0.05) -> Axes:
         )  # fmt: skip
     ax.axhline(level, color=COLOURS["neutral"], linewidth=0.8, linestyle="--")
     ax.set(xlabel="position of the channel", ylabel=f"p < {level:g}", ylim=(0, None))
+    ax.set_xticks(sorted(set(shares["channel"] + 1)))
     ax.yaxis.set_major_formatter("{x:.0%}")
     ax.legend(fontsize="small")
     return ax
