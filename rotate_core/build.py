@@ -13,11 +13,13 @@ import platform
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from rotate_core.calibration import finish_group
@@ -30,7 +32,8 @@ from rotate_core.models import SIDES, Model
 from rotate_core.neurons import Neurons
 from rotate_core.settings import Settings
 from rotate_core.shards import is_there, write_shard, write_tokens
-from rotate_core.support import STATISTICS, matched_vectors, support
+from rotate_core.support import STATISTICS, matched_vectors, tail_evidence
+from rotate_core.vocabulary import Vocabulary
 
 SHARD_SIZE = {"cpu": 32, "cuda": 1024}
 """Neurons a shard: what is lost at most by an interruption, and a batch of the solver."""
@@ -126,6 +129,7 @@ def build_atlas(
     with tqdm(total=total, initial=total - left, unit="channel", disable=not progress) as bar:
         for shard in run(work, missing, model, manifest, ray_address):
             bar.update(len(shard.indices) * n_channels)
+    _on_device.cache_clear()
     del vocabularies
     for layer, kind in chosen:
         with work.lock(f"finish-{layer}-{kind}", wait=True):
@@ -155,17 +159,18 @@ class Work:
         try:
             with lock:
                 if not is_there(self.folder, shard):
-                    channels = _decompose(shard, model, manifest, self.device)
-                    values = STATISTICS[manifest.statistic](channels)
-                    write_shard(self.folder, shard, channels, {manifest.statistic: values})
+                    channels, ranked = _decompose(shard, model, manifest, self.device)
+                    write_shard(self.folder, shard, channels, {manifest.statistic: ranked})
         except Timeout:
             return False
         Path(lock.lock_file).unlink(missing_ok=True)  # whoever takes it still finds the shard there
         return True
 
 
-def _decompose(shard: Shard, model: Model, manifest: Manifest, device: str | None) -> Channels:
-    """The channels of a shard, with their support."""
+def _decompose(
+    shard: Shard, model: Model, manifest: Manifest, device: str | None
+) -> tuple[Channels, Tensor]:
+    """The channels of a shard with their support, and the statistic that they are ranked by."""
     fold = manifest.fold_norm
     if shard.null:
         layer_vectors = model.neurons(*shard.group, fold_norm=fold).vectors
@@ -179,7 +184,7 @@ def _decompose(shard: Shard, model: Model, manifest: Manifest, device: str | Non
         warnings.simplefilter("ignore", ConvergenceWarning)  # told once: see finish_group
         channels = decompose(
             neurons,
-            model.vocabulary(shard.layer, side=manifest.side, fold_norm=fold),
+            _on_device(model.vocabulary(shard.layer, side=manifest.side, fold_norm=fold), device),
             n_channels=manifest.n_channels,
             settings=manifest.settings,
             seed=manifest.seed,
@@ -187,7 +192,17 @@ def _decompose(shard: Shard, model: Model, manifest: Manifest, device: str | Non
             memory=2**60,  # one batch, whatever is free: how it is cut changes the rounding
             progress=False,
         )
-    return dataclasses.replace(channels, support=support(channels))
+    evidence = tail_evidence(channels)
+    ranked = getattr(evidence, manifest.statistic, None)
+    if ranked is None:
+        ranked = STATISTICS[manifest.statistic](channels)
+    return dataclasses.replace(channels, support=evidence.support), ranked
+
+
+@lru_cache(maxsize=1)
+def _on_device(vocabulary: Vocabulary, device: str | None) -> Vocabulary:
+    """The vocabulary where the work is done, moved there once."""
+    return vocabulary.to(device)
 
 
 # --- The plan -----------------------------------------------------------------------------------
