@@ -119,12 +119,12 @@ def text_before_and_after(
     axes: Sequence[Axes],
     *,
     titles: tuple[str, str],
-    width: int = 80,
+    width: int = 66,
 ) -> Sequence[Axes]:
     """The same text twice, each token on a ground as dark as the neuron's activation there.
 
     Args:
-        tokens: made visible, in reading order.
+        tokens: in reading order, leading spaces kept, other white space made visible.
         before: activation at each token.
         after: the same with the channel ablated.
         axes: two, drawn as pages of text.
@@ -137,15 +137,18 @@ def text_before_and_after(
         for token, value in zip(tokens, values, strict=True):
             if column and column + len(token) > width:
                 column, line = 0, line + 1
+            word = token.lstrip(" ")
+            column += len(token) - len(word) if column else 0
             colour = COLOURS["positive" if value >= 0 else "negative"]
             share = abs(value) / scale
             ax.text(
-                column, line, token, family="monospace", fontsize=10, va="center", ha="left",
-                color="white" if share > 0.55 else "black", clip_on=False,
-                bbox={"facecolor": colour, "alpha": share, "pad": 1.2, "linewidth": 0},
+                column, line, word, family="monospace", fontsize=13.5, va="center", ha="left",
+                color="white" if share > 0.55 else "black",
+                bbox={"facecolor": colour, "alpha": share, "pad": 1.5, "linewidth": 0},
             )  # fmt: skip
-            column += len(token)
-        ax.set(xlim=(0, width), ylim=(line + 0.6, -0.6), title=title)
+            column += len(word)
+        ax.set(xlim=(0, width), ylim=(line + 0.6, -0.6))
+        ax.set_title(title, fontsize=14)
         ax.axis("off")
     return axes
 
