@@ -9,6 +9,7 @@
 After Avrahamy, Gur-Arieh and Geva (arXiv:2604.06005).
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rotate_core.channels import Channels
@@ -20,6 +21,7 @@ from rotate_core.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from rotate_core.atlas import Atlas
+    from rotate_core.experiments.ablation import ablate, save_ablated
     from rotate_core.explorer import Explorer
 
 __version__ = "0.1.0"
@@ -33,18 +35,21 @@ __all__ = [
     "Neurons",
     "Settings",
     "Vocabulary",
+    "ablate",
     "decompose",
     "load_model",
+    "save_ablated",
 ]
+
+_ON_DEMAND = {
+    "Atlas": "rotate_core.atlas",
+    "Explorer": "rotate_core.explorer",  # ipywidgets is imported only where a widget is wanted
+    "ablate": "rotate_core.experiments.ablation",
+    "save_ablated": "rotate_core.experiments.ablation",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Atlas":
-        from rotate_core.atlas import Atlas
-
-        return Atlas
-    if name == "Explorer":  # ipywidgets is imported only where a widget is wanted
-        from rotate_core.explorer import Explorer
-
-        return Explorer
+    if name in _ON_DEMAND:
+        return getattr(import_module(_ON_DEMAND[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

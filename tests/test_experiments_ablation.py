@@ -9,6 +9,7 @@ import transformers
 from safetensors import safe_open
 from tiny_models import D_MLP, D_MODEL, LAYERS, TOKENS, tiny
 
+import rotate_core
 from rotate_core.architectures import ARCHITECTURES
 from rotate_core.checkpoint import open_checkpoint
 from rotate_core.experiments.ablation import ablate, contributions, save_ablated
@@ -224,3 +225,10 @@ def test_failed_save_leaves_nothing(tmp_path):
     with pytest.raises(shutil.Error):
         save_ablated(Model("tiny", checkpoint), [], tmp_path / "folder" / "new")
     assert not list((tmp_path / "folder").iterdir())
+
+
+def test_the_package_has_them_at_hand():
+    assert rotate_core.ablate is ablate
+    assert rotate_core.save_ablated is save_ablated
+    with pytest.raises(AttributeError, match="no attribute 'ablated'"):
+        _ = rotate_core.ablated
