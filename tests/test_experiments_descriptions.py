@@ -42,6 +42,7 @@ def test_describe_takes_supported_channels_only(channels):
     assert first.weights[0] == max(first.weights) == 1
     assert second.ids == ()
     assert str(second) == ""
+    assert all(d.ids for d in describe(calibrated, level=1))
 
 
 def test_describe_without_a_null_wants_support(channels):

@@ -52,7 +52,7 @@ def describe(
     Args:
         channels: of gate or in vectors (what a neuron reads), or of out (what it writes).
         polarity: "positive": tokens that push w's product up; "negative": those that push it down.
-        level: of the q-value.
+        level: of the q-value; 1 takes every channel, supported or not.
         budget: tokens at most.
 
     Returns:
@@ -63,7 +63,9 @@ def describe(
     """
     if polarity not in POLARITIES:
         raise ValueError(f"polarity={polarity!r}: wanted one of {', '.join(POLARITIES)}")
-    if channels.q_value is not None:
+    if level >= 1:
+        supported = torch.ones(channels.vectors.shape[:2], dtype=torch.bool)
+    elif channels.q_value is not None:
         supported = channels.q_value < level
     else:
         supported = support(channels) > 1
