@@ -70,12 +70,12 @@ def drop_progress_bars(notebook: nbformat.NotebookNode) -> None:
 def execute(source: Path, target: Path, values: dict[str, object]) -> None:
     """Execute ``source`` from its own folder; ``target`` appears when the last cell has run.
 
-    A notebook that fails is left beside ``target`` as ``.NAME.failed.ipynb``, to look into.
+    A notebook that fails is left in ``unfinished/`` beside ``target``, to look into.
     """
     notebook = nbformat.read(source, as_version=4)
     fill_parameters(notebook, values)
-    unfinished = target.with_name(f".{target.stem}.failed.ipynb")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.parent / "unfinished" / target.name
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     with tempfile.TemporaryDirectory() as sockets:  # for the kernel, instead of an open port
         kernel = {"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}

@@ -68,7 +68,7 @@ def test_executes_with_the_profile_in_the_notebooks_own_folder(tmp_path: Path):
     execute(source, target, {"n_neurons": 3})
     (output,) = nbformat.read(target, as_version=4).cells[1].outputs
     assert output.text == f"3 {tmp_path}\n"
-    assert [path.name for path in target.parent.iterdir()] == ["00_it.ipynb"]
+    assert [path.name for path in target.parent.rglob("*.ipynb")] == ["00_it.ipynb"]
     assert {path.name for path in tmp_path.iterdir()} == {"00_it.ipynb", "made"}
 
 
@@ -88,4 +88,4 @@ def test_a_failure_leaves_the_target_alone(tmp_path: Path):
     with pytest.raises(papermill.PapermillExecutionError, match="ZeroDivisionError"):
         execute(source, target, {})
     assert target.read_text() == "an earlier run"
-    assert (tmp_path / ".made.failed.ipynb").exists()
+    assert (tmp_path / "unfinished/made.ipynb").exists()
