@@ -70,7 +70,13 @@ def tails(channels: Channels) -> Bool[Tensor, "n_neurons n_channels d_vocab"]:
 
 
 def input_ablation(
-    side: Side, channels: Channels, kind: str, *, n_rotations: int = 20, seed: int = 0
+    side: Side,
+    channels: Channels,
+    kind: str,
+    *,
+    n_rotations: int = 20,
+    top_share: float = TOP_SHARE,
+    seed: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Faithfulness of each channel and completeness of each neuron, beside matched rotations.
 
@@ -79,6 +85,7 @@ def input_ablation(
         channels: of one kind of these neurons.
         kind: "gate" or "in": which vector is edited.
         n_rotations: for each channel, one set of rotations of all the neuron's channels at a time.
+        top_share: of the positions, by |a|, that count as a neuron's own.
         seed: of the rotations.
 
     Returns:
@@ -98,7 +105,7 @@ def input_ablation(
         gate = None if side.gate is None else side.gate[i : i + 1]
         in_ = side.in_[i : i + 1]
         size = neuron_activations(side.x, gate, in_, side.act).abs().squeeze(1)
-        top = size.topk(max(1, int(TOP_SHARE * len(size)))).indices
+        top = size.topk(max(1, int(top_share * len(size)))).indices
         x, before = side.x[top], size[top]
 
         def after(edited: Tensor) -> Tensor:  # (n_edits, d_model) -> (n_top, n_edits)
