@@ -80,6 +80,7 @@ $(SERVED): $(wildcard rotate_core/explorer/*.py rotate_core/explorer/static/*) |
 html: $(HTML)  ## render the notebooks as they were last executed
 
 $(HTML): $(PAGES) $(wildcard book/executed/*.ipynb) $(MATHJAX) $(SERVED) | $(ENV)
+	rm -rf book/_build/html  # pages of chapters that are no more
 	$(BIN)/jupyter-book build book --all -n -W --keep-going
 	@touch $@
 
