@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -96,12 +97,9 @@ def _best_solution(
             u = _normal((settings.n_reflections, w.shape[1]), indices, key, like=w)
             solution = householder.solve(*problem, start=u, max_iter=settings.iteration_limit)
         else:
-            start = None
-            if settings.start == "reflection" or restart:
-                start = householder.reflect(_normal((w.shape[1],), indices, key, like=w), w)
             solution = geodesic.solve(
                 *problem,
-                start=start,
+                start=_start(w, token_weights, indices, setup, key),
                 precondition=setup.precondition,
                 tolerance=settings.tolerance,
                 max_iter=settings.iteration_limit,
@@ -109,6 +107,39 @@ def _best_solution(
         best = solution if best is None else _better(best, solution)
     assert best is not None
     return best
+
+
+def _start(
+    w: Tensor, token_weights: Tensor, indices: Sequence[int], setup: Setup, key: tuple[int, ...]
+) -> Tensor:
+    """Where the geodesic solver begins; ``Settings.restarts`` tells the order."""
+    settings = setup.settings
+    restart = key[-1]
+    if restart == 0:
+        if settings.start == "weight":
+            return w
+        return householder.reflect(_normal((w.shape[1],), indices, key, like=w), w)
+    if restart == 1:
+        closer = dataclasses.replace(
+            settings.objective, lambda_fidelity=4 * settings.lambda_fidelity
+        )
+        return geodesic.solve(
+            w,
+            setup.projection,
+            token_weights,
+            closer,
+            precondition=setup.precondition,
+            tolerance=1e-3,
+            max_iter=settings.iteration_limit,
+        ).vectors
+    sample = Sample.of(setup.projection, token_weights, settings.moments)
+    logits, _, _ = centred_logits(w, sample)
+    reach = (logits * sample.p).abs() if sample.scale is None else logits.abs()
+    token = reach.topk(min(restart - 1, reach.shape[1]), dim=1).indices[:, -1]
+    column = setup.projection[:, token].T - sample.mean_vector
+    sign = torch.sign(logits.gather(1, token.unsqueeze(1)))
+    toward = geodesic.tangent(sign * column, w / w.norm(dim=1, keepdim=True))
+    return w / w.norm(dim=1, keepdim=True) + toward / toward.norm(dim=1, keepdim=True)
 
 
 def _better(a: Solution, b: Solution) -> Solution:

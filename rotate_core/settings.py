@@ -34,7 +34,9 @@ class Settings:
     """Where the geodesic solver begins: at the neuron's own "weight", or at a random "reflection"
     of it, where the paper's solver begins: at a cosine with w of about 1 - 2/d_model."""
     restarts: int = 1
-    """Solve so often, from "reflection" starts after the first, and keep the best objective."""
+    """Solve from so many starts, and keep the best objective: the first is ``start``, the second the
+    optimum under four times lambda_fidelity, closer to w, and each further one the next of the
+    tokens that w itself projects onto most strongly. The householder solver draws anew."""
     n_reflections: int = 1
     """Reflections of the householder solver (the paper's ablation)."""
     precondition: bool = True
