@@ -31,10 +31,10 @@ class Settings:
     deflation: str = "mask"
     """"mask" the channel's tokens, or "subtract" the channel from w (the paper's ablation)."""
     start: str = "weight"
-    """Where the geodesic solver begins: at the neuron's own "weight", or at a random "reflection"
-    of it, where the paper's solver begins: at a cosine with w of about 1 - 2/d_model."""
+    """Where the geodesic solver begins: at the neuron itself ("weight"), or at a "reflection"
+    of it that is drawn like the paper's start: at a cosine with w of about 1 - 2/d_model."""
     restarts: int = 1
-    """Solve from so many starts, and keep the best objective: the first is ``start``, the second the
+    """Solve from so many starts and keep the best objective: the first is ``start``, the second the
     optimum under four times lambda_fidelity, closer to w, and each further one the next of the
     tokens that w itself projects onto most strongly. The householder solver draws anew."""
     n_reflections: int = 1

@@ -7,7 +7,15 @@ import warnings
 import pytest
 import torch
 
-from rotate_core import PAPER, ConvergenceWarning, Neurons, Settings, Vocabulary, decompose
+from rotate_core import (
+    PAPER,
+    ConvergenceWarning,
+    Neurons,
+    Settings,
+    Vocabulary,
+    decompose,
+    householder,
+)
 from rotate_core import decomposition as decomposition_module
 
 D_MODEL, D_VOCAB, BLOCKS = 32, 2000, (40, 30)
@@ -46,15 +54,16 @@ def test_planted_channels_come_back_up_to_order_and_sign(seed, moments):
         assert sorted(found) == [0, 1]
 
 
-@pytest.mark.parametrize("moments", ["weighted", "scaled"])
-def test_the_papers_solver_finds_a_planted_channel(moments):
-    w, vocabulary, blocks = planted(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+@pytest.mark.parametrize("seed", range(2))
+def test_the_papers_solver_finds_a_planted_channel(seed, monkeypatch):
+    # Its stopping rule ends on the plateau between the two blocks, at step 2,000; given 6,000
+    # steps it leaves the plateau.
+    monkeypatch.setattr(householder, "STOP_DEVIATION", 0.0)
+    w, vocabulary, blocks = planted(seed)
+    with pytest.warns(ConvergenceWarning):
         channels = decompose(
-            w, vocabulary, n_channels=1, settings=PAPER, moments=moments, max_iter=4000,
-            progress=False,
-        )  # fmt: skip
+            w, vocabulary, n_channels=1, settings=PAPER, max_iter=6000, progress=False
+        )
     for neuron in range(len(w)):
         tokens = channels.top_tokens(neuron, 0, k=25)
         assert max(share_in(tokens, block) for block in blocks) >= 0.8
@@ -173,12 +182,9 @@ def test_result_reads_well():
     neurons = Neurons(w, model="toy", layer=3, kind="gate", indices=(4, 9, 2))
     channels = decompose(neurons, vocabulary, n_channels=2, progress=False)
     table = channels.table()
-    assert (
-        list(table.columns[:13])
-        == (
-            "model layer kind neuron channel kurtosis skewness cosine n_masked n_iter converged tail "
-            "top_tokens"
-        ).split()
+    assert " ".join(table.columns[:13]) == (
+        "model layer kind neuron channel kurtosis skewness cosine n_masked n_iter converged tail "
+        "top_tokens"
     )
     assert table.neuron.tolist() == [4, 4, 9, 9, 2, 2]
     assert "toy, layer 3, gate: 3 neurons x 2 channels" in repr(channels)
