@@ -14,6 +14,7 @@ from rotate_core.experiments.scoreboard import (
     Outcome,
     collect,
     over_null_rows,
+    paper_rows,
     table,
     verdict,
 )
@@ -98,3 +99,10 @@ def test_rows_of_the_figure_have_percentiles_as_shares():
     assert rows[0][0] == "concept percentile"
     assert rows[0][1].value == pytest.approx(0.4)
     assert rows[0][2] == "reproduced"
+    name, ours, null, paper = paper_rows({"concept_percentile": outcome(92, 40, width=2)})[0]
+    assert name == "concept percentile"
+    assert (ours.value, null.value) == pytest.approx((0.92, 0.52))
+    assert paper == pytest.approx((0.9, 0.95))
+    assert paper_rows({"kurtosis_by_depth": outcome(1, 1)}) == [], (
+        "the paper gives a direction only"
+    )

@@ -197,14 +197,36 @@ def table(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) 
 
 def over_null_rows(outcomes: Mapping[str, Outcome]) -> list[tuple[str, Estimate, str]]:
     """(name, ours less the null, verdict) of each claim, percentiles as shares; for a figure."""
+    return [
+        (_label(name), _as_share(name, outcome.over_null), verdict(CLAIMS[name], outcome)[0])
+        for name, outcome in outcomes.items()
+    ]
+
+
+def paper_rows(
+    outcomes: Mapping[str, Outcome],
+) -> list[tuple[str, Estimate, Estimate, tuple[float, float]]]:
+    """(name, ours, null, paper's range) of each claim with a figure, percentiles as shares."""
     rows = []
     for name, outcome in outcomes.items():
-        estimate = outcome.over_null
-        if name.endswith("_percentile"):
-            value, low, high = (x / 100 for x in (estimate.value, estimate.low, estimate.high))
-            estimate = Estimate(value, low, high, estimate.n, estimate.n_clusters)
-        rows.append((name.replace("_", " "), estimate, verdict(CLAIMS[name], outcome)[0]))
+        if (paper := CLAIMS[name].paper) is not None:
+            low, high = (x / _unit(name) for x in paper)
+            ours, null = (_as_share(name, x) for x in (outcome.ours, outcome.null))
+            rows.append((_label(name), ours, null, (low, high)))
     return rows
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _unit(name: str) -> float:
+    return 100.0 if name.endswith("_percentile") else 1.0
+
+
+def _as_share(name: str, estimate: Estimate) -> Estimate:
+    value, low, high = (x / _unit(name) for x in (estimate.value, estimate.low, estimate.high))
+    return Estimate(value, low, high, estimate.n, estimate.n_clusters)
 
 
 def collect(folder: str | Path, *, checksum: str | None = None) -> dict[str, Outcome]:

@@ -196,3 +196,31 @@ def verdicts(rows: Sequence[tuple[str, Any, str]], ax: Axes) -> Axes:
     if rows:
         ax.legend(loc="best")
     return ax
+
+
+def against_paper(
+    rows: Sequence[tuple[str, Any, Any, tuple[float, float]]], ax: Axes, *, most: float = 1.0
+) -> Axes:
+    """Ours, its null, and the paper's figure, a row a claim.
+
+    Args:
+        rows: (name, our Estimate, the null's Estimate, the paper's range).
+        ax: where to.
+        most: where an open range ends.
+    """
+    for i, (_, ours, null, (low, high)) in enumerate(rows):
+        ends = (low - 0.006, min(high, most) + 0.006)  # a single figure is drawn as a narrow range
+        ax.plot(
+            ends, [i, i], color=COLOURS["masked"], linewidth=14, alpha=0.35, solid_capstyle="butt"
+        )
+        for estimate, colour, shift in ((ours, "neuron", -0.12), (null, "null", 0.12)):
+            ax.plot(
+                [estimate.low, estimate.high], [i + shift] * 2, color=COLOURS[colour], linewidth=2
+            )
+            ax.plot(estimate.value, i + shift, "o", color=COLOURS[colour], markersize=5)
+    for label, colour in (("ours", "neuron"), ("its null", "null"), ("the paper's", "masked")):
+        ax.plot([], [], "o-", color=COLOURS[colour], label=label)
+    ax.set_yticks(range(len(rows)), [name for name, _, _, _ in rows])
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(None, most + 0.02), xlabel="figure of the claim")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3)
+    return ax
