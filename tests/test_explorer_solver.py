@@ -97,7 +97,7 @@ def node() -> None:
     if shutil.which("node") is None:
         pytest.skip("no node on this machine")
     if not (JS / "node_modules").is_dir():
-        pytest.skip("no node_modules: run 'make explorer-js', or 'npm ci' in rotate_core/explorer/js")
+        pytest.skip("no node_modules: run 'make js'")
 
 
 def run(*command: str | Path) -> None:
@@ -113,7 +113,9 @@ def test_the_browsers_code_passes_its_own_tests() -> None:
 @pytest.mark.usefixtures("node")
 def test_the_file_in_git_is_what_its_sources_build(tmp_path: Path) -> None:
     run("node", "build.js", "--out", tmp_path)
-    assert (tmp_path / "explorer.js").read_bytes() == (JS.parent / "static/explorer.js").read_bytes()
+    assert (tmp_path / "explorer.js").read_bytes() == (
+        JS.parent / "static/explorer.js"
+    ).read_bytes()
 
 
 if __name__ == "__main__":

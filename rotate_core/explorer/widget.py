@@ -77,9 +77,18 @@ class Explorer(anywidget.AnyWidget):
         self.content = content(self._live, chosen, notes or {}, null, file)  # type: ignore[arg-type]
         self.on_msg(self._receive)
 
-    def save(self, path: str | Path, *, n_neurons: int | None = None) -> None:
-        """Write a script that shows the first neurons in any page: ``<script src="PATH">``."""
-        content = self.content | {"neurons": self.content["neurons"][:n_neurons]}
+    def save(
+        self, path: str | Path, *, n_neurons: int | None = None, compact: bool = False
+    ) -> None:
+        """Write a script that shows the explorer in any page: ``<script src="PATH">``.
+
+        Args:
+            path: where to.
+            n_neurons: the first so many of those embedded; None for all.
+            compact: only the neuron, its channels and the sliders.
+        """
+        neurons = self.content["neurons"][:n_neurons]
+        content = self.content | {"neurons": neurons, "compact": compact}
         Path(path).write_text(page_script(content), encoding="utf-8")
 
     def __repr__(self) -> str:

@@ -21,12 +21,12 @@ const PAUSE_BEFORE_RUN = 250;
  * Puts an explorer into an element.
  *
  * @param {HTMLElement} root
- * @param {{info: object, neurons: object[], settings: object, file: object | null}} content what the
- *   Python class embeds
+ * @param {{info: object, neurons: object[], settings: object, file: object | null,
+ *   compact?: boolean}} content what the Python class embeds; compact leaves the maps and the search out
  * @param {object | null} model the widget's model, if there is one to ask
  * @returns {() => void} takes it away again
  */
-export function mountExplorer(root, { info, neurons, settings: defaults, file }, model) {
+export function mountExplorer(root, { info, neurons, settings: defaults, file, compact }, model) {
   const decoded = new Map();
   const store = new Store({
     mode: "asking",
@@ -91,7 +91,7 @@ export function mountExplorer(root, { info, neurons, settings: defaults, file },
       stored = decodeNeuron(answer.neuron);
     }
     if (!stored) {
-      say(`Layer ${layer}, ${kind}, neuron ${index} is not among the neurons of this page.`, true);
+      say(`${name(current)} is not among the neurons of this page.`, true);
       store.set({ current: store.state.shown ?? neurons[0], settings });
       return;
     }
@@ -103,6 +103,8 @@ export function mountExplorer(root, { info, neurons, settings: defaults, file },
     remember();
     if (moved() && store.state.canRun) await run();
   }
+
+  const name = ({ layer, kind, index }) => `Layer ${layer}, ${kind}, neuron ${index}`;
 
   function embedded(place) {
     const i = neurons.findIndex((neuron) => same(neuron, place));
@@ -209,7 +211,13 @@ export function mountExplorer(root, { info, neurons, settings: defaults, file },
   const actions = { choose, random, change, load, cancel, reset, search, runPrompt, say };
   const section = html(
     "section",
-    { class: "rotate-explorer", "aria-label": `Neuron explorer, ${info.model}` },
+    {
+      class: compact ? "rotate-explorer rotate-compact" : "rotate-explorer",
+      "aria-label": `Neuron explorer, ${info.model}`,
+      // JupyterLab would take the sliders' arrow keys: as shortcuts, and back to its own cell.
+      "data-lm-suppress-shortcuts": "true",
+      onkeydown: (event) => event.ctrlKey || event.metaKey || event.stopPropagation(),
+    },
     pickerView(store, actions),
     searchView(store, { ...actions, choose: (hit) => choose(hit, { channel: hit.channel ?? 0 }) }),
     status,
@@ -230,7 +238,9 @@ export function mountExplorer(root, { info, neurons, settings: defaults, file },
   const goStatic = () => {
     if (store.state.mode !== "asking") return;
     store.set({ mode: "static" });
-    if (!store.state.shown && first === link) choose(fallback);
+    if (store.state.shown || !neurons.length) return;
+    choose(fallback);
+    say(`${name(first)} is not among the neurons of this page.`, true);
   };
   const goLive = () => {
     store.set({ mode: "live", canRun: true });

@@ -49,7 +49,7 @@ function card(store, channel, i, match) {
       ...fact("kurtosis", number(channel.kurtosis, 1), "Excess kurtosis of the channel's projection"),
       ...fact("cosine", number(channel.cosine), "Cosine with the neuron"),
       ...fact("support", number(channel.support), "Mean z-score of the channel's tokens in the neuron's own projection"),
-      ...fact("q-value", q(channel), "Share of channels like this one that random vectors would give"),
+      ...fact("q-value", q(channel), "Share of the channels at least as well supported as this one that random vectors would give; – where it was not measured"),
       ...fact("masked", String(channel.nMasked), "Tokens that this channel takes out for the next ones"),
     ),
     weak && html("p", { class: "rotate-note" }, "Not told apart from channels of random vectors."),
@@ -79,7 +79,7 @@ function tokens({ top }) {
 const fact = (name, value, title) => [html("dt", { title }, name), html("dd", {}, value)];
 
 function q({ q: value }) {
-  if (value === null || value === undefined) return "not known";
+  if (value === null || value === undefined) return "–";
   return value < 0.001 ? "< 0.001" : number(value, value < 0.1 ? 3 : 2);
 }
 
