@@ -29,7 +29,8 @@ def drawable(token: str) -> str:
         token: as the tokenizer decodes it.
     """
     known = get_font(findfont(FontProperties())).get_charmap()
-    shown = "".join(c if ord(c) in known else f"<U+{ord(c):04X}>" for c in visible(token))
+    shown = visible(token).replace("␍", "\\r")
+    shown = "".join(c if ord(c) in known else f"<U+{ord(c):04X}>" for c in shown)
     return shown if len(shown) <= LONGEST_TOKEN else shown[: LONGEST_TOKEN - 1] + "…"
 
 
