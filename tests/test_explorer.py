@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rotate_core import load_model
-from rotate_core.explorer.book import served_file, write_files
+from rotate_core.explorer import book
 from rotate_core.explorer.describe import encode, histogram
 from rotate_core.explorer.jobs import Cancelled, Jobs
 
@@ -194,10 +194,14 @@ def test_a_failure_is_one_sentence():
     assert sent == [{"type": "error", "text": "Python failed: KeyError: 'missing'", "id": "x"}]
 
 
-def test_the_books_files_are_described(model, tmp_path):
-    assert served_file(model, tmp_path) is None
-    write_files(model, tmp_path)
-    file = served_file(model, tmp_path)
+def test_the_books_files_are_described(model, tmp_path, monkeypatch):
+    assert book.served_file(model, tmp_path) is None
+    monkeypatch.setattr(book, "MOST_BYTES", 100)
+    book.write_files(model, tmp_path)
+    assert book.served_file(model, tmp_path) is None, "too large"
+    monkeypatch.undo()
+    book.write_files(model, tmp_path)
+    file = book.served_file(model, tmp_path)
     assert file["path"] == f"_static/explorer/{model.name}.bin"
     assert file["bytes"] == (tmp_path / f"{model.name}.bin").stat().st_size
     assert file["vocabulary"] == model.vocabulary(2).name

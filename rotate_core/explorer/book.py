@@ -21,18 +21,23 @@ if TYPE_CHECKING:
 
 SERVED = "_static/explorer"
 """Where a book serves the files, from its root."""
+MOST_BYTES = 200_000_000
+"""No reader waits for more: U of a large model is left out, and its page offers no rotation."""
 
 
 def write_files(model: Model, folder: Path) -> None:
-    """Write U of the last layer for the browser, and its description.
+    """Write U of the last layer for the browser, and its description: null if it is too large.
 
     A model with an embedding of its own has one more U, which is not written: neurons of its first
     layers are shown, but not rotated, without Python.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = model.vocabulary(model.n_layers - 1)
-    packed = pack(vocabulary)
     name = _file_name(model)
+    vocabulary = model.vocabulary(model.n_layers - 1)
+    if vocabulary.d_model * vocabulary.d_vocab > MOST_BYTES:
+        (folder / f"{name}.json").write_text("null\n")
+        return
+    packed = pack(vocabulary)
     unfinished = folder / f"{name}.part"
     unfinished.write_bytes(packed)
     unfinished.replace(folder / name)
@@ -50,7 +55,7 @@ def served_file(model: Model, folder: str | Path) -> dict[str, str | int] | None
     path = Path(folder) / f"{_file_name(model)}.json"
     if not path.is_file():
         return None
-    description: dict[str, str | int] = json.loads(path.read_text())
+    description: dict[str, str | int] | None = json.loads(path.read_text())
     return description
 
 
