@@ -50,9 +50,9 @@ def write_results(
         "claims": {key: _plain(outcome.asdict()) for key, outcome in (claims or {}).items()},
         "parameters": _plain(dict(parameters)),
         "model": {"name": model.name, "checksum": model.checksum},
-        "versions": _versions(),
+        "versions": versions(),
         "hardware": {
-            "processor": _processor(),
+            "processor": processor(),
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
@@ -82,7 +82,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of the packages that figures depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -92,7 +93,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the processor, as the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(

@@ -1,0 +1,269 @@
+"""The two solvers side by side, and the geodesic one against the limit of the machine.
+
+    python benchmarks/solver.py [race latency limit growth memory gpu ...]
+
+Each part updates its entry of benchmarks/solver.json, with the hardware and the time of day it was
+measured on; a part that the machine cannot run is left as it is, or "not measured". The race runs
+the paper's solver to its own stopping rule: that alone takes ten minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from rotate_core import PAPER, Settings, Vocabulary, decompose, geodesic, load_model
+from rotate_core.experiments.record import processor, versions
+from rotate_core.kurtosis import Objective
+
+OUTPUT = Path(__file__).with_suffix(".json")
+LAYER, KIND = 20, "gate"
+SHAPES = {
+    "smollm2-135m": (576, 49_152),
+    "gemma-2-2b": (2304, 256_000),
+    "llama-3.1-8b": (4096, 128_256),
+}
+
+
+def timed(function: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:
+    """Seconds and result of one call."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    result = function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, result
+
+
+def synthetic(d_model: int, d_vocab: int, n: int, device: str = "cpu") -> tuple[Tensor, Vocabulary]:
+    """Gaussian weights and a Gaussian vocabulary of a real model's shape, seeded."""
+    generator = torch.Generator(device).manual_seed(0)
+    rows = torch.randn(d_vocab, d_model, generator=generator, device=device)
+    return torch.randn(n, d_model, generator=generator, device=device), Vocabulary(rows.T)
+
+
+def race() -> dict[str, Any]:
+    """Seconds until the geodesic solver's mean objective is where the householder solver ends."""
+    model = load_model("smollm2-135m")
+    vocabulary = model.vocabulary(LAYER)
+    projection, weights = vocabulary.projection, vocabulary.token_weights
+    objective = Objective(moments="scaled")
+    precondition = geodesic.preconditioner(projection, weights, moments="scaled")
+    rows = {}
+    for n in (8, 64):
+        w = model.neurons(LAYER, KIND, list(range(n))).vectors
+        slow, paper = timed(
+            lambda w=w: decompose(w, vocabulary, n_channels=1, settings=PAPER, progress=False)
+        )
+        target = paper.objective.mean().item()
+
+        def solve(max_iter: int, w: Tensor = w) -> Any:
+            return geodesic.solve(
+                w,
+                projection,
+                weights.expand(len(w), -1).clone(),
+                objective,
+                precondition=precondition,
+                max_iter=max_iter,
+            )
+
+        # A neuron that has left keeps its last value.
+        curve = pd.DataFrame(torch.stack(solve(200).history).numpy()).ffill().mean(axis=1)
+        n_iter = int((curve >= target).to_numpy().argmax())
+        assert curve[n_iter] >= target, "the geodesic solver never reached the householder solver"
+        seconds = statistics.median(timed(lambda n=n_iter: solve(n))[0] for _ in range(3))
+        row = {
+            "paper_seconds": slow,
+            "paper_objective": target,
+            "paper_steps": paper.n_iter[:, 0].tolist(),
+            "seconds_to_target": seconds,
+            "iterations_to_target": n_iter,
+            "times_sooner": slow / seconds,
+            "curve": curve.tolist(),
+        }
+        for restarts in (1, 2, 4):
+            whole, ours = timed(
+                lambda w=w, r=restarts: decompose(
+                    w, vocabulary, n_channels=1, moments="scaled", restarts=r, progress=False
+                )
+            )
+            gain = (ours.objective - paper.objective)[:, 0]
+            row[f"starts_{restarts}"] = {
+                "seconds": whole,
+                "objective": ours.objective.mean().item(),
+                "share_not_lower_by_0.01": (gain >= -0.01).double().mean().item(),
+                "share_higher_by_0.01": (gain > 0.01).double().mean().item(),
+                "lowest_gain": gain.min().item(),
+                "neurons_lower_by_0.01": (gain < -0.01).nonzero().flatten().tolist(),
+            }
+        rows[f"{n} neurons"] = row
+    return rows
+
+
+def latency() -> dict[str, float]:
+    """Seconds a channel with the default settings, the preconditioner warm."""
+    model = load_model("smollm2-135m")
+    vocabulary = model.vocabulary(25)
+    figures = {}
+    for name, n, n_channels in (
+        ("one neuron, first channel", 1, 1),
+        ("64 neurons, 5 channels", 64, 5),
+    ):
+        neurons = model.neurons(25, "out", list(range(n)))
+
+        def run(neurons: Any = neurons, n_channels: int = n_channels) -> Any:
+            return decompose(neurons, vocabulary, n_channels=n_channels, progress=False)
+
+        run()
+        seconds = statistics.median(timed(run)[0] for _ in range(3))
+        figures[name] = seconds / (n * n_channels)
+    return figures
+
+
+def iterations(w: Tensor, vocabulary: Vocabulary, device: str, repeats: int) -> tuple[float, float]:
+    """Median seconds of one iteration, and of two bare products with U of the same size."""
+    projection = vocabulary.projection
+    weights = vocabulary.token_weights.expand(len(w), -1).contiguous()
+    objective = Settings().objective
+    unit = w / w.norm(dim=1, keepdim=True)
+    state = geodesic.begin(unit, unit, projection, weights, objective)
+
+    def iteration() -> None:
+        geodesic.advance(state, geodesic.gradient(state, objective), objective, None)
+
+    def products() -> None:
+        (state.s @ projection) @ projection.T
+
+    times = []
+    for function in (iteration, products):
+        function()
+        times.append(statistics.median(timed(function, device)[0] for _ in range(repeats)))
+    return times[0], times[1]
+
+
+def limit(device: str = "cpu") -> dict[str, Any]:
+    """An iteration against two bare products, at real and at synthetic shapes."""
+    rows = {}
+    for shape, (d_model, d_vocab) in SHAPES.items():
+        for n in (1, 8, 64, 256) if shape == "smollm2-135m" else (64,):
+            w, vocabulary = synthetic(d_model, d_vocab, n, device)
+            ours, bare = iterations(w, vocabulary, device, 7 if shape == "smollm2-135m" else 3)
+            rows[f"{shape}, {n} neurons"] = {
+                "iteration": ours,
+                "products": bare,
+                "ratio": ours / bare,
+            }
+    return rows
+
+
+def growth() -> dict[str, dict[str, float]]:
+    """Seconds of ten iterations a channel against the number of neurons, tokens and channels."""
+    model = load_model("smollm2-135m")
+    w = model.neurons(LAYER, KIND, list(range(256))).vectors
+    whole = model.vocabulary(LAYER)
+
+    def seconds(n: int = 64, d_vocab: int = whole.d_vocab, n_channels: int = 1) -> float:
+        vocabulary = Vocabulary(whole.projection[:, :d_vocab], whole.token_weights[:d_vocab])
+        options = {"n_channels": n_channels, "tolerance": 0.0, "max_iter": 10, "progress": False}
+        decompose(w[:1], vocabulary, **options)  # the preconditioner is paid once a vocabulary
+        return statistics.median(
+            timed(lambda: decompose(w[:n], vocabulary, **options))[0] for _ in range(3)
+        )
+
+    return {
+        "n_neurons": {str(n): seconds(n=n) for n in (16, 32, 64, 128, 256)},
+        "d_vocab": {str(v): seconds(d_vocab=v) for v in (6144, 12_288, 24_576, 49_152)},
+        "n_channels": {str(c): seconds(n_channels=c) for c in (1, 2, 4, 8)},
+    }
+
+
+MEMORY_CHILD = """
+import resource, warnings
+import torch
+from rotate_core import Vocabulary, decompose
+warnings.simplefilter("ignore")
+generator = torch.Generator().manual_seed(0)
+vocabulary = Vocabulary(torch.randn(49_152, 64, generator=generator).T)
+w = torch.randn({n}, 64, generator=generator)
+options = dict(n_channels=2, max_iter=2, solver="{solver}", progress=False)
+decompose(w[:1], vocabulary, **options)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+decompose(w, vocabulary, memory={budget}, **options)
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+def memory() -> dict[str, Any]:
+    """Growth of the peak resident memory against the budget, in a process of its own."""
+    budget, rows = 256 * 2**20, {}
+    for solver in ("geodesic", "householder"):
+        for n in (64, 512):
+            code = MEMORY_CHILD.format(n=n, solver=solver, budget=budget)
+            out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+            rows[f"{solver}, {n} neurons"] = {"budget": budget, "peak_growth": int(out.stdout)}
+    return rows
+
+
+def gpu() -> dict[str, Any] | str:
+    """A Gemma-2-2B-shaped layer on a GPU, synthetic weights; part of it, projected to the whole."""
+    if not torch.cuda.is_available():
+        return "not measured"
+    w, vocabulary = synthetic(*SHAPES["gemma-2-2b"], 1024, "cuda")
+    n_channels, n_layer = 10, 9216
+    decompose(w[:8], vocabulary, n_channels=1, progress=False)
+    seconds, _ = timed(
+        lambda: decompose(w, vocabulary, n_channels=n_channels, progress=False), "cuda"
+    )
+    rate = len(w) * n_channels / seconds
+    return {
+        "name": torch.cuda.get_device_name(),
+        "neuron_channels_per_second": rate,
+        "minutes_for_9216_neurons_50_channels": n_layer * 50 / rate / 60,
+        "limit": limit("cuda"),
+    }
+
+
+PARTS = {f.__name__: f for f in (latency, limit, growth, memory, gpu, race)}
+
+
+def main() -> None:
+    """Run the parts that were asked for, and keep what the others measured before."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; none: all"
+    )
+    chosen = parser.parse_args().parts or list(PARTS)
+    if unknown := set(chosen) - set(PARTS):
+        parser.error(f"unknown part {', '.join(unknown)}: wanted {', '.join(PARTS)}")
+    results = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+    for name in chosen:
+        figures = PARTS[name]()
+        results[name] = {
+            "figures": figures,
+            "hardware": {"processor": processor(), "threads": torch.get_num_threads()},
+            "load_average": os.getloadavg()[0],
+            "versions": versions(),
+            "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
+        }
+        temporary = OUTPUT.with_suffix(".tmp")
+        temporary.write_text(json.dumps(results, indent=1) + "\n")
+        temporary.replace(OUTPUT)
+        print(f"{name}: {json.dumps(figures, indent=1)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
