@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,8 @@ def start(folder: Path, model: Path) -> subprocess.Popen[str]:
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
+        # Where the tests run in the background, a shell may have told them to ignore Ctrl-C.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     while not (folder / "manifest.json").exists() and process.poll() is None:
         time.sleep(0.005)
