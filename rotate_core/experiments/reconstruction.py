@@ -23,12 +23,17 @@ def reconstruction_cosine(
     ``|w_hat| / |w|``, and the explained norm ``1 - |w - w_hat| / |w|`` follows from it: see
     :func:`explained_norm`. A channel in the span of earlier ones adds nothing.
     """
-    columns = channels.double().transpose(-1, -2)
-    columns = columns / columns.norm(dim=-2, keepdim=True)
-    q, r = torch.linalg.qr(columns)
-    independent = r.diagonal(dim1=-2, dim2=-1).abs() > 1e-6
+    rows = channels.double()
+    rows = rows / rows.norm(dim=-1, keepdim=True)
+    basis = torch.zeros_like(rows)  # orthonormal; a zero row for a channel that adds nothing
+    for c in range(rows.shape[-2]):
+        rest = rows[..., c, :]
+        for _ in range(2):  # Gram-Schmidt, twice is enough
+            rest = rest - ((basis @ rest.unsqueeze(-1)) * basis).sum(-2)
+        length = rest.norm(dim=-1, keepdim=True)
+        basis[..., c, :] = torch.where(length > 1e-6, rest / length, 0.0)
     unit = w.double() / w.double().norm(dim=-1, keepdim=True)
-    parts = (unit.unsqueeze(-2) @ q).squeeze(-2) * independent
+    parts = (basis @ unit.unsqueeze(-1)).squeeze(-1)
     return parts.square().cumsum(-1).clamp_max(1).sqrt()
 
 
