@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rotate_core import PAPER, Settings, Vocabulary, decompose, geodesic, load_model
+from rotate_core import (
+    PAPER,
+    ConvergenceWarning,
+    Settings,
+    Vocabulary,
+    decompose,
+    geodesic,
+    load_model,
+)
 from rotate_core.experiments.record import processor, versions
 from rotate_core.kurtosis import Objective
 
@@ -175,6 +184,8 @@ def growth() -> dict[str, dict[str, float]]:
     model = load_model("smollm2-135m")
     w = model.neurons(LAYER, KIND, list(range(256))).vectors
     whole = model.vocabulary(LAYER)
+
+    warnings.simplefilter("ignore", ConvergenceWarning)  # ten iterations are the point
 
     def seconds(n: int = 64, d_vocab: int = whole.d_vocab, n_channels: int = 1) -> float:
         vocabulary = Vocabulary(whole.projection[:, :d_vocab], whole.token_weights[:d_vocab])
