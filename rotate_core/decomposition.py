@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from rotate_core import geodesic
 from rotate_core.channels import Channels, NeuronsLike, VocabularyLike
-from rotate_core.deflation import Setup, deflate
+from rotate_core.deflation import Setup, deflate, first_numbers
 from rotate_core.settings import Settings
 
 ARRAYS_PER_NEURON = 12
@@ -139,7 +139,7 @@ def _check(w: Tensor, projection: Tensor, indices: tuple[int, ...], n_channels: 
         ("have norm 0, and so no direction", w.norm(dim=1) == 0),
     ):
         if bad.any():
-            which = [indices[i] for i in bad.nonzero().flatten()[:5].tolist()]
+            which = first_numbers(bad, indices)
             raise ValueError(f"the weight vectors of {int(bad.sum())} neurons {what}: {which}")
 
 

@@ -207,7 +207,7 @@ def _check_variance(w: Tensor, m: Tensor, indices: Sequence[int], setup: Setup) 
     constant = m2 <= (8 * rounding.double()) ** 2
     if constant.any():
         raise ValueError(
-            f"neurons {_first(constant, indices)}: their logits do not vary over the tokens "
+            f"neurons {first_numbers(constant, indices)}: their logits do not vary over the tokens "
             "that count, so they have no kurtosis; wanted a projection with distinct columns"
         )
 
@@ -216,11 +216,11 @@ def _check_tokens_left(m: Tensor, indices: Sequence[int], settings: Settings, ch
     spent = ~(m > settings.weight_when_masked).any(1)
     if spent.any():
         raise ValueError(
-            f"neurons {_first(spent, indices)}: all tokens are masked before channel {channel}; "
-            f"wanted fewer channels or a threshold above {settings.threshold}"
+            f"neurons {first_numbers(spent, indices)}: all tokens are masked before channel "
+            f"{channel}; wanted fewer channels or a threshold above {settings.threshold}"
         )
 
 
-def _first(bad: Tensor, indices: Sequence[int]) -> list[int]:
+def first_numbers(bad: Tensor, indices: Sequence[int]) -> list[int]:
     """The numbers of at most five neurons, for an error."""
     return [indices[i] for i in bad.nonzero().flatten()[:5].tolist()]
