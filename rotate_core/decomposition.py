@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from rotate_core import geodesic
 from rotate_core.channels import Channels, NeuronsLike, VocabularyLike
-from rotate_core.deflation import Setup, deflate, first_numbers
+from rotate_core.deflation import READ_OUT, SOLVED, Setup, deflate, first_numbers
 from rotate_core.settings import Settings
 
 ARRAYS_PER_NEURON = 12
@@ -34,6 +34,7 @@ def decompose(
     vocabulary: VocabularyLike,
     *,
     n_channels: int = 5,
+    after: Channels | None = None,
     settings: Settings | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -53,6 +54,8 @@ def decompose(
         neurons: weight vectors with their labels, or a plain tensor of them.
         vocabulary: U, token weights and token strings.
         n_channels: channels of each neuron.
+        after: channels already found of the same neurons, with the same settings and seed: they
+            come first in the result, and the search goes on behind them.
         settings: None for ours, :data:`rotate_core.PAPER` for the paper's.
         seed: of the random starts; mixed with the neuron's number, the channel's and the restart's.
         device: where to compute; None is where the projection is. Results are on the CPU.
@@ -68,7 +71,8 @@ def decompose(
 
     Raises:
         ValueError: shapes that do not fit, weights that are not finite or of norm 0, logits without
-            variance, fewer than one channel, all tokens masked, too little memory for one neuron.
+            variance, fewer than one channel, all tokens masked, too little memory for one neuron,
+            ``after`` of other neurons, settings or seed.
         TypeError: an unknown setting.
 
     Warns:
@@ -78,6 +82,8 @@ def decompose(
     w, labels = _vectors_and_labels(neurons)
     indices = labels["indices"]
     _check(w, vocabulary.projection, indices, n_channels)
+    if after is not None:
+        _check_after(after, w, indices, settings, seed, n_channels)
 
     setup = _setup(w, vocabulary, settings, seed, device)
     parts: list[dict[str, Tensor]] = []
@@ -96,6 +102,7 @@ def decompose(
                 indices[rows],
                 setup,
                 n_channels=n_channels,
+                given=_given(after, rows, w.shape[1]),
                 on_channel=after_channel,
             )
             parts.append(part)
@@ -141,6 +148,34 @@ def _check(w: Tensor, projection: Tensor, indices: tuple[int, ...], n_channels: 
         if bad.any():
             which = first_numbers(bad, indices)
             raise ValueError(f"the weight vectors of {int(bad.sum())} neurons {what}: {which}")
+
+
+def _check_after(
+    after: Channels,
+    w: Tensor,
+    indices: tuple[int, ...],
+    settings: Settings,
+    seed: int,
+    n_channels: int,
+) -> None:
+    for what, seen, wanted in (
+        ("neurons", after.indices, indices),
+        ("settings", after.settings, settings),
+        ("seed", after.seed, seed),
+    ):
+        if seen != wanted:
+            raise ValueError(f"after has {what} {seen}: wanted those asked for, {wanted}")
+    if not torch.equal(after.weight_vectors.to(w), w):
+        raise ValueError("after has other weight vectors: wanted channels of the neurons given")
+    if after.n_channels > n_channels:
+        raise ValueError(f"n_channels={n_channels}: after has {after.n_channels} already")
+
+
+def _given(after: Channels | None, rows: slice, d_model: int) -> dict[str, Tensor]:
+    """The known channels of some rows; none."""
+    if after is None:
+        return {"vectors": torch.empty(rows.stop - rows.start, 0, d_model)}
+    return {name: getattr(after, name)[rows] for name in (*SOLVED, *READ_OUT)}
 
 
 def _setup(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,10 @@ from rotate_core.settings import Settings
 
 N_TOP = 50
 """Tail tokens kept with each channel."""
+SOLVED = ("vectors", "objective", "gradient_norm", "n_iter", "converged")
+"""Arrays of a channel that come from the solver."""
+READ_OUT = ("kurtosis", "skewness", "tail", "top_ids", "top_z", "n_masked", "cosine")
+"""Arrays of a channel that follow from its vector and what is masked before it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ def deflate(
     setup: Setup,
     *,
     n_channels: int,
+    given: Mapping[str, Tensor],
     on_channel: Callable[[], object],
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Channels of each neuron, one after the other.
@@ -45,7 +50,9 @@ def deflate(
         w: weight vectors, on the projection's device and in its dtype.
         indices: the neurons' numbers: they seed the random starts and name neurons in errors.
         setup: vocabulary, settings, seed.
-        n_channels: how many.
+        n_channels: how many, the given ones included.
+        given: arrays of the channels that are known, (n_neurons, n_given, ...): these are masked
+            and returned, not solved for.
         on_channel: called after each, for progress.
 
     Returns:
@@ -65,18 +72,25 @@ def deflate(
     for channel in range(n_channels):
         if channel:
             _check_tokens_left(m, indices, settings, channel)
-        solution = _best_solution(target, m, indices, setup, channel)
-        arrays, in_tail = _read_out(solution.vectors, unweighted, setup)
-        arrays["n_masked"] = (in_tail & (m > settings.weight_when_masked)).sum(1)
-        arrays["cosine"] = torch.cosine_similarity(solution.vectors, w)
-        for name in ("vectors", "objective", "gradient_norm", "n_iter", "converged"):
-            arrays[name] = getattr(solution, name)
+        if channel < given["vectors"].shape[1]:
+            arrays = {name: values[:, channel] for name, values in given.items()}
+            vectors = arrays["vectors"].to(w)
+            _, in_tail = _read_out(vectors, unweighted, setup)
+            histories.append(torch.full((len(w), 1), math.nan))
+        else:
+            solution = _best_solution(target, m, indices, setup, channel)
+            vectors = solution.vectors
+            arrays, in_tail = _read_out(vectors, unweighted, setup)
+            arrays["n_masked"] = (in_tail & (m > settings.weight_when_masked)).sum(1)
+            arrays["cosine"] = torch.cosine_similarity(vectors, w)
+            for name in SOLVED:
+                arrays[name] = getattr(solution, name)
+            histories.append(torch.stack(solution.history, 1).cpu())
         found.append({name: array.cpu() for name, array in arrays.items()})
-        histories.append(torch.stack(solution.history, 1).cpu())
         if settings.deflation == "mask":
             m = torch.where(in_tail, m.clamp_max(settings.weight_when_masked), m)
         else:
-            unit = solution.vectors / solution.vectors.norm(dim=1, keepdim=True)
+            unit = vectors / vectors.norm(dim=1, keepdim=True)
             target = target - unit * (unit * target).sum(1, keepdim=True)
         on_channel()
     return {

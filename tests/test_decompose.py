@@ -138,6 +138,39 @@ def test_more_starts_never_lower_the_objective():
     assert (best[2] >= best[1] - 1e-6).all()
 
 
+@pytest.mark.parametrize("deflation", ["mask", "subtract"])
+def test_going_on_behind_known_channels_gives_what_one_run_gives(deflation):
+    w, vocabulary, _ = planted(0)
+    options = {"deflation": deflation, "start": "reflection", "progress": False}
+    whole = decompose(w, vocabulary, n_channels=5, **options)
+    first = decompose(w, vocabulary, n_channels=2, **options)
+    after = decompose(w, vocabulary, n_channels=5, after=first, **options)
+    for field in dataclasses.fields(whole):
+        value = getattr(whole, field.name)
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(getattr(after, field.name), value), field.name
+    again = decompose(w, vocabulary, n_channels=2, after=first, history=True, **options)
+    assert torch.equal(again.vectors, first.vectors)
+    assert again.history.isnan().all(), "nothing was solved for"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "after has seed 0: wanted those asked for, 1"),
+        ({"threshold": 5.0}, "after has settings .*threshold=4.0.*wanted"),
+        ({"n_channels": 1}, "n_channels=1: after has 2 already"),
+    ],
+)
+def test_known_channels_must_fit(change, message):
+    w, vocabulary, _ = planted(0)
+    first = decompose(w, vocabulary, n_channels=2, progress=False)
+    with pytest.raises(ValueError, match=message):
+        decompose(w, vocabulary, **{"n_channels": 3, "after": first, "progress": False} | change)
+    with pytest.raises(ValueError, match="other weight vectors"):
+        decompose(w + 1, vocabulary, n_channels=3, after=first, progress=False)
+
+
 def test_history_rises_to_the_objective():
     w, vocabulary, _ = planted(0)
     channels = decompose(w, vocabulary, n_channels=2, history=True, progress=False)
