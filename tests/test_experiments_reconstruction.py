@@ -12,6 +12,8 @@ from rotate_core.experiments.reconstruction import (
     match,
     n_distinct,
     reconstruction_cosine,
+    reconstruction_table,
+    stability_table,
 )
 from rotate_core.experiments.sample import take
 from rotate_core.support import matched_rotations
@@ -54,6 +56,20 @@ def test_random_directions_reconstruct_as_well(channels):
     w = channels.weight_vectors.expand(5, -1, -1)
     ours = reconstruction_cosine(channels.weight_vectors, channels.vectors)[:, -1]
     assert reconstruction_cosine(w, many)[..., -1].mean() > ours.mean() - 0.1
+
+
+def test_the_tables_hold_what_the_functions_give(channels):
+    table = reconstruction_table(channels, n_rotations=2)
+    assert len(table) == 2 * 3 * 4
+    ours = table[table.what == "channels"].set_index(["neuron", "channels"])
+    cosine = reconstruction_cosine(channels.weight_vectors, channels.vectors)
+    assert ours.cosine.loc[(2, 3)] == pytest.approx(cosine[2, 2].item())
+    assert ours.norm.loc[(2, 3)] == pytest.approx(explained_norm(cosine[2, 2]).item())
+
+    pairs = stability_table([channels, channels, channels], [5, 50])
+    assert len(pairs) == 3 * 2 * 3
+    assert (pairs.jaccard > 0.999).all(), "a run is like itself"
+    assert (pairs.other_jaccard < 0.9).all()
 
 
 def test_jaccard_of_sets():

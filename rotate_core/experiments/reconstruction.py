@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from rotate_core.channels import Channels
+from rotate_core.support import matched_rotations
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SAME_COSINE, SAME_JACCARD = 0.95, 0.5
 """Two channels of a neuron count as one above either."""
@@ -42,6 +49,39 @@ def explained_norm(cosine: Tensor) -> Tensor:
     return 1 - (1 - cosine.square()).clamp_min(0).sqrt()
 
 
+def reconstruction_table(
+    channels: Channels, *, n_rotations: int = 5, seed: int = 0
+) -> pd.DataFrame:
+    """Cosine and explained norm of each neuron from its first C channels, beside rotations.
+
+    Args:
+        channels: of some neurons.
+        n_rotations: sets of matched rotations, which are averaged over.
+        seed: of the rotations.
+
+    Returns:
+        A row a neuron, C and what: neuron, what ("channels" or "matched rotations"), channels,
+        cosine, norm.
+    """
+    import pandas as pd
+
+    w = channels.weight_vectors
+    rotations = matched_rotations(channels, n_rotations, seed=seed)
+    cosines = {
+        "channels": reconstruction_cosine(w, channels.vectors)[None],
+        "matched rotations": reconstruction_cosine(w.expand(n_rotations, -1, -1), rotations),
+    }
+    parts = []
+    for what, cosine in cosines.items():
+        index = pd.MultiIndex.from_product(
+            [channels.indices, range(1, channels.n_channels + 1)], names=["neuron", "channels"]
+        )
+        values = {"cosine": cosine, "norm": explained_norm(cosine)}
+        columns = {name: value.mean(0).flatten().numpy() for name, value in values.items()}
+        parts.append(pd.DataFrame(columns, index).assign(what=what).reset_index())
+    return pd.concat(parts, ignore_index=True)
+
+
 def jaccard(
     a: Int[Tensor, "n_a k"], b: Int[Tensor, "n_b k"], d_vocab: int
 ) -> Float[Tensor, "n_a n_b"]:
@@ -62,11 +102,11 @@ class Match:
     other_jaccard: Float[Tensor, " n_neurons"]
 
 
-def match(a: Channels, b: Channels) -> Match:
+def match(a: Channels, b: Channels, *, n_top: int = 50) -> Match:
     """Pair the channels of two runs by the Hungarian algorithm on their cosines.
 
-    Jaccard is of the top tokens kept with a channel (50). The null is all other pairs of channels
-    of the same neuron: they share the neuron, and so a cosine of about rho^2.
+    Jaccard is of the first ``n_top`` tokens of a channel's tail. The null is all other pairs of
+    channels of the same neuron: they share the neuron, and so a cosine of about rho^2.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -76,13 +116,34 @@ def match(a: Channels, b: Channels) -> Match:
     rows = []
     for i in range(a.n_neurons):
         cosine = torch.cosine_similarity(a.vectors[i, :, None], b.vectors[i, None], dim=-1)
-        tokens = jaccard(a.top_ids[i], b.top_ids[i], d_vocab)
+        tokens = jaccard(a.top_ids[i, :, :n_top], b.top_ids[i, :, :n_top], d_vocab)
         first, second = linear_sum_assignment(cosine.numpy(), maximize=True)
         paired = torch.zeros_like(cosine, dtype=torch.bool)
         paired[first, second] = True
         rows.append([x[p].mean() for p in (paired, ~paired) for x in (cosine, tokens)])
     values = torch.tensor(rows)
     return Match(values[:, 0], values[:, 1], values[:, 2], values[:, 3])
+
+
+def stability_table(runs: Sequence[Channels], n_tops: Sequence[int] = (50,)) -> pd.DataFrame:
+    """How alike the channels of every two runs on the same neurons are.
+
+    Args:
+        runs: of different seeds.
+        n_tops: top tokens that the Jaccard is over.
+
+    Returns:
+        A row a pair of runs, neuron and n_top: neuron, n_top and the fields of :class:`Match`.
+    """
+    import pandas as pd
+
+    parts = []
+    for a, b in itertools.combinations(runs, 2):
+        for n_top in n_tops:
+            found = match(a, b, n_top=n_top)
+            values = {name: value.numpy() for name, value in vars(found).items()}
+            parts.append(pd.DataFrame({"neuron": a.indices, "n_top": n_top} | values))
+    return pd.concat(parts, ignore_index=True)
 
 
 def n_distinct(channels: Channels) -> Int[Tensor, " n_neurons"]:
