@@ -35,8 +35,9 @@ from rotate_core import (
     geodesic,
     load_model,
 )
-from rotate_core.experiments.record import processor, versions
+from rotate_core.experiments.record import PACKAGES, processor
 from rotate_core.kurtosis import Objective
+from rotate_core.versions import versions
 
 OUTPUT = Path(__file__).with_suffix(".json")
 LAYER, KIND = 20, "gate"
@@ -267,7 +268,7 @@ def main() -> None:
             "figures": figures,
             "hardware": {"processor": processor(), "threads": torch.get_num_threads()},
             "load_average": os.getloadavg()[0],
-            "versions": versions(),
+            "versions": versions(*PACKAGES),
             "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
         }
         temporary = OUTPUT.with_suffix(".tmp")

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -33,6 +31,7 @@ from rotate_core.neurons import Neurons
 from rotate_core.settings import Settings
 from rotate_core.shards import is_there, write_shard, write_tokens
 from rotate_core.support import STATISTICS, matched_vectors, tail_evidence
+from rotate_core.versions import versions
 from rotate_core.vocabulary import Vocabulary
 
 SHARD_SIZE = {"cpu": 32, "cuda": 1024}
@@ -105,7 +104,7 @@ def build_atlas(
         statistic=statistic,
         side=side,
         fold_norm=fold_norm,
-        versions=_versions(),
+        versions=versions("rotate_core", "torch", "transformers"),
     )
     chosen = _choose(model, layers, kinds, neurons, seed)
     size = _shard_size(model, memory, device)
@@ -293,10 +292,3 @@ def _shard_size(model: Model, memory: float | None, device: str | None) -> int:
 
 def _source(model: Model) -> str:
     return model.name if model.name in PACKAGED or model.commit else str(model.path.resolve())
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("rotate_core", "torch", "transformers")},
-    }

@@ -74,7 +74,7 @@ def test_table_has_a_row_for_each_claim_whether_it_ran_or_not():
 def test_outcomes_survive_the_file(tmp_path):
     model = SimpleNamespace(name="tiny", checksum="abc")
     found = {"stability_cosine": outcome(0.9, 0.1, width=math.nan)}
-    file = write_results(
+    write_results(
         "06_reconstruction",
         metrics={"x": math.inf, "y": [1, 2]},
         parameters={"seed": 0},
@@ -83,7 +83,7 @@ def test_outcomes_survive_the_file(tmp_path):
         claims=found,
         folder=tmp_path,
     )
-    stored = json.loads(file.read_text())
+    stored = json.loads((tmp_path / "06_reconstruction.json").read_text())
     assert stored["metrics"] == {"x": None, "y": [1, 2]}
     assert stored["model"]["checksum"] == "abc"
     back = collect(tmp_path)["stability_cosine"]

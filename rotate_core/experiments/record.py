@@ -8,11 +8,12 @@ import os
 import platform
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from rotate_core.versions import versions
 
 if TYPE_CHECKING:
     from rotate_core.experiments.scoreboard import Outcome
@@ -30,7 +31,7 @@ def write_results(
     seconds: float,
     claims: Mapping[str, Outcome] | None = None,
     folder: str | Path = "../results",
-) -> Path:
+) -> None:
     """Write a chapter's figures with all that they depend on; a whole file or none.
 
     Args:
@@ -41,16 +42,13 @@ def write_results(
         seconds: that the chapter took.
         claims: outcomes by the claim's name.
         folder: where to; made if need be.
-
-    Returns:
-        The file.
     """
     content = {
         "metrics": _plain(dict(metrics)),
         "claims": {key: _plain(outcome.asdict()) for key, outcome in (claims or {}).items()},
         "parameters": _plain(dict(parameters)),
         "model": {"name": model.name, "checksum": model.checksum},
-        "versions": versions(),
+        "versions": versions(*PACKAGES),
         "hardware": {
             "processor": processor(),
             "threads": torch.get_num_threads(),
@@ -64,9 +62,7 @@ def write_results(
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
         json.dump(content, stream, indent=1, sort_keys=True, allow_nan=False)
         stream.write("\n")
-    target = directory / f"{name}.json"
-    os.replace(temporary, target)
-    return target
+    os.replace(temporary, directory / f"{name}.json")
 
 
 def _plain(value: Any) -> Any:
@@ -80,17 +76,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that figures depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def processor() -> str:

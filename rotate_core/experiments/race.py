@@ -1,0 +1,108 @@
+"""Two solvers on the same neurons, by the clock, and the line search of one (chapter 2)."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rotate_core import geodesic
+from rotate_core.channels import Channels, NeuronsLike, VocabularyLike
+from rotate_core.decomposition import ConvergenceWarning, decompose
+from rotate_core.kurtosis import Objective, centred_logits
+from rotate_core.line_search import joint_moments, line_search
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MARGIN = 0.01
+"""A difference of the objective that counts."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The objective along a great circle, and the angle that the exact line search chooses."""
+
+    curve: pd.DataFrame
+    """Columns t (radians) and objective, each point from a product with U of its own."""
+    t: float
+    objective: float
+    """At t, from a product of its own as well."""
+
+
+def profile_along_gradient(
+    w: Float[Tensor, " d_model"],
+    vocabulary: VocabularyLike,
+    *,
+    objective: Objective | None = None,
+    n_points: int = 91,
+) -> Profile:
+    """F from a neuron along its gradient, over a quarter of the great circle."""
+    import pandas as pd
+
+    objective = objective or Objective()
+    unit = (w / w.norm()).unsqueeze(0)
+    weights = vocabulary.token_weights.unsqueeze(0)
+    state = geodesic.begin(unit, unit, vocabulary.projection, weights, objective)
+    gradient = geodesic.gradient(state, objective)
+    direction = gradient / gradient.norm()
+    _, moments = joint_moments(state.a, direction, state.sample)
+    begin, end = ((unit * vector).sum(1).double() for vector in (state.s, direction))
+    chosen = line_search(moments, begin, end, objective).item()
+
+    def value(t: float) -> float:  # the definition, not the moments
+        point = math.cos(t) * state.s + math.sin(t) * direction
+        _, m2, m4 = centred_logits(point, state.sample)
+        return objective(m4 / m2**2 - 3, (unit * point).sum(1)).item()
+
+    angles = torch.linspace(0, math.pi / 2, n_points).tolist()
+    curve = pd.DataFrame({"t": angles, "objective": [value(t) for t in angles]})
+    return Profile(curve, chosen, value(chosen))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One solver on some neurons."""
+
+    channels: Channels
+    """The first channel of each."""
+    curve: pd.DataFrame
+    """Columns seconds and objective (mean over neurons), seconds spread evenly over the points."""
+    seconds: float
+
+
+def clocked(neurons: NeuronsLike, vocabulary: VocabularyLike, **options: Any) -> Run:
+    """Decompose into one channel with a clock; options as of :func:`rotate_core.decompose`."""
+    import pandas as pd
+
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a race may have a limit
+        channels = decompose(neurons, vocabulary, n_channels=1, history=True, **options)
+    seconds = time.perf_counter() - start
+    assert channels.history is not None
+    # A neuron that has left the batch keeps its last value.
+    values = pd.DataFrame(channels.history[:, 0].T.numpy()).ffill().mean(axis=1)
+    clock = seconds * (values.index + 1) / len(values)
+    return Run(channels, pd.DataFrame({"seconds": clock, "objective": values}), seconds)
+
+
+def by_neuron(ours: Run, other: Run) -> pd.DataFrame:
+    """A row a neuron: the cosine between the two channels, and our gain in F."""
+    import pandas as pd
+
+    a, b = ours.channels, other.channels
+    cosine = torch.cosine_similarity(a.vectors, b.vectors, dim=-1)[:, 0]
+    return pd.DataFrame({"cosine": cosine, "gain": (a.objective - b.objective)[:, 0]})
+
+
+def seconds_to(run: Run, objective: float) -> float | None:
+    """When the run's mean objective reached a value; None: never."""
+    reached = run.curve[run.curve.objective >= objective]
+    return float(reached.seconds.iloc[0]) if len(reached) else None
