@@ -1,0 +1,211 @@
+"""All descriptions of some neurons, judged on the same trials (chapter 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rotate_core.experiments.corpus import Windows
+from rotate_core.experiments.descriptions import POLARITIES, Description
+from rotate_core.experiments.exemplars import previous
+from rotate_core.experiments.kernels import KERNELS, Kernels
+from rotate_core.experiments.trials import Trial, auroc, scores, trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+QUANTILE = 0.99
+"""Of the train text's activations: a positive is above it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """The windows of a split, and what some neurons do on them."""
+
+    windows: Windows
+    activation: Float[Tensor, "n_positions n_neurons"]
+    """At the counted positions."""
+    gate: Float[Tensor, "n_positions n_neurons"] | None = None
+    """``g . x`` there, where the neurons are gated."""
+
+    @staticmethod
+    def of(
+        windows: Windows, products: Float[Tensor, "n_windows length n_rows"], act: torch.nn.Module,
+        *, gated: bool,
+    ) -> Text:  # fmt: skip
+        """From the products of the MLP's input with gate and in vectors, one after the other."""
+        values = windows.counted(products)
+        if not gated:
+            return Text(windows, act(values))
+        gate, in_ = values.chunk(2, dim=1)
+        return Text(windows, act(gate) * in_, gate)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """The trials of one neuron and polarity: one to choose by, one to judge by."""
+
+    validation: Trial
+    test: Trial
+
+    def __bool__(self) -> bool:
+        return len(self.validation) > 0 and len(self.test) > 0
+
+
+def pairs(
+    text: Mapping[str, Text],
+    polarity: str,
+    *,
+    quantile: float = QUANTILE,
+    n: int = 50,
+    seed: int = 0,
+) -> list[Pair]:
+    """Trials of each neuron on validation and test text; false where there are too few positives.
+
+    Args:
+        text: by split: train, validation, test.
+        polarity: of the activation.
+        quantile: of the train text; positives are above it.
+        n: positions of each sort.
+        seed: of the draws.
+    """
+    sign = POLARITIES[polarity]
+    limits = (text["train"].activation * sign).quantile(quantile, dim=0).tolist()
+
+    def of(split: str, i: int) -> Trial:
+        some = text[split]
+        a, token = some.activation[:, i] * sign, some.windows.current
+        return trial(a, token, previous(some.windows), limits[i], n=n, seed=seed)
+
+    return [Pair(of("validation", i), of("test", i)) for i in range(len(limits))]
+
+
+def validation_score(kernels: Kernels, pair: Pair, description: Description) -> float:
+    """What a description is chosen by: AUROC on validation text, mean of the kernels."""
+    if not pair:
+        return float("-inf")
+    return sum(
+        auroc(_predicted(kernels, description, pair.validation, kernel), pair.validation.label)
+        for kernel in KERNELS
+    ) / len(KERNELS)
+
+
+def best_of(
+    lists: Sequence[Sequence[Description]], trials: Sequence[Pair], kernels: Kernels
+) -> list[Description]:
+    """For each neuron, the one of several descriptions that is best on validation text."""
+    return [
+        max(some, key=lambda description: validation_score(kernels, pair, description))
+        for pair, *some in zip(trials, *lists, strict=True)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A layer's neurons in one polarity: their text, their trials, and what describes them."""
+
+    layer: int
+    polarity: str
+    neurons: tuple[int, ...]
+    text: Mapping[str, Text]
+    """By split."""
+    trials: Sequence[Pair]
+    """One for each neuron."""
+    words: Mapping[str, Sequence[Description]]
+    """By method, one for each neuron."""
+
+    def using(self, words: Mapping[str, Sequence[Description]]) -> Case:
+        """The same with other descriptions."""
+        return replace(self, words=words)
+
+
+def judge(cases: Sequence[Case], kernels: Kernels) -> pd.DataFrame:
+    """A row a method, neuron, polarity and kernel: AUROC, balanced accuracy, Pearson on test text.
+
+    Neurons with too few positives are left out.
+    """
+    import pandas as pd
+
+    rows = []
+    for case in cases:
+        for method, descriptions in case.words.items():
+            for i, (some, pair) in enumerate(zip(descriptions, case.trials, strict=True)):
+                if not pair:
+                    continue
+                head = _head(case, i) | {"method": method, "empty": not some.ids}
+                for kernel in KERNELS:
+                    found = scores(
+                        (_predicted(kernels, some, pair.validation, kernel), pair.validation),
+                        (_predicted(kernels, some, pair.test, kernel), pair.test),
+                    )
+                    rows.append(head | {"kernel": kernel} | found)
+    return pd.DataFrame(rows)
+
+
+def judge_frequency(cases: Sequence[Case]) -> pd.DataFrame:
+    """The control that knows no neuron: log frequency of the token in the train text.
+
+    Whether a frequent or a rare token speaks for the neuron is chosen on validation text.
+
+    Returns:
+        As :func:`judge`, the same for both kernels.
+    """
+    import pandas as pd
+
+    rows = []
+    for case in cases:
+        seen = torch.cat([some.windows.tokens.flatten() for some in case.text.values()])
+        train = case.text["train"].windows.tokens.flatten()
+        log = torch.bincount(train, minlength=int(seen.max()) + 1).float().log1p()
+        for i, pair in enumerate(case.trials):
+            if not pair:
+                continue
+            validation, test = log[pair.validation.token], log[pair.test.token]
+            way = 1 if auroc(validation, pair.validation.label) >= 0.5 else -1
+            found = scores((way * validation, pair.validation), (way * test, pair.test))
+            head = _head(case, i) | {"method": "token frequency", "empty": False}
+            rows += [head | {"kernel": kernel} | found for kernel in KERNELS]
+    return pd.DataFrame(rows)
+
+
+def coverage(cases: Sequence[Case]) -> pd.DataFrame:
+    """A row a layer and polarity: neurons judged and skipped, and how gate goes where they fire.
+
+    ``gate > 0`` is the share of the test trials' positives where ``g . x`` is positive: what
+    :func:`~rotate_core.experiments.descriptions.side` takes for granted.
+    """
+    import pandas as pd
+
+    rows = []
+    for case in cases:
+        gate, positive = case.text["test"].gate, []
+        for i, pair in enumerate(case.trials):
+            if pair and gate is not None:
+                positive.append(gate[pair.test.position[pair.test.label == 1], i] > 0)
+        rows.append(
+            {
+                "layer": case.layer,
+                "polarity": case.polarity,
+                "judged": sum(map(bool, case.trials)),
+                "skipped": sum(not pair for pair in case.trials),
+                "gate > 0": torch.cat(positive).double().mean().item() if positive else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _head(case: Case, i: int) -> dict[str, Any]:
+    neuron = case.neurons[i]
+    cluster = f"{case.layer}/{neuron}"
+    return {"layer": case.layer, "neuron": neuron, "cluster": cluster, "polarity": case.polarity}
+
+
+def _predicted(
+    kernels: Kernels, description: Description, some: Trial, kernel: str
+) -> Float[Tensor, " n"]:
+    return kernels.predict(description, some.token, kernel, previous=some.previous)
