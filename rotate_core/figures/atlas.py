@@ -95,7 +95,7 @@ def certified(table: pd.DataFrame, ax: Axes, *, level: float = 0.1) -> Axes:
         (table[significant], COLOURS["neuron"], f"q < {level:g}"),
     ):
         ax.scatter(
-            rows["cosine"], rows["kurtosis"], s=9, alpha=0.6, color=colour, linewidth=0,
+            rows["cosine"], rows["kurtosis"], s=16, alpha=0.6, color=colour, linewidth=0,
             label=f"{name} ({len(rows)})",
         )  # fmt: skip
     ax.set(xlabel="cosine with the neuron", ylabel="excess kurtosis", yscale="symlog")

@@ -51,7 +51,7 @@ def use_style() -> None:
     )
 
 
-def panels(n: int, *, height: float = 3.2, width: float = 8.0, **options: Any) -> list[Axes]:
+def panels(n: int, *, height: float = 3.2, width: float = 6.6, **options: Any) -> list[Axes]:
     """Axes side by side in one figure that is readable at the width of a phone.
 
     Args:
