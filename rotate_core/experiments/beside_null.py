@@ -1,0 +1,115 @@
+"""Neurons beside their virtual neurons: the tables and outcomes of the causal chapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rotate_core.experiments.sample import take
+from rotate_core.experiments.scoreboard import Outcome
+from rotate_core.experiments.statistics import Estimate, difference, interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rotate_core.channels import Channels
+
+REAL, VIRTUAL = "neurons", "virtual neurons"
+"""What a row of a table is of, in its column ``what``."""
+
+
+def both(
+    channels: Channels,
+    null: Channels,
+    measure: Callable[[Channels, list[int], str], tuple[pd.DataFrame, ...]],
+) -> tuple[pd.DataFrame, ...]:
+    """Measure neurons, then as many matched vectors, each in the place of one of the neurons.
+
+    Args:
+        channels: of some neurons of a layer.
+        null: of matched vectors; the first take the place of the first neurons.
+        measure: given channels, the rows of the neurons whose place they have, and what they are.
+
+    Returns:
+        The tables of ``measure``, one below the other, with columns layer, kind, what, and cluster
+        (the neuron, or the matched vector: what a bootstrap resamples).
+    """
+    import pandas as pd
+
+    n = min(channels.n_neurons, null.n_neurons)
+    parts = []
+    for what, some, count in (
+        (REAL, channels, channels.n_neurons),
+        (VIRTUAL, take(null, range(n)), n),
+    ):
+        place = {"layer": channels.layer, "kind": channels.kind, "what": what}
+        tables = measure(some, list(range(count)), what)
+        parts.append(
+            [
+                table.assign(**place, cluster=f"{channels.layer}/" + table["neuron"].astype(str))
+                for table in tables
+            ]
+        )
+    return tuple(
+        pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+        for tables in zip(*parts, strict=True)
+    )
+
+
+def estimates(
+    table: pd.DataFrame, column: str, by: list[str], *, rotation: str | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """A row a group: neurons, virtual neurons and their difference, with 95% intervals.
+
+    Args:
+        table: with the columns what and cluster; rows without a value are left out.
+        column: the figure.
+        by: columns that say which group, in the table's order.
+        rotation: the column of the same figure for matched rotations; its mean, and what the
+            neurons have more than their own rotations, are added.
+        seed: of the bootstraps.
+
+    Returns:
+        Columns of ``by``, n (values of neurons), then an `Estimate` a cell.
+    """
+    import pandas as pd
+
+    rows = []
+    for key, part in table[table[column].notna()].groupby(by, sort=False):
+        real, null = (part[part.what == what] for what in (REAL, VIRTUAL))
+        row: dict[str, Any] = dict(zip(by, key, strict=True)) | {"n": len(real)}
+        row["neurons"] = interval(real[column], real.cluster, seed=seed)
+        row["virtual neurons"] = interval(null[column], null.cluster, seed=seed)
+        row["difference"] = _difference(real, null, column, seed)
+        if rotation is not None:
+            row["rotations"] = interval(real[rotation], real.cluster, seed=seed)
+            more = real[column] - real[rotation]
+            row["less rotations"] = interval(more, real.cluster, seed=seed)
+        rows.append(row)
+    names = [*by, "n", "neurons", "virtual neurons", "difference"]
+    names += [] if rotation is None else ["rotations", "less rotations"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of :func:`estimates` for results/NN_claim.json."""
+    return [
+        {k: v.asdict() if isinstance(v, Estimate) else v for k, v in row.items()}
+        for row in table.to_dict("records")
+    ]
+
+
+def outcome(table: pd.DataFrame, column: str, *, model: str, seed: int = 0) -> Outcome:
+    """Neurons against virtual neurons, for the scoreboard."""
+    real, null = (table[table.what == what] for what in (REAL, VIRTUAL))
+    return Outcome(
+        ours=interval(real[column], real.cluster, seed=seed),
+        null=interval(null[column], null.cluster, seed=seed),
+        over_null=_difference(real, null, column, seed),
+        null_is=VIRTUAL,
+        model=model,
+    )
+
+
+def _difference(real: pd.DataFrame, null: pd.DataFrame, column: str, seed: int) -> Estimate:
+    return difference(real[column], null[column], real.cluster, null.cluster, seed=seed)
