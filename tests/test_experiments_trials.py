@@ -134,6 +134,22 @@ def test_coverage_tells_how_gate_goes(texts):
     assert row["gate > 0"] == 1
 
 
+def test_the_following_token_is_read_where_the_neuron_fires_before_it(texts, kernels):
+    generator, shifted = torch.Generator().manual_seed(0), {}
+    for split, some in texts.items():
+        a = 0.1 * torch.randn(len(some.windows.current), 1, generator=generator)
+        a[some.windows.following < FIRING] += 5
+        shifted[split] = Text(some.windows, a)
+    found = {}
+    for read in ("current", "following"):
+        trials = pairs(shifted, "positive", read=read)
+        table = judge([Case(0, "positive", (0,), shifted, trials, {"x": [RIGHT]})], kernels)
+        found[read] = table[table.kernel == "exact"].iloc[0]
+    assert found["following"].auroc > 0.95
+    assert 0.35 < found["current"].auroc < 0.65
+    assert found["following"].told == pytest.approx(1 / 3, abs=0.01)
+
+
 def test_the_best_on_validation_text_is_chosen(cases, kernels):
     case = cases[0]
     assert validation_score(kernels, case.trials[0], RIGHT) > 0.95

@@ -108,7 +108,7 @@ def sensitivity(
 
     def drawn(case: Case, quantile: float) -> Case:
         trials = pairs(case.text, case.polarity, quantile=quantile, seed=seed)
-        return Case(case.layer, case.polarity, case.neurons, case.text, trials, both(case))
+        return case.using(both(case), trials)
 
     variants: list[tuple[str, float, list[Case], float]] = []
     for share in SHARES:

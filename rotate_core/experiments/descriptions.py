@@ -24,6 +24,7 @@ from torch import Tensor
 
 from rotate_core.channels import Channels
 from rotate_core.support import matched_rotations, support
+from rotate_core.tokens import visible
 
 BUDGET = 50
 """Tokens of a description."""
@@ -50,7 +51,7 @@ class Description:
         """Ten tokens; ``of…`` says: after "of"."""
         back = self.back or (0,) * len(self.ids)
         words = zip(self.tokens[:10], back, strict=False)
-        return " ".join(token.strip() + "…" * before for token, before in words)
+        return " ".join(visible(token.strip() or token) + "…" * before for token, before in words)
 
 
 def side(kind: str, polarity: str) -> str:

@@ -23,6 +23,11 @@ QUANTILE = 0.99
 """Of the train text's activations: a positive is above it."""
 
 
+def first(windows: Windows, n: int) -> Windows:
+    """The first n windows: as windows are taken in turns, of as many documents as there are."""
+    return Windows(windows.tokens[:n], windows.document[:n], windows.titles)
+
+
 @dataclass(frozen=True, eq=False)
 class Text:
     """The windows of a split, and what some neurons do on them."""
@@ -63,6 +68,7 @@ def pairs(
     *,
     quantile: float = QUANTILE,
     n: int = 50,
+    read: str = "current",
     seed: int = 0,
 ) -> list[Pair]:
     """Trials of each neuron on validation and test text; false where there are too few positives.
@@ -72,15 +78,19 @@ def pairs(
         polarity: of the activation.
         quantile: of the train text; positives are above it.
         n: positions of each sort.
+        read: the token that a description is held against, "current" or "following": a neuron of a
+            late layer may fire at what comes next.
         seed: of the draws.
     """
     sign = POLARITIES[polarity]
     limits = (text["train"].activation * sign).quantile(quantile, dim=0).tolist()
 
     def of(split: str, i: int) -> Trial:
-        some = text[split]
-        a, token = some.activation[:, i] * sign, some.windows.current
-        return trial(a, token, previous(some.windows), limits[i], n=n, seed=seed)
+        windows = text[split].windows
+        current, following = windows.current, windows.following
+        tokens = {"current": (current, previous(windows)), "following": (following, current)}
+        a = text[split].activation[:, i] * sign
+        return trial(a, *tokens[read], limits[i], n=n, seed=seed)
 
     return [Pair(of("validation", i), of("test", i)) for i in range(len(limits))]
 
@@ -119,15 +129,18 @@ class Case:
     words: Mapping[str, Sequence[Description]]
     """By method, one for each neuron."""
 
-    def using(self, words: Mapping[str, Sequence[Description]]) -> Case:
-        """The same with other descriptions."""
-        return replace(self, words=words)
+    def using(
+        self, words: Mapping[str, Sequence[Description]], trials: Sequence[Pair] | None = None
+    ) -> Case:
+        """The same with other descriptions, and perhaps other trials."""
+        return replace(self, words=words, trials=self.trials if trials is None else trials)
 
 
 def judge(cases: Sequence[Case], kernels: Kernels) -> pd.DataFrame:
     """A row a method, neuron, polarity and kernel: AUROC, balanced accuracy, Pearson on test text.
 
-    Neurons with too few positives are left out.
+    Neurons with too few positives are left out. ``told`` is the share of the test trial's positions
+    where anything is predicted: with the exact kernel, those with a token of the description.
     """
     import pandas as pd
 
@@ -139,10 +152,11 @@ def judge(cases: Sequence[Case], kernels: Kernels) -> pd.DataFrame:
                     continue
                 head = _head(case, i) | {"method": method, "empty": not some.ids}
                 for kernel in KERNELS:
-                    found = scores(
-                        (_predicted(kernels, some, pair.validation, kernel), pair.validation),
-                        (_predicted(kernels, some, pair.test, kernel), pair.test),
+                    validation, test = (
+                        _predicted(kernels, some, t, kernel) for t in (pair.validation, pair.test)
                     )
+                    found = scores((validation, pair.validation), (test, pair.test))
+                    found["told"] = (test > 0).double().mean().item()
                     rows.append(head | {"kernel": kernel} | found)
     return pd.DataFrame(rows)
 
@@ -168,7 +182,7 @@ def judge_frequency(cases: Sequence[Case]) -> pd.DataFrame:
             validation, test = log[pair.validation.token], log[pair.test.token]
             way = 1 if auroc(validation, pair.validation.label) >= 0.5 else -1
             found = scores((way * validation, pair.validation), (way * test, pair.test))
-            head = _head(case, i) | {"method": "token frequency", "empty": False}
+            head = _head(case, i) | {"method": "token frequency", "empty": False, "told": 1.0}
             rows += [head | {"kernel": kernel} | found for kernel in KERNELS]
     return pd.DataFrame(rows)
 

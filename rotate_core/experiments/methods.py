@@ -89,8 +89,11 @@ def from_weights(
         found["projection, gate and in"] = joined(list(projected.values()))
     found["another neuron"] = found["channels"][1:] + found["channels"][:1]
     found["matched vector"] = read(null, 1)
-    rotated = [
-        from_rotations(channels[k], polarity=s, seed=seed, budget=budget) for k, s in sides.items()
+    rotated = [  # of each kind by itself
+        from_rotations(
+            channels[k], polarity=s, budget=budget, seed=seed + n
+        )  # apart from each other
+        for n, (k, s) in enumerate(sides.items())
     ]
     return found | {"matched rotation": joined(rotated)}
 

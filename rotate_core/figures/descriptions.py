@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,9 @@ def strips_by_polarity(
             edge += len(methods)
             ax.axhline(edge - 0.5, color=COLOURS["null"], linewidth=0.8)
         ax.axvline(0.5, color=COLOURS["neutral"], linewidth=0.8)
-        ax.set(xlabel=value, ylabel="", xlim=(0, 1.01), xticks=[0, 0.5, 1], title=f"{kernel}")
+        ax.set(xlabel=value, ylabel="", xlim=(0, 1.01), xticks=[0, 0.5, 1], title=kernel)
+    axes[0].set_yticks(range(len(order)), [_wrapped(method) for method in order])
+    axes[0].set_ylim(len(order) - 0.5, -0.5)
     for polarity in polarities:
         axes[0].plot([], [], "o", color=COLOURS[polarity], label=polarity)
     axes[0].figure.legend(loc="outside upper right", ncols=2, handletextpad=0.1)
@@ -77,9 +80,14 @@ def win_ratios(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.axvline(1, color=COLOURS["neutral"], linewidth=0.8)
-    ax.set_yticks(range(len(others)), others)
+    ax.set_yticks(range(len(others)), [_wrapped(other) for other in others])
     ax.set_ylim(len(others) - 0.5, -0.5)
     ax.set_xlabel("wins for one loss")
     ax.set_title("won / tied / lost", loc="right", fontsize=10)
     ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2)
     return ax
+
+
+def _wrapped(method: str) -> str:
+    """On short lines, for a phone."""
+    return textwrap.fill(method, 14)
