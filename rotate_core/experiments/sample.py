@@ -1,4 +1,4 @@
-"""Some of the neurons of a result."""
+"""Some of the neurons, or of the channels, of a result."""
 
 from __future__ import annotations
 
@@ -21,3 +21,14 @@ def take(channels: Channels, rows: Sequence[int]) -> Channels:
     }
     indices = tuple(channels.indices[row] for row in chosen)
     return dataclasses.replace(channels, indices=indices, **changes)
+
+
+def first_channels(channels: Channels, n: int) -> Channels:
+    """The first n channels of every neuron."""
+    changes: dict[str, Any] = {
+        field.name: value[:, :n]
+        for field in dataclasses.fields(channels)
+        if isinstance(value := getattr(channels, field.name), Tensor)
+        and field.name != "weight_vectors"
+    }
+    return dataclasses.replace(channels, **changes)
