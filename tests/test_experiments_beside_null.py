@@ -65,6 +65,7 @@ def test_estimates_are_those_of_the_groups():
     found = estimates(table, "value", ["group"], rotation="rotation")
     assert found.group.tolist() == ["b", "a"], "in the table's order"
     assert found.n.tolist() == [39, 40]
+    assert found["n virtual"].tolist() == [40, 40]
     part = table[(table.group == "a") & (table.what == REAL)]
     assert found.neurons[1] == interval(part.value, part.cluster)
     assert found.neurons[1].n_clusters == 20
@@ -73,7 +74,7 @@ def test_estimates_are_those_of_the_groups():
     assert found["less rotations"][1].value == pytest.approx(found.neurons[1].value - 0.9)
     assert "rotations" not in estimates(table, "value", ["group"])
     nothing = estimates(table[:0], "value", ["group"])
-    assert list(nothing) == ["group", "n", "neurons", "virtual neurons", "difference"]
+    assert list(nothing) == ["group", "n", "n virtual", "neurons", "virtual neurons", "difference"]
     stored = records(found)
     assert stored[1]["neurons"]["n"] == 40
     assert stored[1]["group"] == "a"

@@ -70,14 +70,16 @@ def estimates(
         seed: of the bootstraps.
 
     Returns:
-        Columns of ``by``, n (values of neurons), then an `Estimate` a cell.
+        Columns of ``by``, n and n virtual (how many values), then an `Estimate` a cell.
     """
     import pandas as pd
 
     rows = []
-    for key, part in table[table[column].notna()].groupby(by, sort=False):
-        real, null = (part[part.what == what] for what in (REAL, VIRTUAL))
-        row: dict[str, Any] = dict(zip(by, key, strict=True)) | {"n": len(real)}
+    for key, part in table.groupby(by, sort=False):
+        there = part[part[column].notna()]
+        real, null = (there[there.what == what] for what in (REAL, VIRTUAL))
+        row: dict[str, Any] = dict(zip(by, key, strict=True))
+        row |= {"n": len(real), "n virtual": len(null)}
         row["neurons"] = interval(real[column], real.cluster, seed=seed)
         row["virtual neurons"] = interval(null[column], null.cluster, seed=seed)
         row["difference"] = _difference(real, null, column, seed)
@@ -86,7 +88,7 @@ def estimates(
             more = real[column] - real[rotation]
             row["less rotations"] = interval(more, real.cluster, seed=seed)
         rows.append(row)
-    names = [*by, "n", "neurons", "virtual neurons", "difference"]
+    names = [*by, "n", "n virtual", "neurons", "virtual neurons", "difference"]
     names += [] if rotation is None else ["rotations", "less rotations"]
     return pd.DataFrame(rows, columns=names)
 

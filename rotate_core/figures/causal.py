@@ -91,12 +91,9 @@ def text_before_and_after(
     """
     scale = max(1e-12, float(np.max(np.abs([*before, *after]))))
     for ax, values, title in zip(axes, (before, after), titles, strict=True):
-        column, line = 0, 0
-        for token, value in zip(tokens, values, strict=True):
-            if column and column + len(token) > width:
-                column, line = 0, line + 1
+        places = _lines(tokens, width)
+        for token, value, (line, column) in zip(tokens, values, places, strict=True):
             word = token.lstrip(" ")
-            column += len(token) - len(word) if column else 0
             colour = COLOURS["positive" if value >= 0 else "negative"]
             share = abs(value) / scale
             if share > 0.02:
@@ -113,11 +110,31 @@ def text_before_and_after(
                 column, line, word, family="monospace", fontsize=14, va="center", ha="left",
                 color="white" if share > 0.55 else "black",
             )  # fmt: skip
-            column += len(word)
+        line = places[-1][0]
         ax.set(xlim=(0, width), ylim=(line + 0.6, -0.6))
         ax.set_title(title, fontsize=14)
         ax.axis("off")
     return axes
+
+
+def _lines(tokens: Sequence[str], width: int) -> list[tuple[int, int]]:
+    """(line, column) of each token's first letter; lines break between words, where they can."""
+    words: list[list[str]] = []
+    for token in tokens:
+        if token.startswith(" ") or not words:
+            words.append([])
+        words[-1].append(token.lstrip(" "))
+    places, line, column = [], 0, 0
+    for word in words:
+        if column and column + 1 + sum(map(len, word)) > width:
+            line, column = line + 1, 0
+        column += bool(column)  # the space
+        for part in word:
+            if column and column + len(part) > width:  # a word longer than what is left of a line
+                line, column = line + 1, 0
+            places.append((line, column))
+            column += len(part)
+    return places
 
 
 def no_longer_promoted(
