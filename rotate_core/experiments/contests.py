@@ -81,7 +81,7 @@ def sensitivity(
         cases: all of them, with descriptions by "channels" and by the other method.
         channels: by layer and kind, what the former were made of.
         kernels: as there.
-        other: the other method; MaxAct's share matters to MaxAct alone.
+        other: the other method; MaxAct's share is changed for MaxAct alone.
         seed: of the trials and of the resampling.
 
     Returns:
@@ -111,7 +111,7 @@ def sensitivity(
         return case.using(both(case), trials)
 
     variants: list[tuple[str, float, list[Case], float]] = []
-    for share in SHARES:
+    for share in SHARES if other == "MaxAct" else ():
         some = [c.using({**both(c), "MaxAct": activations(c, share)}) for c in cases]
         variants.append(("MaxAct's share", share, some, MARGIN))
     for quantile in QUANTILES:

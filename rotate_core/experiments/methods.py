@@ -90,9 +90,7 @@ def from_weights(
     found["another neuron"] = found["channels"][1:] + found["channels"][:1]
     found["matched vector"] = read(null, 1)
     rotated = [  # of each kind by itself
-        from_rotations(
-            channels[k], polarity=s, budget=budget, seed=seed + n
-        )  # apart from each other
+        from_rotations(channels[k], polarity=s, budget=budget, seed=seed + n)
         for n, (k, s) in enumerate(sides.items())
     ]
     return found | {"matched rotation": joined(rotated)}

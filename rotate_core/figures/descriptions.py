@@ -83,7 +83,10 @@ def win_ratios(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_yticks(range(len(others)), [_wrapped(other) for other in others])
     ax.set_ylim(len(others) - 0.5, -0.5)
     ax.set_xlabel("wins for one loss")
-    ax.set_title("won / tied / lost", loc="right", fontsize=10)
+    ax.annotate(
+        "won / tied\n/ lost", (1.0, 1.0), (4, 2), xycoords="axes fraction", fontsize=10,
+        textcoords="offset points", va="bottom",
+    )  # fmt: skip
     ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2)
     return ax
 
