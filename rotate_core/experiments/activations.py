@@ -8,7 +8,7 @@ asks for. An edited neuron, or a *virtual* one whose vector is no neuron's, is o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,6 +57,8 @@ def readings(
 ) -> dict[int, Float[Tensor, "n_windows length n_rows"]]:
     """Products of the MLP input of some layers with some vectors, at every position: one pass.
 
+    The pass ends behind the deepest of the layers.
+
     Args:
         model: a loaded transformers model; run in its own precision, where it is.
         tokens: windows of equal length, without padding.
@@ -88,12 +90,24 @@ def readings(
         values = x.float() if r is None else x.float() @ r.to(x.device, torch.float32).T
         results[layer][at] = values.cpu()
 
-    with torch.no_grad(), reading(model, dict.fromkeys(rows, collect)):
-        starts = range(0, len(tokens), batch)
-        for start in tqdm(starts, unit="batch", disable=not progress, leave=False):
-            at = slice(start, start + batch)
-            model.base_model(tokens[at].to(device), use_cache=False)
+    def stop(*_: Any) -> None:
+        raise _Enough  # nothing that lies behind is asked for
+
+    last = mlp_of(model, max(rows)).register_forward_hook(stop)
+    try:
+        with torch.no_grad(), reading(model, dict.fromkeys(rows, collect)):
+            starts = range(0, len(tokens), batch)
+            for start in tqdm(starts, unit="batch", disable=not progress, leave=False):
+                at = slice(start, start + batch)
+                with suppress(_Enough):
+                    model.base_model(tokens[at].to(device), use_cache=False)
+    finally:
+        last.remove()
     return results
+
+
+class _Enough(Exception):
+    """Ends a forward pass behind the deepest layer that is read."""
 
 
 @contextmanager
