@@ -1,13 +1,15 @@
 """Kurtosis without keeping logits, concept vectors, percentiles and NPMI."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from tiny_models import TOKENS, tiny
 
 from rotate_core import load_model
-from rotate_core.experiments import concepts
-from rotate_core.experiments.whole_model import kurtosis_of, share_above_null, whole_model
+from rotate_core.experiments import concepts, depth
+from rotate_core.experiments.depth import share_above_null
+from rotate_core.experiments.whole_model import kurtosis_of, whole_model
 from rotate_core.kurtosis import excess_kurtosis
 
 
@@ -32,13 +34,66 @@ def test_whole_model_has_every_neuron_once_and_its_null(checkpoints):
     assert same.kurtosis_x.tolist() == pytest.approx(same.kurtosis_y.tolist())
 
 
+def test_both_sides_of_an_untied_model_are_measured(checkpoints):
+    model = load_model(checkpoints("llama"))
+    assert not model.tied
+    sides = ["unembedding", "embedding"]
+    table = whole_model(model, sides=sides, n_null=5, progress=False)
+    medians, shares, tails = depth.medians(table), share_above_null(table), depth.tails(table)
+    for rows in (medians, shares, tails):
+        assert list(rows.side.unique()) == sides
+    one, other = (medians[medians.side == side]["median"].to_numpy() for side in sides)
+    assert (one != other).all()
+
+
 def test_share_above_null_is_what_chance_gives_for_the_null_itself():
     values = torch.randn(2, 2000, generator=torch.Generator().manual_seed(0)).double()
-    rows = {"layer": 0, "kind": "out", "null": [False] * 2000 + [True] * 2000}
+    rows = {"side": "u", "layer": 0, "kind": "out", "null": [False] * 2000 + [True] * 2000}
     table = pd.DataFrame(rows | {"kurtosis": values.flatten().numpy()})
-    assert share_above_null(table).share.item() == pytest.approx(0.05, abs=0.015)
+    found = share_above_null(table)
+    assert found.share.item() == pytest.approx(0.05, abs=0.015)
+    assert found.low.item() < 0.05 < found.high.item()
     table.loc[~table.null, "kurtosis"] += 10
-    assert share_above_null(table).share.item() == 1
+    assert share_above_null(table)[["share", "low", "high"]].to_numpy().tolist() == [[1, 1, 1]]
+
+
+def test_interval_of_a_share_covers_it_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    covered = []
+    for _ in range(200):  # both are draws from one law: the truth is 0.1
+        values = random.normal(size=100)
+        table = pd.DataFrame({"side": "u", "layer": 0, "kind": "out", "kurtosis": values})
+        found = share_above_null(table.assign(null=[False] * 50 + [True] * 50), level=0.9)
+        covered.append(found.low.item() <= 0.1 <= found.high.item())
+    assert np.mean(covered) > 0.88
+
+
+def test_resampled_quantile_is_the_bootstrap():
+    random = np.random.default_rng(0)
+    values = np.sort(random.normal(size=41))
+    short = depth.resampled_quantile(values, 0.5, random, 20_000)
+    long = np.median(random.choice(values, (20_000, 41)), axis=1)
+    for q in (0.025, 0.25, 0.5, 0.75, 0.975):
+        assert np.quantile(short, q) == pytest.approx(np.quantile(long, q), abs=0.06)
+
+
+def test_depth_is_the_difference_of_later_and_earlier_layers():
+    rows = [(layer, kind, float(layer >= 4)) for layer in range(12) for kind in ("in", "out")]
+    values = pd.DataFrame(rows, columns=["layer", "kind", "x"]).assign(side="u")
+    found = depth.depth_table(values, "x", 12, cuts=(1 / 3, 1 / 2)).set_index("cut")
+    assert found.loc[1 / 3, "late less early"].value == 1
+    assert found.loc[1 / 3, "late less early"].n_clusters == 8, "layers are resampled"
+    assert found.loc[1 / 2, "late less early"].value == pytest.approx(2 / 3)
+
+
+def test_tails_fall_from_one_to_none_within_their_band():
+    values = torch.randn(500, generator=torch.Generator().manual_seed(0)).abs().numpy()
+    table = pd.DataFrame({"side": "u", "kind": "out", "null": False, "kurtosis": values})
+    curve = depth.tails(table)
+    assert curve.share.iloc[0] == 1
+    assert curve.share.iloc[-1] == 0
+    assert (curve.share.diff().dropna() <= 0).all()
+    assert ((curve.low - 1e-9 <= curve.share) & (curve.share <= curve.high + 1e-9)).all()
 
 
 def test_difference_of_means_finds_the_direction_of_each_label():
@@ -65,8 +120,37 @@ def test_npmi_is_one_for_tokens_that_only_meet_and_low_for_strangers():
     logits = torch.zeros(2, 6)
     logits[0, [1, 2]] = 5
     logits[1, [3, 4]] = 5
-    npmi = concepts.npmi_of_top_tokens(logits, tokens, k=2)
-    assert npmi.tolist() == pytest.approx([1, -1])
+    ids, npmi = concepts.token_npmi(tokens)
+    found = concepts.npmi_of_top_tokens(logits, ids, npmi, k=2)
+    assert found.tolist() == pytest.approx([1, -1])
+    with pytest.raises(ValueError, match="wanted 9"):
+        concepts.npmi_of_top_tokens(logits, ids, npmi, k=9)
+
+
+def test_concepts_are_ranked_among_the_neurons_of_their_layer():
+    generator = torch.Generator().manual_seed(0)
+    projection = torch.randn(8, 400, generator=generator)
+    projection[0, :5] += 40  # the first axis is heavy-tailed
+    document = torch.arange(4).repeat(6)
+    means = torch.randn(1, 24, 8, generator=generator) * 0.01
+    means[0, document == 0, 0] += 1
+    neurons = torch.randn(200, 8, generator=generator)
+    table = pd.DataFrame({"layer": 7, "kurtosis": kurtosis_of(neurons, projection).numpy()})
+    found = concepts.concept_ranks(means, [7], document, table, projection, counts=[2, 6])
+    assert found.groupby(["windows", "what"]).size().tolist() == [4] * 4
+    real = found[(found.what == concepts.ARTICLES) & (found.article == 0)]
+    assert (real.percentile > 90).all()
+
+
+def test_coherent_vectors_are_ranked_among_themselves():
+    tokens = torch.zeros(600, 4, dtype=torch.long)
+    tokens[:30, :2] = torch.tensor([1, 2])
+    tokens[100:130, 0], tokens[200:230, 0] = 3, 4
+    ids, npmi = concepts.token_npmi(tokens)
+    vectors = torch.tensor([[0, 1, 1, 0, 0, 0], [0.4, 0, 0, 1, 1, 0.5]])
+    table = concepts.coherence_ranks(vectors, torch.eye(6), ids, npmi, ks=[2])
+    assert table["rank"].tolist() == [0.5, 1]
+    assert table.percentile.tolist() == pytest.approx([75, 25]), "of kurtosis, not of coherence"
 
 
 def test_residual_means_are_those_of_the_hidden_states():

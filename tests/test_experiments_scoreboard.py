@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from rotate_core.experiments.readings import reading, readings
 from rotate_core.experiments.record import write_results
 from rotate_core.experiments.scoreboard import (
     CLAIMS,
@@ -106,3 +107,30 @@ def test_rows_of_the_figure_have_percentiles_as_shares():
     assert paper_rows({"kurtosis_by_depth": outcome(1, 1)}) == [], (
         "the paper gives a direction only"
     )
+
+
+@pytest.mark.parametrize(
+    ("claim", "found", "expected"),
+    [
+        (FIGURE, outcome(0.92, 0.3), ["stands out from its null, chance"]),
+        (FIGURE, outcome(0.92, 0.01), ["As good as the paper's", "does not stand out", "n = 25"]),
+        (FIGURE, outcome(0.92, -0.3), ["As good as the paper's", "falls below its null"]),
+        (FIGURE, outcome(0.5, 0.3), ["weaker", "stands out", "not one of the paper's"]),
+        (FIGURE, outcome(0.5, 0.0), ["Weaker", "does not stand out", "not one of the paper's"]),
+        (DIRECTION, outcome(0.1, 0.0), ["does not stand out", "We think"]),
+        (PROXY, outcome(0.99, 0.5), ["stand-in", "stands out"]),
+        (FIGURE, None, ["Not judged: no result"]),
+        (FIGURE, outcome(0.92, 0.3, neurons=7), ["Not judged: too few neurons"]),
+    ],
+)
+def test_each_reading_follows_from_the_figures(claim, found, expected):
+    text = reading(claim, found)
+    assert all(part in text for part in expected), text
+    assert ("We think" in text) == (verdict(claim, found)[0] == "not reproduced")
+
+
+def test_a_paper_model_is_not_blamed_for_its_size():
+    found = outcome(0.5, 0.3)
+    known = Outcome(found.ours, found.null, found.over_null, "chance", "google/gemma-2-2b-it")
+    assert "our measure" in reading(FIGURE, known)
+    assert len(readings({})) == len(CLAIMS)

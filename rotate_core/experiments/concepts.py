@@ -16,9 +16,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from rotate_core.experiments.activations import mlp_of
+from rotate_core.experiments.whole_model import kurtosis_of
+from rotate_core.support import matched_vectors
 
 if TYPE_CHECKING:
+    import pandas as pd
     from transformers import PreTrainedModel
+
+    from rotate_core.models import Model
+
+ARTICLES, SHUFFLED = "articles", "shuffled articles"
+"""What a row of :func:`concept_ranks` is of."""
+NEURONS, VIRTUAL = "coherent neurons", "coherent matched vectors"
+"""What a row of :func:`coherence_table` is of, once the most coherent are chosen."""
 
 
 def residual_means(
@@ -79,36 +89,170 @@ def percentile_among(
     return 50 * (below + upto).double() / len(ordered)
 
 
-def npmi_of_top_tokens(
-    logits: Float[Tensor, "n_neurons d_vocab"],
-    tokens: Int[Tensor, "n_windows length"],
+def concept_ranks(
+    means: Float[Tensor, "n_layers n_windows d_model"],
+    layers: Sequence[int],
+    document: Int[Tensor, " n_windows"],
+    neurons: pd.DataFrame,
+    projection: Float[Tensor, "d_model d_vocab"],
     *,
-    k: int = 10,
-    least: int = 20,
-) -> Float[Tensor, " n_neurons"]:
-    """Mean normalised pointwise mutual information of the pairs of each neuron's top k tokens.
+    counts: Sequence[int],
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Percentile of concept vectors' kurtosis among the neurons of their layer, all kinds together.
 
-    Over windows of text. Only tokens in ``least`` windows or more, and in at most a tenth of all,
-    compete: the rest have no estimate, or occur with everything. A pair that never meets counts -1.
+    Args:
+        means: from :func:`residual_means`.
+        layers: that they are of.
+        document: which document each window is of.
+        neurons: with columns layer and kurtosis.
+        projection: U.
+        counts: so many windows of each document at most, one after the other.
+        seed: of the shuffle, which is the null: windows dealt to documents at random.
 
-    Source: Bouma (2009) for NPMI; Roeder, Both and Hinneburg (2015) for its use on topics.
+    Returns:
+        A row a layer, what (:data:`ARTICLES` or :data:`SHUFFLED`), count and document: layer, what,
+        windows, article, percentile.
+    """
+    import pandas as pd
+
+    place = pd.Series(document.tolist()).groupby(document.tolist()).cumcount()
+    parts = []
+    for count in counts:
+        kept = torch.tensor((place < count).tolist())
+        label = document[kept]
+        order = torch.randperm(len(label), generator=torch.Generator().manual_seed(seed))
+        for mean, layer in zip(means, layers, strict=True):
+            reference = torch.tensor(neurons[neurons.layer == layer]["kurtosis"].values)
+            for what, labels in ((ARTICLES, label), (SHUFFLED, label[order])):
+                vectors = difference_of_means(mean[kept], labels, least=min(counts))
+                ranks = percentile_among(kurtosis_of(vectors, projection), reference)
+                part = {"article": range(len(ranks)), "percentile": ranks.numpy()}
+                parts.append(pd.DataFrame(part).assign(layer=layer, what=what, windows=count))
+    return pd.concat(parts, ignore_index=True)
+
+
+def token_npmi(
+    tokens: Int[Tensor, "n_windows length"], *, least: int = 20
+) -> tuple[Int[Tensor, " n_kept"], Float[Tensor, "n_kept n_kept"]]:
+    """Normalised pointwise mutual information of tokens over windows of text.
+
+    Only tokens in ``least`` windows or more, and in at most a tenth of all, are kept: the rest have
+    no estimate, or occur with everything. A pair that never meets counts -1.
+
+    Returns:
+        The tokens that are kept, and the figure of each pair of them.
+
+    Source: Bouma (2009).
     """
     ids, inverse = tokens.unique(return_inverse=True)
     seen = torch.zeros(len(tokens), len(ids), dtype=torch.bool).scatter_(1, inverse, True)
     n_windows = seen.sum(0)
     kept = (n_windows >= least) & (n_windows <= max(least, len(tokens) // 10))
-    ids = ids[kept]
-    if len(ids) < k:
-        raise ValueError(f"{len(ids)} tokens are in {least} windows or more: read more text")
     present = seen[:, kept].float()
     together = (present.T @ present) / len(tokens)
     p = together.diagonal()
     log_joint = together.clamp_min(1e-12).log()
     npmi = (log_joint - p.log()[:, None] - p.log()[None, :]) / -log_joint
-    npmi = torch.where(together > 0, npmi, torch.full_like(npmi, -1.0))
+    return ids[kept], torch.where(together > 0, npmi, torch.full_like(npmi, -1.0))
+
+
+def npmi_of_top_tokens(
+    logits: Float[Tensor, "n_neurons d_vocab"],
+    ids: Int[Tensor, " n_kept"],
+    npmi: Float[Tensor, "n_kept n_kept"],
+    *,
+    k: int = 10,
+) -> Float[Tensor, " n_neurons"]:
+    """Mean figure of the pairs of each neuron's top k tokens, among those of :func:`token_npmi`.
+
+    Source: Roeder, Both and Hinneburg (2015), who judge topics so.
+    """
+    if len(ids) < k:
+        raise ValueError(f"{len(ids)} tokens are in enough windows, wanted {k}: read more text")
     top = logits[:, ids].topk(k, dim=1).indices
     pairs = torch.combinations(torch.arange(k))
     return npmi[top[:, pairs[:, 0]], top[:, pairs[:, 1]]].mean(1)
+
+
+def coherence_ranks(
+    vectors: Float[Tensor, "n_neurons d_model"],
+    projection: Float[Tensor, "d_model d_vocab"],
+    ids: Int[Tensor, " n_kept"],
+    npmi: Float[Tensor, "n_kept n_kept"],
+    *,
+    ks: Sequence[int],
+) -> pd.DataFrame:
+    """How coherent vectors are by text, beside the percentile of their kurtosis among themselves.
+
+    Args:
+        vectors: neurons of a layer and kind, or matched vectors.
+        projection: U.
+        ids: from :func:`token_npmi`.
+        npmi: from :func:`token_npmi`.
+        ks: numbers of top tokens.
+
+    Returns:
+        A row a vector and k: row, k, rank (share of the vectors at least as coherent), percentile.
+    """
+    import pandas as pd
+
+    kurtosis = kurtosis_of(vectors, projection)
+    percentile = percentile_among(kurtosis, kurtosis).numpy()
+    logits = vectors @ projection[:, ids]
+    every = torch.arange(len(ids))
+    parts = []
+    for k in ks:
+        coherence = pd.Series(npmi_of_top_tokens(logits, every, npmi, k=k).numpy())
+        rank = coherence.rank(ascending=False, pct=True)
+        part = {"row": range(len(vectors)), "rank": rank, "percentile": percentile}
+        parts.append(pd.DataFrame(part).assign(k=k))
+    return pd.concat(parts, ignore_index=True)
+
+
+def coherence_table(
+    model: Model,
+    layers: Sequence[int],
+    projection: Float[Tensor, "d_model d_vocab"],
+    tokens: Int[Tensor, "n_windows length"],
+    *,
+    n_neurons: int = 300,
+    n_null: int = 128,
+    ks: Sequence[int] = (10,),
+    seed: int = 0,
+) -> pd.DataFrame:
+    """:func:`coherence_ranks` of neurons drawn from some layers, and of matched vectors.
+
+    Args:
+        model: whose neurons.
+        layers: to draw from.
+        projection: U.
+        tokens: windows of text that coherence is judged by.
+        n_neurons: drawn from each layer, the same for all kinds.
+        n_null: matched vectors of each layer and kind.
+        ks: numbers of top tokens.
+        seed: of both draws.
+
+    Returns:
+        A row a vector and k, with layer, kind, what (:data:`NEURONS` or :data:`VIRTUAL`) and
+        cluster (the neuron).
+    """
+    import pandas as pd
+
+    ids, npmi = token_npmi(tokens)
+    parts = []
+    for layer in layers:
+        generator = torch.Generator().manual_seed(seed * 10_007 + layer)
+        rows = torch.randperm(model.d_mlp, generator=generator)[:n_neurons]
+        for kind in model.kinds:
+            everything = model.neurons(layer, kind).vectors
+            null = matched_vectors(everything, n_null, seed=seed)
+            for what, vectors in ((NEURONS, everything[rows]), (VIRTUAL, null)):
+                part = coherence_ranks(vectors, projection, ids, npmi, ks=ks)
+                parts.append(part.assign(layer=layer, kind=kind, what=what))
+    table = pd.concat(parts, ignore_index=True)
+    table["cluster"] = table.layer.astype(str) + "/" + table.row.astype(str)
+    return table
 
 
 def _blocks(model: PreTrainedModel, layers: Sequence[int]) -> dict[int, torch.nn.Module]:

@@ -105,22 +105,3 @@ def whole_model(
                     tables.append(pd.DataFrame(table))
                     bar.update()
     return pd.concat(tables, ignore_index=True)
-
-
-def share_above_null(table: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
-    """Share of the neurons of each layer and kind above a quantile of their matched vectors.
-
-    Args:
-        table: from :func:`whole_model`, of one side.
-        level: of the quantile; ``1 - level`` is what chance gives.
-
-    Returns:
-        A row a layer and kind: layer, kind, share.
-    """
-    import pandas as pd
-
-    rows = []
-    for (layer, kind), part in table.groupby(["layer", "kind"], sort=False):
-        limit = part.loc[part.null, "kurtosis"].quantile(level)
-        rows.append((layer, kind, (part.loc[~part.null, "kurtosis"] > limit).mean()))
-    return pd.DataFrame(rows, columns=["layer", "kind", "share"])

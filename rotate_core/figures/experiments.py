@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from rotate_core.experiments.statistics import Estimate
 
 VERDICT_COLOURS = {
     "reproduced": COLOURS["in"],
@@ -24,35 +25,15 @@ VERDICT_COLOURS = {
 """A colour for each verdict of the scoreboard."""
 
 
-def kurtosis_by_depth(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Kurtosis against layer, one panel a kind: median and middle half, neurons and null.
-
-    Args:
-        table: from :func:`rotate_core.experiments.whole_model.whole_model`, of one side.
-        axes: one a kind.
-    """
-    for ax, kind in zip(axes, table.kind.unique(), strict=True):
-        part = table[table.kind == kind]
-        for null, colour, label in (
-            (True, COLOURS["null"], "matched vectors"),
-            (False, COLOURS[kind], "neurons"),
-        ):
-            quartiles = (
-                part[part.null == null].groupby("layer")["kurtosis"].quantile([0.25, 0.5, 0.75])
-            )
-            low, middle, high = (quartiles.xs(q, level=1) for q in (0.25, 0.5, 0.75))
-            ax.fill_between(middle.index, low, high, color=colour, alpha=0.25, linewidth=0)
-            ax.plot(middle.index, middle, color=colour, label=label, marker="o", markersize=3)
-        ax.set(title=kind, xlabel="layer")
-        ax.set_yscale("symlog", linthresh=0.1)
-        ax.axhline(0, color=COLOURS["neutral"], linewidth=0.5)
-        ax.legend(loc="upper left")
-    axes[0].set_ylabel("excess kurtosis")
-    return axes
-
-
 def strips(
-    table: pd.DataFrame, ax: Axes, *, value: str, group: str, colours: Mapping[str, str], label: str
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    value: str,
+    group: str,
+    colours: Mapping[str, str],
+    label: str,
+    medians: Mapping[str, Estimate] | None = None,
 ) -> Axes:
     """A row of points a group with its median: every value is seen, none is summed away.
 
@@ -63,6 +44,7 @@ def strips(
         group: the column that says which row.
         colours: of each group, in order from the top.
         label: of the value's axis.
+        medians: of each group, to draw their intervals too.
     """
     sns.stripplot(
         table, x=value, y=group, order=list(colours), hue=group, palette=dict(colours),
@@ -71,6 +53,9 @@ def strips(
     for row, name in enumerate(colours):
         median = table.loc[table[group] == name, value].median()
         ax.plot([median, median], [row - 0.35, row + 0.35], color=COLOURS["neutral"], linewidth=2)
+        if medians is not None:
+            ends = [medians[name].low, medians[name].high]
+            ax.plot(ends, [row, row], color=COLOURS["neutral"], linewidth=4, solid_capstyle="butt")
     ax.set(xlabel=label, ylabel="")
     return ax
 
@@ -165,20 +150,32 @@ def token_bars(
     return ax
 
 
-def shares_by_layer(table: pd.DataFrame, ax: Axes, *, chance: float) -> Axes:
-    """Share above the null against layer, a line a kind, and what chance gives.
+def changes(
+    table: pd.DataFrame, axes: Sequence[Axes], *, labels: Mapping[str, str]
+) -> Sequence[Axes]:
+    """Estimates for each change of the method: a row a change, neurons and null, 95% intervals.
 
     Args:
-        table: columns layer, kind, share.
-        ax: where to.
-        chance: the share to expect of vectors like the null's.
+        table: from :func:`rotate_core.experiments.method.summary`.
+        axes: one a figure.
+        labels: of each figure, by its column in the table.
     """
-    for kind, part in table.groupby("kind", sort=False):
-        ax.plot(part.layer, part.share, color=COLOURS[kind], marker="o", markersize=4, label=kind)
-    ax.axhline(chance, color=COLOURS["null"], linewidth=2, label="chance")
-    ax.set(xlabel="layer", ylabel="share above the null's 95%", ylim=(0, None))
-    ax.legend(ncols=4)
-    return ax
+    names = list(dict.fromkeys(table.change))
+    for ax, (column, label) in zip(axes, labels.items(), strict=True):
+        for what, part in table.groupby("what", sort=False):
+            colour = COLOURS["neuron" if what == "neurons" else "null"]
+            shift = -0.13 if what == "neurons" else 0.13
+            for change, estimate in zip(part.change, part[column], strict=True):
+                row = names.index(change) + shift
+                ax.plot([estimate.low, estimate.high], [row, row], color=colour, linewidth=2)
+                ax.plot(estimate.value, row, "o", color=colour, markersize=4)
+            ax.plot([], [], "o-", color=colour, label=what, markersize=4)
+        ax.axhspan(-0.5, 0.5, color=COLOURS["neutral"], alpha=0.08, linewidth=0)
+        ax.set_yticks(range(len(names)), names)
+        ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
+    figure = axes[0].figure
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return axes
 
 
 def verdicts(rows: Sequence[tuple[str, Any, str]], ax: Axes) -> Axes:
@@ -189,12 +186,12 @@ def verdicts(rows: Sequence[tuple[str, Any, str]], ax: Axes) -> Axes:
         ax.plot(estimate.value, i, "o", color=colour)
     for verdict in dict.fromkeys(verdict for _, _, verdict in rows):
         ax.plot([], [], "o-", color=VERDICT_COLOURS[verdict], label=verdict)
-    ax.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+    ax.set_yticks(range(len(rows)), [f"{name} ({e.n_clusters})" for name, e, _ in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
     ax.set_xlabel("ours less the null")
     if rows:
-        ax.legend(loc="best")
+        ax.legend(loc="lower center", bbox_to_anchor=(0.3, 1.0), ncols=3)
     return ax
 
 
@@ -220,7 +217,7 @@ def against_paper(
             ax.plot(estimate.value, i + shift, "o", color=COLOURS[colour], markersize=5)
     for label, colour in (("ours", "neuron"), ("its null", "null"), ("the paper's", "masked")):
         ax.plot([], [], "o-", color=COLOURS[colour], label=label)
-    ax.set_yticks(range(len(rows)), [name for name, _, _, _ in rows])
+    ax.set_yticks(range(len(rows)), [f"{name} ({e.n_clusters})" for name, e, _, _ in rows])
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(None, most + 0.02), xlabel="figure of the claim")
     ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3)
     return ax

@@ -1,0 +1,56 @@
+"""What a verdict means and, where a claim did not reproduce, why we think so: in words, by rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rotate_core.experiments.scoreboard import CLAIMS, Claim, Outcome, verdict
+
+PAPER_MODELS = ("gemma-2-2b", "llama-3.1-8b")
+"""The paper's, as they are in a model's name."""
+
+
+def reading(claim: Claim, outcome: Outcome | None) -> str:
+    """One or two sentences from the figures alone.
+
+    Our guesses at reasons: where the null is as good, the figure does not show what the claim says;
+    where it is smaller than the paper's, the model is another one, or else our measure is.
+    """
+    decision, why = verdict(claim, outcome)
+    if outcome is None or decision == "not run":
+        return f"Not judged: {why}."
+    told = _beside_null(outcome)
+    if decision == "proxy":
+        return f"By a stand-in for the paper's measure. It {told}."
+    if decision == "reproduced":
+        return f"It {told}."
+    if outcome.over_null.low > 0 and claim.paper is not None:
+        return f"There, but weaker than in the paper: it {told}. We think that {_other(outcome)}."
+    if claim.paper is None:
+        return f"It {told}. We think that it is not there, or too weak to see on this model."
+    if outcome.ours.high >= claim.paper[0]:
+        return (
+            f"As good as the paper's figure, but it {told}. We think that this figure "
+            "does not show what the claim says: chance reaches it too."
+        )
+    return f"Weaker than in the paper, and it {told}. We think that {_other(outcome)}."
+
+
+def readings(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """A reading for each claim, in the order of the scoreboard."""
+    return [reading(claim, outcomes.get(name)) for name, claim in CLAIMS.items()]
+
+
+def _beside_null(outcome: Outcome) -> str:
+    over, null = outcome.over_null, f"its null, {outcome.null_is}"
+    if over.high < 0:
+        return f"falls below {null}"
+    if over.low <= 0:
+        return f"does not stand out from {null} (n = {outcome.ours.n_clusters})"
+    return f"stands out from {null}"
+
+
+def _other(outcome: Outcome) -> str:
+    if any(name in outcome.model.lower() for name in PAPER_MODELS):
+        return "our measure asks for more than the paper's, which is not public"
+    return "this model, which is not one of the paper's, has fewer neurons of that sort"
