@@ -146,16 +146,18 @@ def stability_table(runs: Sequence[Channels], n_tops: Sequence[int] = (50,)) -> 
     return pd.concat(parts, ignore_index=True)
 
 
-def n_distinct(channels: Channels) -> Int[Tensor, " n_neurons"]:
+def n_distinct(
+    channels: Channels, *, cosine: float = SAME_COSINE, jaccard_index: float = SAME_JACCARD
+) -> Int[Tensor, " n_neurons"]:
     """Channels of each neuron that repeat no earlier one.
 
-    A channel repeats another at a cosine above 0.95 or a Jaccard of the top tokens above 0.5.
+    A channel repeats another at a cosine, or a Jaccard of the top tokens, above these.
     """
     d_vocab = len(channels.vocabulary.tokens)
     counts = []
     for vectors, ids in zip(channels.vectors, channels.top_ids, strict=True):
         unit = vectors / vectors.norm(dim=1, keepdim=True)
-        same = (unit @ unit.T > SAME_COSINE) | (jaccard(ids, ids, d_vocab) > SAME_JACCARD)
+        same = (unit @ unit.T > cosine) | (jaccard(ids, ids, d_vocab) > jaccard_index)
         kept: list[int] = []
         for i in range(len(unit)):
             if not same[i, kept].any():

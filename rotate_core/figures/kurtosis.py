@@ -64,7 +64,7 @@ def shares_by_layer(table: pd.DataFrame, axes: Sequence[Axes], *, chance: float)
         ax.fill_between(part.layer, part.low, part.high, color=colour, alpha=0.25, linewidth=0)
         ax.plot(part.layer, part.share, color=colour, marker="o", markersize=3, label="neurons")
         ax.set(title=_title(table, side, kind), xlabel="layer", ylim=(0, None))
-    axes[0].set_ylabel("share above the null's 95%")
+    axes[0].set_ylabel("share of sharp neurons")
     return _finish(axes)
 
 
