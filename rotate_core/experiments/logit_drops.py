@@ -6,7 +6,6 @@ the same forward pass as others: each is one more copy of the last token, and th
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +55,8 @@ def drops_at_each(
 ) -> Iterator[Float[Tensor, "n_vectors d_vocab"]]:
     """What :func:`logit_drops` is the mean of, a position at a time.
 
-    The context is run once; each vector costs one token of the whole model.
+    The context is run once, and so is the last token up to the edit, where it is repeated: from
+    there on, each vector costs one token of the layers that are left.
     """
     n = len(vectors)
     taken: Tensor | None = None
@@ -64,7 +64,7 @@ def drops_at_each(
     def edit(_: Any, __: Any, output: Tensor) -> Tensor:
         if taken is None:
             return output
-        output = output.clone()
+        output = output.repeat(n + 1, 1, 1)  # the residual of one text is added to each
         output[1:, -1] -= taken.to(output)
         return output
 
@@ -73,11 +73,10 @@ def drops_at_each(
         try:
             with torch.no_grad():
                 cache = model.base_model(row[None, :-1], use_cache=True).past_key_values
-                cache = copy.deepcopy(cache)
-                cache.batch_repeat_interleave(n + 1)
+                for later in cache.layers[layer + 1 :]:
+                    later.batch_repeat_interleave(n + 1)
                 taken = a * vectors  # the first of the batch stays as it is
-                last = row[None, -1:].expand(n + 1, 1)
-                logits = model(last, past_key_values=cache).logits[:, -1].float().cpu()
+                logits = model(row[None, -1:], past_key_values=cache).logits[:, -1].float().cpu()
         finally:
             handle.remove()
             taken = None

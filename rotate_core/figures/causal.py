@@ -63,7 +63,9 @@ def points_with_means(
             )
     for what, colour in ROW_COLOURS.items():
         ax.plot([], [], "D", color=colour, markeredgecolor="black", label=what)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1)
+    ax.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=0.8, handletextpad=0.1
+    )
     ax.set(xlabel=label, ylabel="")
     return ax
 
@@ -179,6 +181,8 @@ def divergence_by_place(means: Mapping[tuple[str, str], Any], ax: Axes) -> Axes:
     ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
     ax.set_yticks(range(len(groups)), groups)
     ax.set_ylim(len(groups) - 0.5, -0.5)
-    ax.set_xlabel("divergence on topic, over that where ... (log10 of the ratio)")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, columnspacing=1)
+    ax.set_xlabel("divergence on topic over that, log10")
+    ax.legend(
+        loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, columnspacing=0.8, handletextpad=0.1
+    )
     return ax
