@@ -121,8 +121,9 @@ check: $(ENV)  ## lint, format, types, spelling
 	$(BIN)/mypy
 	git ls-files -z | xargs -0 $(BIN)/codespell
 
-bench: $(ENV) $(call fetched,smollm2-135m)  ## the solver's benchmarks
+bench: $(ENV) $(call fetched,smollm2-135m)  ## the benchmarks of the solver and of the experiments
 	$(BIN)/python benchmarks/solver.py
+	$(BIN)/python benchmarks/experiments.py
 
 # --- housekeeping ------------------------------------------------------------------------------
 
