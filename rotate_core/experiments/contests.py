@@ -132,7 +132,7 @@ def sensitivity(
     rows: list[dict[str, Any]] = []
     for name, value, some, margin in variants:
         found = contests(judge(some, kernels), [("channels", other)], margin=margin, seed=seed)
-        row: dict[str, Any] = {"threshold": name, "value": value}
+        row: dict[str, Any] = {"against": other, "threshold": name, "value": value}
         for result in found.itertuples():
             row[f"{result.kernel}: won / tied / lost"] = (
                 f"{result.won} / {result.tied} / {result.lost}"
