@@ -44,7 +44,6 @@ def kurtosis(n_neurons: int | None) -> dict[str, Any]:
         "vectors": n,
         "tokens": vocabulary.projection.shape[1],
         "seconds": seconds,
-        "seconds_of_whole_model": seconds * whole / n,
         "is_whole_model": n == whole,
     }
 
