@@ -21,7 +21,7 @@ def kurtosis_tails(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
     """
     for ax, ((side, kind), part) in zip(axes, _by_side_and_kind(table), strict=True):
         for null, colour, label in _beside(kind):
-            some = part[part.null == null]
+            some = part[(part.null == null) & (part.share > 0)]  # a logarithm has no 0
             ax.fill_between(some["kurtosis"], some.low, some.high, color=colour, alpha=0.25, lw=0)
             ax.plot(some["kurtosis"], some.share, color=colour, label=label)
         ax.set(title=_title(table, side, kind), xlabel="excess kurtosis", yscale="log")
@@ -63,7 +63,9 @@ def shares_by_layer(table: pd.DataFrame, axes: Sequence[Axes], *, chance: float)
         ax.axhline(chance, color=COLOURS["null"], linewidth=2, label="chance")
         ax.fill_between(part.layer, part.low, part.high, color=colour, alpha=0.25, linewidth=0)
         ax.plot(part.layer, part.share, color=colour, marker="o", markersize=3, label="neurons")
-        ax.set(title=_title(table, side, kind), xlabel="layer", ylim=(0, None))
+        ax.set(title=_title(table, side, kind), xlabel="layer")
+    for ax in axes:  # after all have drawn, for they may share the axis
+        ax.set_ylim(0, None)
     axes[0].set_ylabel("share of sharp neurons")
     return _finish(axes)
 
