@@ -9,15 +9,7 @@ from tiny_models import D_MLP, D_VOCAB, TOKENS, tiny
 from rotate_core import Vocabulary, decompose
 from rotate_core.experiments.activations import mlp_of
 from rotate_core.experiments.corpus import Windows
-from rotate_core.experiments.descriptions import (
-    Description,
-    describe,
-    from_projection,
-    from_rotations,
-    merge,
-    side,
-)
-from rotate_core.experiments.exemplars import (
+from rotate_core.experiments.descriptions.exemplars import (
     exemplar_texts,
     exemplars,
     from_activations,
@@ -26,7 +18,15 @@ from rotate_core.experiments.exemplars import (
     previous,
     token_change,
 )
-from rotate_core.experiments.methods import from_weights
+from rotate_core.experiments.descriptions.methods import from_weights
+from rotate_core.experiments.descriptions.weights import (
+    Description,
+    describe,
+    from_projection,
+    from_rotations,
+    merge,
+    side,
+)
 
 V = 800
 WORDS = [f" Word{i}" for i in range(V - 2)] + [" cat", "Cat"]
@@ -155,8 +155,8 @@ def test_exemplar_texts_mark_where_the_neuron_fires(windows):
 
 @pytest.mark.parametrize("after", [False, True])
 def test_optimised_looks_back_where_the_neuron_fires_after_a_token(windows, after):
-    from rotate_core.experiments.kernels import Kernels
-    from rotate_core.experiments.trials import auroc, trial
+    from rotate_core.experiments.descriptions.kernels import Kernels
+    from rotate_core.experiments.descriptions.trials import auroc, trial
 
     token = previous(windows) if after else windows.current
     a = noise(windows)

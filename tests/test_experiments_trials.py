@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from rotate_core.experiments.contests import contests, sensitivity
 from rotate_core.experiments.corpus import Windows
-from rotate_core.experiments.descriptions import Description
-from rotate_core.experiments.exemplars import from_activations
-from rotate_core.experiments.head_to_head import (
+from rotate_core.experiments.descriptions.contests import contests, sensitivity
+from rotate_core.experiments.descriptions.exemplars import from_activations
+from rotate_core.experiments.descriptions.head_to_head import (
     Case,
     Text,
     best_of,
@@ -18,8 +17,8 @@ from rotate_core.experiments.head_to_head import (
     pairs,
     validation_score,
 )
-from rotate_core.experiments.kernels import Kernels
-from rotate_core.experiments.trials import (
+from rotate_core.experiments.descriptions.kernels import Kernels
+from rotate_core.experiments.descriptions.trials import (
     auroc,
     balanced_accuracy,
     best_threshold,
@@ -28,6 +27,7 @@ from rotate_core.experiments.trials import (
     win_ratio,
     wins,
 )
+from rotate_core.experiments.descriptions.weights import Description
 
 V, FIRING = 400, 20
 WORDS = [f" Word{i}" for i in range(V - 2)] + [" cat", "Cat"]

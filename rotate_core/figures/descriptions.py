@@ -62,7 +62,7 @@ def win_ratios(table: pd.DataFrame, ax: Axes) -> Axes:
     """Wins to losses with the interval, on a log scale: a row an opponent, a mark a kernel.
 
     Args:
-        table: from :func:`rotate_core.experiments.head_to_head.contests`, of one method.
+        table: from :func:`rotate_core.experiments.descriptions.contests.contests`, of one method.
         ax: where to.
     """
     others = list(table.against.unique())

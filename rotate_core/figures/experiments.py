@@ -156,7 +156,7 @@ def changes(
     """Estimates for each change of the method: a row a change, neurons and null, 95% intervals.
 
     Args:
-        table: from :func:`rotate_core.experiments.method.summary`.
+        table: from :func:`rotate_core.experiments.choices.summary`.
         axes: one a figure.
         labels: of each figure, by its column in the table.
     """

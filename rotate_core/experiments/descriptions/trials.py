@@ -2,8 +2,7 @@
 
 A trial is some positions where the neuron fires and some where it does not, half of the latter with
 tokens as frequent as the former's. A description predicts an activation for each
-(:class:`~rotate_core.experiments.kernels.Kernels`), and is scored by how well that tells them
-apart.
+(:class:`.kernels.Kernels`), and is scored by how well that tells them apart.
 """
 
 from __future__ import annotations

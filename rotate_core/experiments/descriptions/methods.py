@@ -8,7 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rotate_core.channels import Channels
-from rotate_core.experiments.descriptions import (
+from rotate_core.experiments.descriptions.exemplars import from_activations, optimised
+from rotate_core.experiments.descriptions.head_to_head import Pair, Text, best_of, validation_score
+from rotate_core.experiments.descriptions.kernels import Kernels
+from rotate_core.experiments.descriptions.weights import (
     BUDGET,
     Description,
     describe,
@@ -17,9 +20,6 @@ from rotate_core.experiments.descriptions import (
     merge,
     side,
 )
-from rotate_core.experiments.exemplars import from_activations, optimised
-from rotate_core.experiments.head_to_head import Pair, Text, best_of, validation_score
-from rotate_core.experiments.kernels import Kernels
 
 GROUPS = {
     "ours": ("channels", "supported channels"),

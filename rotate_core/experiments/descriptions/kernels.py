@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rotate_core.experiments.descriptions import Description
+from rotate_core.experiments.descriptions.weights import Description
 
 KERNELS = ("exact", "related")
 

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rotate_core.experiments.corpus import Windows
-from rotate_core.experiments.descriptions import POLARITIES, Description
-from rotate_core.experiments.exemplars import previous
-from rotate_core.experiments.kernels import KERNELS, Kernels
-from rotate_core.experiments.trials import Trial, auroc, scores, trial
+from rotate_core.experiments.descriptions.exemplars import previous
+from rotate_core.experiments.descriptions.kernels import KERNELS, Kernels
+from rotate_core.experiments.descriptions.trials import Trial, auroc, scores, trial
+from rotate_core.experiments.descriptions.weights import POLARITIES, Description
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,8 +7,7 @@ sign of ``u . x`` is then the sign of a. Hence :func:`side`: of gate always the 
 ``g . x`` up, of in those that push ``u . x`` the way of the polarity, and of out those that the
 neuron then promotes, as it writes ``a v``. Without a gate, ``a = act(u . x)`` has one polarity.
 
-What reads text is in :mod:`~rotate_core.experiments.exemplars`, how a description is judged in
-:mod:`~rotate_core.experiments.trials`. All of it judges lists of tokens, not prose.
+What reads text is in :mod:`.exemplars`, how a description is judged in :mod:`.trials`.
 """
 
 from __future__ import annotations

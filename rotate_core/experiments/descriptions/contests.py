@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rotate_core.channels import Channels
-from rotate_core.experiments.descriptions import Description, describe, merge, side
-from rotate_core.experiments.exemplars import from_activations
-from rotate_core.experiments.head_to_head import Case, judge, pairs
-from rotate_core.experiments.kernels import KERNELS, Kernels
+from rotate_core.experiments.descriptions.exemplars import from_activations
+from rotate_core.experiments.descriptions.head_to_head import Case, judge, pairs
+from rotate_core.experiments.descriptions.kernels import KERNELS, Kernels
+from rotate_core.experiments.descriptions.trials import MARGIN, win_ratio, wins
+from rotate_core.experiments.descriptions.weights import Description, describe, merge, side
 from rotate_core.experiments.statistics import holm, interval, sign_flip
-from rotate_core.experiments.trials import MARGIN, win_ratio, wins
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,7 @@ def contests(
     """One method against another, by kernel: won, tied, lost, the ratio, the gap, its p.
 
     Args:
-        table: of :func:`~rotate_core.experiments.head_to_head.judge`.
+        table: of :func:`~rotate_core.experiments.descriptions.head_to_head.judge`.
         sides: (ours, other), methods.
         margin: of AUROC, within which there is a tie.
         seed: of the resampling.

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rotate_core.experiments.corpus import Windows
-from rotate_core.experiments.descriptions import (
+from rotate_core.experiments.descriptions.weights import (
     BUDGET,
     Description,
     from_scores,
