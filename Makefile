@@ -8,7 +8,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(wildcard notebooks/profiles/*.yaml))
-EXTRAS  := book,dev,explorer
+EXTRAS  := book,dev,explorer,judge
 
 # Stamps: what was done, as files that make can compare.
 ENV     := $(VENV)/.installed
