@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from rotate_core import Vocabulary, decompose
-from rotate_core.experiments.beside_null import REAL, VIRTUAL, both, estimates, outcome, records
+from rotate_core.experiments.beside_null import (
+    REAL,
+    VIRTUAL,
+    both,
+    by_certainty,
+    estimates,
+    outcome,
+    records,
+)
 from rotate_core.experiments.corpus import Windows
 from rotate_core.experiments.input_ablation import Side
 from rotate_core.experiments.sample import take
@@ -102,3 +110,23 @@ def test_a_snippet_is_where_the_neuron_is_most_active_on_the_channels_tokens(cha
     expected = float(channels.vectors[2, 0] @ channels.weight_vectors[2])
     assert found.before[at] == pytest.approx(expected, rel=1e-4)
     assert abs(found.after[at]) < abs(found.before[at])
+
+
+def test_certain_channels_stand_beside_virtual_neurons_of_their_places():
+    rows = []
+    for layer, value in ((0, 5.0), (1, 1.0)):
+        for neuron in range(6):
+            at = {"layer": layer, "kind": "out", "neuron": neuron, "cluster": f"{layer}/{neuron}"}
+            rows += [at | {"channel": 0, "what": REAL, "value": value}]
+            rows += [at | {"channel": 1, "what": REAL, "value": 100.0}]
+            rows += [at | {"channel": 0, "what": VIRTUAL, "value": value / 2}]
+    table = pd.DataFrame(rows)
+    q = table[table.what == REAL].drop(columns="value")
+    q = q.assign(q_value=[0.01 if row.layer == 0 else 0.9 for row in q.itertuples()])
+    found = by_certainty(table, "value", q, level=0.1).set_index("channels")
+    assert found.loc["q < 0.1", "neurons"].value == 5
+    assert found.loc["q < 0.1", "virtual neurons"].value == 2.5, "of layer 0 alone"
+    assert found.loc["others", "difference"].value == 0.5
+    assert found["n"].tolist() == [6, 6]
+    none = by_certainty(table, "value", q, level=0.001)
+    assert none.channels.tolist() == ["others"]

@@ -93,6 +93,40 @@ def estimates(
     return pd.DataFrame(rows, columns=names)
 
 
+def by_certainty(
+    table: pd.DataFrame, column: str, q: pd.DataFrame, *, level: float, seed: int = 0
+) -> pd.DataFrame:
+    """First channels beyond the null, and the other first ones, each beside virtual neurons'.
+
+    A virtual neuron counts beside a group only where the group has neurons of its layer and kind.
+
+    Args:
+        table: a row a channel, as :func:`both` makes them.
+        column: the figure.
+        q: a row a channel: layer, kind, neuron, channel, q_value, as :meth:`Atlas.table` has them.
+        level: q-value below which a channel is beyond the null.
+        seed: of the bootstraps.
+
+    Returns:
+        As :func:`estimates`, by "channels"; a group without a channel is left out.
+    """
+    import pandas as pd
+
+    first = table[(table["channel"] == 0) & table[column].notna()]
+    keys = ["layer", "kind", "neuron", "channel"]
+    real = first[first.what == REAL].merge(q[[*keys, "q_value"]], on=keys)
+    virtual = first[first.what == VIRTUAL]
+    place = pd.MultiIndex.from_frame(virtual[["layer", "kind"]])
+    parts = []
+    for name, some in (
+        (f"q < {level:g}", real[real.q_value < level]),
+        ("others", real[real.q_value >= level]),
+    ):
+        beside = virtual[place.isin(pd.MultiIndex.from_frame(some[["layer", "kind"]]))]
+        parts.append(pd.concat([some, beside]).assign(channels=name) if len(some) else some)
+    return estimates(pd.concat(parts), column, ["channels"], seed=seed)
+
+
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of :func:`estimates` for results/NN_claim.json."""
     return [
