@@ -1,0 +1,159 @@
+"""A language model behind a server that speaks OpenAI's protocol, and the folder of its answers.
+
+Every answer is kept in a folder, a file each, named by a hash of model, prompt and options. What
+was asked once is answered from there, so a run that was interrupted goes on where it stopped. The
+server's address is no part of the hash: to ask anew another model of the same name, give another
+folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from rotate_core.files import write_whole
+
+URL, MODEL, KEY = "ROTATE_JUDGE_URL", "ROTATE_JUDGE_MODEL", "ROTATE_JUDGE_KEY"
+"""Variables of the environment: base URL, model, and key, which local servers do not need."""
+NO_KEY = "none"
+"""Sent where no key is given: the client wants one."""
+SEED = 0
+
+
+class EndpointError(RuntimeError):
+    """The server could not be reached, refused, or gave nothing that can be used."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model behind a server that speaks OpenAI's protocol, and the folder of its answers."""
+
+    url: str
+    """Base URL, mostly ending in /v1."""
+    model: str
+    """As the server calls it."""
+    answers: Path
+    """Folder of answers; made if need be."""
+    key: str = field(default=NO_KEY, repr=False)
+    timeout: float = 120.0
+    """Seconds to wait for one answer."""
+    max_retries: int = 4
+    """Of the client's, with growing pauses: on a lost connection, a timeout, 408, 409, 429, 5xx."""
+    max_tokens: int = 512
+    """Of an answer, thoughts included where the model has them."""
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(
+                f"url={self.url!r}: wanted a base URL such as http://localhost:8000/v1"
+            )
+
+    @staticmethod
+    def from_environment(answers: str | Path, **options: Any) -> Endpoint | None:
+        """The endpoint that the environment names, or None where it names none.
+
+        Args:
+            answers: folder of answers.
+            options: other fields of an Endpoint.
+
+        Raises:
+            ValueError: only some of the variables are set, or the URL is none.
+        """
+        url, model, key = (os.environ.get(name, "").strip() for name in (URL, MODEL, KEY))
+        if not (url or model or key):
+            return None
+        missing = [name for name, value in ((URL, url), (MODEL, model)) if not value]
+        if missing:
+            given = [n for n, v in ((URL, url), (MODEL, model), (KEY, key)) if v]
+            raise ValueError(
+                f"{' and '.join(given)} set without {' and '.join(missing)}: a judge needs a base "
+                "URL and a model; unset all to go without"
+            )
+        return Endpoint(url, model, Path(answers), key or NO_KEY, **options)
+
+    @property
+    def address(self) -> str:
+        """The URL without what may be secret in it: for messages."""
+        parts = urlsplit(self.url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+    def ask(self, prompt: str) -> str:
+        """The model's answer: at temperature 0 and with a seed, where the server takes them.
+
+        Args:
+            prompt: the only message.
+
+        Returns:
+            Its text without thoughts (up to ``</think>``); from the folder, if it was asked before.
+
+        Raises:
+            EndpointError: no answer, or an empty one.
+            ImportError: openai is not installed.
+        """
+        asked = {
+            "model": self.model, "prompt": prompt, "seed": SEED, "max_tokens": self.max_tokens
+        }  # fmt: skip
+        name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        file = self.answers / f"{name}.json"
+        if file.is_file():
+            return str(json.loads(file.read_text(encoding="utf-8"))["answer"])
+        answer = self._fetch(prompt)
+        self.answers.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(asked | {"answer": answer}, indent=1, ensure_ascii=False)
+        with FileLock(self.answers / ".lock"):
+            write_whole(file, content.encode())
+        return answer
+
+    def _fetch(self, prompt: str) -> str:
+        try:
+            import openai
+        except ImportError as error:
+            raise ImportError("a judge is asked with openai: pip install openai") from error
+        options: dict[str, Any] = {"temperature": 0, "seed": SEED, "max_tokens": self.max_tokens}
+        try:
+            with openai.OpenAI(
+                base_url=self.url, api_key=self.key, timeout=self.timeout,
+                max_retries=self.max_retries,
+            ) as client:  # fmt: skip
+                while True:
+                    try:
+                        reply = client.chat.completions.create(
+                            model=self.model,
+                            messages=[{"role": "user", "content": prompt}],
+                            **options,
+                        )
+                        break
+                    except openai.BadRequestError as error:
+                        if error.param not in options:
+                            raise
+                        value = options.pop(error.param)  # some models refuse some options
+                        if error.param == "max_tokens":  # and want this by its newer name
+                            options["max_completion_tokens"] = value
+        # A reason is kept and raised below: the client's own errors may show the key.
+        except openai.APIConnectionError as error:
+            why = f"does not answer ({error.__cause__ or error})"
+        except openai.APIStatusError as error:
+            why = f"answers {error.status_code} ({error.body or error})"
+        except (openai.APIError, ValueError) as error:
+            why = f"gives what is no chat completion ({error})"
+        else:
+            choice = next(iter(getattr(reply, "choices", None) or ()), None)
+            if choice is None:
+                why = f"gives what is no chat completion ({reply})"
+            elif text := (choice.message.content or "").rpartition("</think>")[2].strip():
+                return text
+            else:
+                why = f"gives an empty answer (it ended by {choice.finish_reason!r})"
+        if self.key != NO_KEY:
+            why = why.replace(self.key, "***")
+        raise EndpointError(
+            f"{self.address} {why[:400]}; wanted a chat completion by {self.model!r}. Check {URL}, "
+            f"{MODEL} and {KEY}; answers so far are kept in {self.answers}"
+        )
