@@ -11,20 +11,17 @@ tokens, in one pass, less than five.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
 import resource
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from measured import keep
 
 from rotate_core import load_model
 from rotate_core.experiments import corpus
 from rotate_core.experiments.activations import readings
-from rotate_core.experiments.record import processor, versions
 from rotate_core.experiments.whole_model import whole_model
 
 OUTPUT = Path(__file__).with_suffix(".json")
@@ -91,21 +88,8 @@ def main() -> None:
     }
     if unknown := set(arguments.parts) - set(parts):
         parser.error(f"unknown part {', '.join(unknown)}: wanted {', '.join(parts)}")
-    output = arguments.output
-    results = json.loads(output.read_text()) if output.exists() else {}
     for name in arguments.parts or parts:
-        figures = parts[name]()
-        results[name] = {
-            "figures": figures,
-            "hardware": {"processor": processor(), "threads": torch.get_num_threads()},
-            "load_average": os.getloadavg()[0],
-            "versions": versions(),
-            "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
-        }
-        temporary = output.with_suffix(".tmp")
-        temporary.write_text(json.dumps(results, indent=1) + "\n")
-        temporary.replace(output)
-        print(f"{name}: {json.dumps(figures, indent=1)}", flush=True)
+        keep(arguments.output, name, parts[name]())
 
 
 if __name__ == "__main__":

@@ -10,9 +10,6 @@ the paper's solver to its own stopping rule: that alone takes ten minutes on two
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from measured import keep
 from torch import Tensor
 
 from rotate_core import (
@@ -35,9 +33,7 @@ from rotate_core import (
     geodesic,
     load_model,
 )
-from rotate_core.experiments.record import PACKAGES, processor
 from rotate_core.kurtosis import Objective
-from rotate_core.versions import versions
 
 OUTPUT = Path(__file__).with_suffix(".json")
 LAYER, KIND = 20, "gate"
@@ -261,20 +257,8 @@ def main() -> None:
     chosen = parser.parse_args().parts or list(PARTS)
     if unknown := set(chosen) - set(PARTS):
         parser.error(f"unknown part {', '.join(unknown)}: wanted {', '.join(PARTS)}")
-    results = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
     for name in chosen:
-        figures = PARTS[name]()
-        results[name] = {
-            "figures": figures,
-            "hardware": {"processor": processor(), "threads": torch.get_num_threads()},
-            "load_average": os.getloadavg()[0],
-            "versions": versions(*PACKAGES),
-            "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
-        }
-        temporary = OUTPUT.with_suffix(".tmp")
-        temporary.write_text(json.dumps(results, indent=1) + "\n")
-        temporary.replace(OUTPUT)
-        print(f"{name}: {json.dumps(figures, indent=1)}", flush=True)
+        keep(OUTPUT, name, PARTS[name]())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import seaborn as sns
 
 from rotate_core.figures.style import COLOURS
@@ -94,59 +93,6 @@ def curves(
         ax.plot(part[x], part[y], color=colour, marker="o", markersize=3, label=name)
     ax.set(xlabel=labels[0], ylabel=labels[1])
     ax.legend()
-    return ax
-
-
-def text_before_and_after(
-    tokens: Sequence[str],
-    before: Sequence[float],
-    after: Sequence[float],
-    axes: Sequence[Axes],
-    *,
-    titles: tuple[str, str],
-    width: int = 66,
-) -> Sequence[Axes]:
-    """The same text twice, each token on a ground as dark as the neuron's activation there.
-
-    Args:
-        tokens: in reading order, leading spaces kept, other white space made visible.
-        before: activation at each token.
-        after: the same with the channel ablated.
-        axes: two, drawn as pages of text.
-        titles: of the two.
-        width: characters a line.
-    """
-    scale = max(1e-12, float(np.max(np.abs([*before, *after]))))
-    for ax, values, title in zip(axes, (before, after), titles, strict=True):
-        column, line = 0, 0
-        for token, value in zip(tokens, values, strict=True):
-            if column and column + len(token) > width:
-                column, line = 0, line + 1
-            word = token.lstrip(" ")
-            column += len(token) - len(word) if column else 0
-            colour = COLOURS["positive" if value >= 0 else "negative"]
-            share = abs(value) / scale
-            ax.text(
-                column, line, word, family="monospace", fontsize=13.5, va="center", ha="left",
-                color="white" if share > 0.55 else "black",
-                bbox={"facecolor": colour, "alpha": share, "pad": 1.5, "linewidth": 0},
-            )  # fmt: skip
-            column += len(word)
-        ax.set(xlim=(0, width), ylim=(line + 0.6, -0.6))
-        ax.set_title(title, fontsize=14)
-        ax.axis("off")
-    return axes
-
-
-def token_bars(
-    tokens: Sequence[str], drops: Sequence[float], ax: Axes, *, label: str, colour: Sequence[str]
-) -> Axes:
-    """Horizontal bars, a token each, the largest on top."""
-    ax.barh(range(len(tokens)), drops, color=colour)
-    ax.set_yticks(range(len(tokens)), tokens, family="monospace", fontsize=9)
-    ax.invert_yaxis()
-    ax.set_xlabel(label)
-    ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
     return ax
 
 

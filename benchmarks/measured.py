@@ -1,0 +1,30 @@
+"""A part of a benchmark's table, kept with what it was measured on."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rotate_core.experiments.record import PACKAGES, processor
+from rotate_core.versions import versions
+
+
+def keep(file: Path, part: str, figures: dict[str, Any]) -> None:
+    """Put figures into a table of parts; what others measured before stays. And print them."""
+    results = json.loads(file.read_text()) if file.exists() else {}
+    results[part] = {
+        "figures": figures,
+        "hardware": {"processor": processor(), "threads": torch.get_num_threads()},
+        "load_average": os.getloadavg()[0],
+        "versions": versions(*PACKAGES),
+        "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
+    }
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(results, indent=1) + "\n")
+    temporary.replace(file)
+    print(f"{part}: {json.dumps(figures, indent=1)}", flush=True)
