@@ -42,8 +42,8 @@ class Endpoint:
     answers: Path
     """Folder of answers; made if need be."""
     key: str = field(default=NO_KEY, repr=False)
-    timeout: float = 120.0
-    """Seconds to wait for one answer."""
+    timeout: float = 600.0
+    """Seconds to wait for one answer: a model on a CPU is slow."""
     max_retries: int = 4
     """Of the client's, with growing pauses: on a lost connection, a timeout, 408, 409, 429, 5xx."""
     max_tokens: int = 512
