@@ -8,6 +8,7 @@ computed it, when, or after what interruption. Several processes share the work 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import warnings
 from collections.abc import Iterable
@@ -34,8 +35,8 @@ from rotate_core.support import STATISTICS, matched_vectors, tail_evidence
 from rotate_core.versions import versions
 from rotate_core.vocabulary import Vocabulary
 
-SHARD_SIZE = {"cpu": 32, "cuda": 1024}
-"""Neurons a shard: what is lost at most by an interruption, and a batch of the solver."""
+SHARD_SIZE = {"cpu": 64, "cuda": 1024}
+"""Neurons a shard at most: what an interruption loses, and a batch of the solver."""
 
 
 def build_atlas(
@@ -227,9 +228,16 @@ def _plan(
         if not manifest.group(layer, kind, null=True):
             parts.insert(0, (list(range(manifest.null)), True))
         for indices, null in parts:
-            for start in range(0, len(indices), size):
-                shards.append(Shard(layer, kind, tuple(indices[start : start + size]), null))
+            shards += [Shard(layer, kind, part, null) for part in _even_parts(indices, size)]
     return dataclasses.replace(manifest, shards=tuple(shards))
+
+
+def _even_parts(indices: list[int], most: int) -> list[tuple[int, ...]]:
+    """In order, as few parts as hold ``most`` each, of about one size: a small batch is slow."""
+    if not indices:
+        return []
+    parts = torch.tensor(indices).tensor_split(math.ceil(len(indices) / most))
+    return [tuple(part.tolist()) for part in parts]
 
 
 def _choose(

@@ -273,7 +273,7 @@ def test_shards_hold_as_many_neurons_as_the_memory(model: Model, tmp_path: Path)
     one = 12 * (model.d_vocab + model.d_model) * 4
     options = OPTIONS | {"layers": [0], "null": 0}
     small = Atlas.build(tmp_path / "small", model, memory=4 * one, **options)
-    assert [len(shard.indices) for shard in small.shards(kind="out")] == [4, 2]
+    assert [len(shard.indices) for shard in small.shards(kind="out")] == [3, 3]
     with pytest.raises(ValueError, match=f"one neuron takes {one}"):
         Atlas.build(tmp_path / "none", model, memory=one - 1, **options)
 

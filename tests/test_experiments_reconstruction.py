@@ -15,7 +15,7 @@ from rotate_core.experiments.reconstruction import (
     reconstruction_table,
     stability_table,
 )
-from rotate_core.experiments.sample import take
+from rotate_core.experiments.sample import first_channels, join, split, take
 from rotate_core.support import matched_rotations
 
 
@@ -70,6 +70,25 @@ def test_the_tables_hold_what_the_functions_give(channels):
     assert len(pairs) == 3 * 2 * 3
     assert (pairs.jaccard > 0.999).all(), "a run is like itself"
     assert (pairs.other_jaccard < 0.9).all()
+
+
+def test_joined_neurons_go_on_as_one_batch_and_come_apart_again(channels):
+    first = dataclasses.replace(first_channels(take(channels, [2, 0]), 2), layer=3, kind="in")
+    parts = [first, dataclasses.replace(first_channels(take(channels, [1]), 2), layer=9)]
+    together = join(parts)
+    assert together.indices == (0, 1, 2)
+    more = decompose(
+        together.weight_vectors,
+        channels.vocabulary,
+        n_channels=4,
+        after=together,
+        settings=channels.settings,
+        progress=False,
+    )
+    back = split(more, parts)
+    assert [(p.layer, p.kind, p.indices) for p in back] == [(3, "in", (2, 0)), (9, None, (1,))]
+    alike = torch.cosine_similarity(back[0].vectors, channels.vectors[[2, 0]], dim=-1)
+    assert alike.min() > 1 - 1e-4, "as one run gives, but for rounding"
 
 
 def test_jaccard_of_sets():

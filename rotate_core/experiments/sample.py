@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rotate_core.channels import Channels
@@ -21,6 +22,34 @@ def take(channels: Channels, rows: Sequence[int]) -> Channels:
     }
     indices = tuple(channels.indices[row] for row in chosen)
     return dataclasses.replace(channels, indices=indices, **changes)
+
+
+def join(parts: Sequence[Channels]) -> Channels:
+    """Several results with one vocabulary as one, neurons numbered by row: a batch to go on with.
+
+    Small batches are slow, and neurons do not influence each other. :func:`split` takes it apart.
+    """
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(Channels):
+        values = [getattr(part, field.name) for part in parts]
+        if all(isinstance(value, Tensor) for value in values) and field.name != "history":
+            changes[field.name] = torch.cat(values)
+    n = len(changes["vectors"])
+    labels: dict[str, Any] = {"indices": tuple(range(n)), "layer": None, "kind": None}
+    return dataclasses.replace(parts[0], **changes, **labels, history=None)
+
+
+def split(channels: Channels, parts: Sequence[Channels]) -> list[Channels]:
+    """Channels of joined neurons, apart and with the parts' own labels again."""
+    found, start = [], 0
+    for part in parts:
+        some = take(channels, range(start, start + part.n_neurons))
+        labels: dict[str, Any] = {
+            n: getattr(part, n) for n in ("indices", "layer", "kind", "model")
+        }
+        found.append(dataclasses.replace(some, **labels))
+        start += part.n_neurons
+    return found
 
 
 def first_channels(channels: Channels, n: int) -> Channels:
