@@ -59,7 +59,7 @@ def built(checkpoints, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "atlas"
     result = run("decompose", checkpoints("llama"), *BUILD, "--out", folder)
     assert result.returncode == 0, result.stderr
-    assert "12 of 12 shards, 288 vectors x 3 channels" in result.stdout
+    assert "6 of 6 shards, 288 vectors x 3 channels" in result.stdout
     assert "channel/s" in result.stderr
     return folder
 
