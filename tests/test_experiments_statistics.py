@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from rotate_core.experiments.statistics import difference, holm, interval, sign_flip
+from rotate_core.experiments.statistics import (
+    difference,
+    difference_within,
+    holm,
+    interval,
+    sign_flip,
+)
 
 
 def test_interval_of_a_mean_is_the_textbook_one():
@@ -63,3 +69,19 @@ def test_sign_flip_is_uniform_under_the_null_and_small_under_an_effect():
 def test_holm_is_bonferroni_for_the_smallest_and_monotone():
     assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]).tolist() == [1.0, 1.0]
+
+
+def test_a_difference_within_strata_does_not_compare_strata():
+    generator = np.random.default_rng(0)
+    strata, other = np.array([0] * 90 + [1] * 10), np.array([0] * 10 + [1] * 90)
+    values = 5.0 * strata + generator.standard_normal(100)
+    others = 5.0 * other + generator.standard_normal(100)
+    clusters = np.arange(100)
+    pooled = difference(values, others, clusters, clusters)
+    within = difference_within(values, others, strata, other, clusters, clusters)
+    assert pooled.high < -3, "the strata's difference"
+    assert within.low < 0 < within.high, "there is none within them"
+    shifted = difference_within(values + 2, others, strata, other, clusters, clusters)
+    assert shifted.value == pytest.approx(within.value + 2)
+    alone = difference_within(values, others, np.zeros(100), np.ones(100), clusters, clusters)
+    assert np.isnan(alone.value)

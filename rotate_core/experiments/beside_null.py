@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rotate_core.experiments.sample import take
 from rotate_core.experiments.scoreboard import Outcome
-from rotate_core.experiments.statistics import Estimate, difference, interval
+from rotate_core.experiments.statistics import Estimate, difference, difference_within, interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,4 +148,9 @@ def outcome(table: pd.DataFrame, column: str, *, model: str, seed: int = 0) -> O
 
 
 def _difference(real: pd.DataFrame, null: pd.DataFrame, column: str, seed: int) -> Estimate:
-    return difference(real[column], null[column], real.cluster, null.cluster, seed=seed)
+    """Within layers: what can be measured may be spread over them differently."""
+    if "layer" not in real:
+        return difference(real[column], null[column], real.cluster, null.cluster, seed=seed)
+    return difference_within(
+        real[column], null[column], real.layer, null.layer, real.cluster, null.cluster, seed=seed
+    )

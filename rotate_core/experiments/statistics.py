@@ -90,6 +90,44 @@ def difference(
     return _estimate(value, first - second, len(x), _count(member))
 
 
+def difference_within(
+    values: ArrayLike,
+    others: ArrayLike,
+    strata: ArrayLike,
+    other_strata: ArrayLike,
+    clusters: ArrayLike,
+    other_clusters: ArrayLike,
+    *,
+    seed: int = 0,
+    n_resamples: int = N_RESAMPLES,
+) -> Estimate:
+    """The mean of values less that of others of the same stratum (layer, ...), as `difference`.
+
+    Where values and others are spread differently over strata, a difference of their means compares
+    strata, too. Here each stratum is compared by itself and weighs as many values as it has; one
+    with fewer than two clusters on either side is left out. Clusters are drawn within strata.
+    """
+    x, label, stratum = (np.asarray(part) for part in (values, clusters, strata))
+    y, other_label, other = (np.asarray(part) for part in (others, other_clusters, other_strata))
+    total, weight, n_clusters = np.zeros(n_resamples), 0.0, 0
+    value = 0.0
+    for each in np.unique(stratum):
+        x_member = _clustered(x[stratum == each], label[stratum == each])
+        y_member = _clustered(y[other == each], other_label[other == each])
+        if min(_count(x_member[1]), _count(y_member[1])) < 2:
+            continue
+        n = len(x_member[0])
+        value += n * (x_member[0].mean() - y_member[0].mean())
+        first = _resample(*x_member, "mean", seed, n_resamples)
+        second = _resample(*y_member, "mean", seed + 1, n_resamples)
+        total += n * (first - second)
+        weight += n
+        n_clusters += _count(x_member[1])
+    if not weight:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0, 0)
+    return _estimate(value / weight, total / weight, int(weight), n_clusters)
+
+
 def _clustered(
     values: ArrayLike, clusters: ArrayLike | None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
