@@ -130,3 +130,6 @@ def test_certain_channels_stand_beside_virtual_neurons_of_their_places():
     assert found["n"].tolist() == [6, 6]
     none = by_certainty(table, "value", q, level=0.001)
     assert none.channels.tolist() == ["others"]
+    nothing = by_certainty(table[table.channel == 1], "value", q, level=0.1)
+    assert not len(nothing)
+    assert "difference" in nothing

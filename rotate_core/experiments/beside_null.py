@@ -123,7 +123,8 @@ def by_certainty(
         ("others", real[real.q_value >= level]),
     ):
         beside = virtual[place.isin(pd.MultiIndex.from_frame(some[["layer", "kind"]]))]
-        parts.append(pd.concat([some, beside]).assign(channels=name) if len(some) else some)
+        rows = pd.concat([some, beside]) if len(some) else some
+        parts.append(rows.assign(channels=name))
     return estimates(pd.concat(parts), column, ["channels"], seed=seed)
 
 
