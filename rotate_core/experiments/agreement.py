@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from rotate_core.channels import Channels
-from rotate_core.experiments.tails import tails, token_signs
+from rotate_core.experiments.tails import tail_signs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,15 +43,13 @@ def reading_at_tails(
     """
     import pandas as pd
 
-    in_tail = tails(channels)
     reading = x @ channels.weight_vectors.to(x).T  # (n_positions, n_neurons)
     reading = (reading - reading.mean(0)) / reading.std(0, correction=0)
     rows = []
     for i, neuron in enumerate(channels.indices):
-        side = token_signs(channels, i)[:, token]  # (n_channels, n_positions)
-        there = in_tail[i][:, token]
-        n = there.sum(1)
-        z = torch.where(there, reading[:, i] * side, 0.0).sum(1) / n.clamp_min(1)
+        side = tail_signs(channels, i)[:, token]  # (n_channels, n_positions)
+        n = (side != 0).sum(1)
+        z = (reading[:, i] * side).sum(1) / n.clamp_min(1)
         for k in range(channels.n_channels):
             value = z[k].item() if n[k] >= least else float("nan")
             rows.append((neuron, k, int(n[k]), value))

@@ -15,11 +15,7 @@ from rotate_core.channels import Channels
 def take(channels: Channels, rows: Sequence[int]) -> Channels:
     """The channels of some of the neurons, by row and in the order given."""
     chosen = list(rows)
-    changes: dict[str, Any] = {
-        field.name: value[chosen]
-        for field in dataclasses.fields(channels)
-        if isinstance(value := getattr(channels, field.name), Tensor)
-    }
+    changes: dict[str, Any] = {name: value[chosen] for name, value in _arrays(channels).items()}
     indices = tuple(channels.indices[row] for row in chosen)
     return dataclasses.replace(channels, indices=indices, **changes)
 
@@ -29,11 +25,9 @@ def join(parts: Sequence[Channels]) -> Channels:
 
     Small batches are slow, and neurons do not influence each other. :func:`split` takes it apart.
     """
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(Channels):
-        values = [getattr(part, field.name) for part in parts]
-        if all(isinstance(value, Tensor) for value in values) and field.name != "history":
-            changes[field.name] = torch.cat(values)
+    arrays = [_arrays(part) for part in parts]
+    names = set.intersection(*map(set, arrays)) - {"history"}
+    changes: dict[str, Any] = {name: torch.cat([some[name] for some in arrays]) for name in names}
     n = len(changes["vectors"])
     labels: dict[str, Any] = {"indices": tuple(range(n)), "layer": None, "kind": None}
     return dataclasses.replace(parts[0], **changes, **labels, history=None)
@@ -54,10 +48,13 @@ def split(channels: Channels, parts: Sequence[Channels]) -> list[Channels]:
 
 def first_channels(channels: Channels, n: int) -> Channels:
     """The first n channels of every neuron."""
-    changes: dict[str, Any] = {
-        field.name: value[:, :n]
-        for field in dataclasses.fields(channels)
-        if isinstance(value := getattr(channels, field.name), Tensor)
-        and field.name != "weight_vectors"
-    }
+    arrays = _arrays(channels)
+    del arrays["weight_vectors"]
+    changes: dict[str, Any] = {name: value[:, :n] for name, value in arrays.items()}
     return dataclasses.replace(channels, **changes)
+
+
+def _arrays(channels: Channels) -> dict[str, Tensor]:
+    """The arrays that a result has, by name."""
+    fields = {field.name: getattr(channels, field.name) for field in dataclasses.fields(channels)}
+    return {name: value for name, value in fields.items() if isinstance(value, Tensor)}

@@ -15,9 +15,19 @@ def signed_z(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"
     Centred and scaled over the whole vocabulary. Tokens of weight 0, which no channel may have, are
     at minus infinity.
     """
+    return _in_tails(channels, row, _z(channels, row))
+
+
+def _z(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"]:
+    """z-scores of one neuron's channels over the whole vocabulary."""
     projection = channels.vocabulary.projection
     z = channels.vectors[row].to(projection) @ projection
-    z = ((z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True, correction=0)).cpu()
+    return ((z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True, correction=0)).cpu()
+
+
+def _in_tails(
+    channels: Channels, row: int, z: Float[Tensor, "n_channels d_vocab"]
+) -> Float[Tensor, "n_channels d_vocab"]:
     tail = channels.tail[row].unsqueeze(1).to(z)
     allowed = (channels.vocabulary.token_weights > 0).cpu()
     return torch.where(tail == 0, z.abs(), z * tail).masked_fill(~allowed, -torch.inf)
@@ -25,10 +35,21 @@ def signed_z(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"
 
 def token_signs(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"]:
     """On which side each token counts: its channel's tail's, or its own where both are tails."""
-    projection = channels.vocabulary.projection
-    z = channels.vectors[row].to(projection) @ projection
-    tail = channels.tail[row].unsqueeze(1).to(z.cpu())
-    return torch.where(tail == 0, (z - z.mean(1, keepdim=True)).sign().cpu(), tail)
+    return _signs(channels, row, _z(channels, row))
+
+
+def _signs(
+    channels: Channels, row: int, z: Float[Tensor, "n_channels d_vocab"]
+) -> Float[Tensor, "n_channels d_vocab"]:
+    tail = channels.tail[row].unsqueeze(1).to(z)
+    return torch.where(tail == 0, z.sign(), tail)
+
+
+def tail_signs(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"]:
+    """:func:`token_signs` for the tokens that are in a channel's tail, 0 for the others."""
+    z = _z(channels, row)
+    inside = _in_tails(channels, row, z) > channels.settings.threshold
+    return torch.where(inside, _signs(channels, row, z), 0.0)
 
 
 def tails(channels: Channels) -> Bool[Tensor, "n_neurons n_channels d_vocab"]:
