@@ -31,11 +31,11 @@ from rotate_core.models import SIDES, Model
 from rotate_core.neurons import Neurons
 from rotate_core.settings import Settings
 from rotate_core.shards import is_there, write_shard, write_tokens
-from rotate_core.support import STATISTICS, matched_vectors, tail_evidence
+from rotate_core.support import STATISTICS, matched_vectors, statistics
 from rotate_core.versions import versions
 from rotate_core.vocabulary import Vocabulary
 
-SHARD_SIZE = {"cpu": 64, "cuda": 1024}
+SHARD_SIZE = {"cpu": 128, "cuda": 1024}
 """Neurons a shard at most: what an interruption loses, and a batch of the solver."""
 
 
@@ -87,7 +87,7 @@ def build_atlas(
     """
     for name, value, known in (
         ("engine", engine, tuple(ENGINES)),
-        ("statistic", statistic, tuple(STATISTICS)),
+        ("statistic", statistic, STATISTICS),
         ("side", side, SIDES),
     ):
         if value not in known:
@@ -192,11 +192,8 @@ def _decompose(
             memory=2**60,  # one batch, whatever is free: how it is cut changes the rounding
             progress=False,
         )
-    evidence = tail_evidence(channels)
-    ranked = getattr(evidence, manifest.statistic, None)
-    if ranked is None:
-        ranked = STATISTICS[manifest.statistic](channels)
-    return dataclasses.replace(channels, support=evidence.support), ranked
+    values = statistics(channels, ("support", manifest.statistic))
+    return dataclasses.replace(channels, support=values["support"]), values[manifest.statistic]
 
 
 @lru_cache(maxsize=1)

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rotate_core.geodesic import tangent
 from rotate_core.kurtosis import (
     Objective,
     Sample,
@@ -169,5 +170,4 @@ def _score(w: Tensor, solution: Solution, sample: Sample, objective: Objective) 
     solution.objective.copy_(objective(m4 / m2**2 - 3, (w_unit * s).sum(1).double()))
     g = slog_kurtosis_gradient(c, m2, m4, sample).mul_(objective.lambda_kurtosis)
     g.add_(w_unit, alpha=objective.lambda_fidelity)
-    g -= s * (g * s).sum(1, keepdim=True)
-    solution.gradient_norm.copy_(g.norm(dim=1).double())
+    solution.gradient_norm.copy_(tangent(g, s).norm(dim=1).double())

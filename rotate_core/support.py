@@ -15,7 +15,7 @@ None of this is in the paper.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
@@ -113,18 +113,27 @@ def support(channels: Channels) -> Float[Tensor, "n_neurons n_channels"]:
     return tail_evidence(channels).support
 
 
-STATISTICS: dict[str, Callable[[Channels], Tensor]] = {
-    "core": lambda channels: tail_evidence(channels).core,
-    "support": support,
-    "own_support": lambda channels: tail_evidence(channels).own_support,
-    "peak": lambda channels: tail_evidence(channels).peak,
-    "share": lambda channels: tail_evidence(channels).share,
-    "cosine": lambda channels: channels.cosine,
-    "objective": lambda channels: channels.objective,
-    "kurtosis": lambda channels: channels.kurtosis,
-}
+EVIDENCE = ("core", "support", "own_support", "peak", "share")
+STATISTICS = (*EVIDENCE, "cosine", "objective", "kurtosis")
 """What a channel can be ranked by; larger speaks for the channel. The book compares their power:
-"core", the default, finds twice as many planted channels as "support" or "cosine" do."""
+"core", the default, finds twice as many planted channels as "support" or "cosine" do. The first
+five are of :class:`TailEvidence`, the others of the channels."""
+
+
+def statistics(
+    channels: Channels, names: Iterable[str] = STATISTICS
+) -> dict[str, Float[Tensor, "n_neurons n_channels"]]:
+    """The values of each statistic by name; what needs the tails looks them up once.
+
+    Raises:
+        ValueError: an unknown statistic.
+    """
+    names = tuple(names)
+    for name in names:
+        if name not in STATISTICS:
+            raise ValueError(f"statistic={name!r}: wanted one of {', '.join(STATISTICS)}")
+    evidence = tail_evidence(channels) if set(names) & set(EVIDENCE) else None
+    return {name: getattr(evidence if name in EVIDENCE else channels, name) for name in names}
 
 
 def matched_vectors(
@@ -230,17 +239,15 @@ def calibrate(channels: Channels, null: Channels, *, statistic: str = "core") ->
         ValueError: an unknown statistic; a null with other settings or vocabulary, or too few
             channels.
     """
-    if statistic not in STATISTICS:
-        raise ValueError(f"statistic={statistic!r}: wanted one of {', '.join(STATISTICS)}")
+    values = statistics(channels, ("support", statistic))
     if channels.settings != null.settings:
         raise ValueError(
             f"the null has {null.settings}, the channels {channels.settings}: wanted the same"
         )
     if channels.vocabulary.projection.shape != null.vocabulary.projection.shape:
         raise ValueError("the null and the channels have vocabularies of different shapes")
-    evaluate = STATISTICS[statistic]
-    p = p_values(evaluate(channels), evaluate(null))
-    return dataclasses.replace(channels, support=support(channels), p_value=p, q_value=q_values(p))
+    p = p_values(values[statistic], statistics(null, (statistic,))[statistic])
+    return dataclasses.replace(channels, support=values["support"], p_value=p, q_value=q_values(p))
 
 
 def _generator(seed: int, i: int) -> torch.Generator:

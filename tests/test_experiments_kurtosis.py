@@ -39,7 +39,11 @@ def test_both_sides_of_an_untied_model_are_measured(checkpoints):
     assert not model.tied
     sides = ["unembedding", "embedding"]
     table = whole_model(model, sides=sides, n_null=5, progress=False)
-    medians, shares, tails = depth.medians(table), share_above_null(table), depth.tails(table)
+    medians, shares, tails = (
+        depth.medians(table),
+        share_above_null(table),
+        depth.shares_above(table),
+    )
     for rows in (medians, shares, tails):
         assert list(rows.side.unique()) == sides
     one, other = (medians[medians.side == side]["median"].to_numpy() for side in sides)
@@ -89,7 +93,7 @@ def test_depth_is_the_difference_of_later_and_earlier_layers():
 def test_tails_fall_from_one_to_none_within_their_band():
     values = torch.randn(500, generator=torch.Generator().manual_seed(0)).abs().numpy()
     table = pd.DataFrame({"side": "u", "kind": "out", "null": False, "kurtosis": values})
-    curve = depth.tails(table)
+    curve = depth.shares_above(table)
     assert curve.share.iloc[0] == 1
     assert curve.share.iloc[-1] == 0
     assert (curve.share.diff().dropna() <= 0).all()
@@ -121,10 +125,10 @@ def test_npmi_is_one_for_tokens_that_only_meet_and_low_for_strangers():
     logits[0, [1, 2]] = 5
     logits[1, [3, 4]] = 5
     ids, npmi = concepts.token_npmi(tokens)
-    found = concepts.npmi_of_top_tokens(logits, ids, npmi, k=2)
+    found = concepts.npmi_of_top_tokens(logits[:, ids], npmi, k=2)
     assert found.tolist() == pytest.approx([1, -1])
     with pytest.raises(ValueError, match="wanted 9"):
-        concepts.npmi_of_top_tokens(logits, ids, npmi, k=9)
+        concepts.npmi_of_top_tokens(logits[:, ids], npmi, k=9)
 
 
 def test_concepts_are_ranked_among_the_neurons_of_their_layer():

@@ -51,7 +51,7 @@ def test_power_grows_with_strength(vocabulary: Vocabulary) -> None:
         sizes=[10],
         strengths=[0.0, 3.0],
         settings=null.settings,
-        statistics=["core", "kurtosis"],
+        names=["core", "kurtosis"],
     )
     core = table[table.statistic == "core"].set_index("strength")["power"]
     assert core[0.0] < 0.2

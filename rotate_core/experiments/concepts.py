@@ -158,19 +158,26 @@ def token_npmi(
 
 
 def npmi_of_top_tokens(
-    logits: Float[Tensor, "n_neurons d_vocab"],
-    ids: Int[Tensor, " n_kept"],
+    logits: Float[Tensor, "n_neurons n_kept"],
     npmi: Float[Tensor, "n_kept n_kept"],
     *,
     k: int = 10,
 ) -> Float[Tensor, " n_neurons"]:
     """Mean figure of the pairs of each neuron's top k tokens, among those of :func:`token_npmi`.
 
+    Args:
+        logits: of these tokens.
+        npmi: of each pair of them.
+        k: how many.
+
+    Raises:
+        ValueError: there are not as many tokens.
+
     Source: Roeder, Both and Hinneburg (2015), who judge topics so.
     """
-    if len(ids) < k:
-        raise ValueError(f"{len(ids)} tokens are in enough windows, wanted {k}: read more text")
-    top = logits[:, ids].topk(k, dim=1).indices
+    if len(npmi) < k:
+        raise ValueError(f"{len(npmi)} tokens are in enough windows, wanted {k}: read more text")
+    top = logits.topk(k, dim=1).indices
     pairs = torch.combinations(torch.arange(k))
     return npmi[top[:, pairs[:, 0]], top[:, pairs[:, 1]]].mean(1)
 
@@ -200,10 +207,9 @@ def coherence_ranks(
     kurtosis = kurtosis_of(vectors, projection)
     percentile = percentile_among(kurtosis, kurtosis).numpy()
     logits = vectors @ projection[:, ids]
-    every = torch.arange(len(ids))
     parts = []
     for k in ks:
-        coherence = pd.Series(npmi_of_top_tokens(logits, every, npmi, k=k).numpy())
+        coherence = pd.Series(npmi_of_top_tokens(logits, npmi, k=k).numpy())
         rank = coherence.rank(ascending=False, pct=True)
         part = {"row": range(len(vectors)), "rank": rank, "percentile": percentile}
         parts.append(pd.DataFrame(part).assign(k=k))

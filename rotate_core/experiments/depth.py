@@ -43,7 +43,7 @@ def medians(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def tails(table: pd.DataFrame, *, n_points: int = 200) -> pd.DataFrame:
+def shares_above(table: pd.DataFrame, *, n_points: int = 200) -> pd.DataFrame:
     """Share of the vectors above each of some kurtoses, over all layers, by side and kind.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rotate_core.channels import Channels, VocabularyLike
 from rotate_core.decomposition import decompose
-from rotate_core.support import STATISTICS, p_values
+from rotate_core.support import STATISTICS, p_values, statistics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,7 @@ def power_table(
     sizes: Sequence[int],
     strengths: Sequence[float],
     settings: Settings | None = None,
-    statistics: Iterable[str] = tuple(STATISTICS),
+    names: Iterable[str] = STATISTICS,
     level: float = 0.05,
     seed: int = 0,
     device: str | None = None,
@@ -73,7 +73,7 @@ def power_table(
         sizes: tokens of the planted clusters.
         strengths: lengths of the planted directions, in lengths of the vector.
         settings: of the null.
-        statistics: names in :data:`STATISTICS`.
+        names: of statistics, in :data:`STATISTICS`.
         level: p-value that counts as found.
         seed: of the clusters.
         device: where to compute; None is the CPU.
@@ -83,7 +83,7 @@ def power_table(
     """
     import pandas as pd
 
-    null_values = {name: STATISTICS[name](null) for name in statistics}
+    null_values = statistics(null, names)
     rows = []
     for size in sizes:
         _, directions = token_clusters(vocabulary, len(vectors), size, seed=seed)
@@ -96,8 +96,8 @@ def power_table(
                 device=device,
                 progress=False,
             )
-            for name, values in null_values.items():
-                p = p_values(STATISTICS[name](channels), values)
+            for name, values in statistics(channels, null_values).items():
+                p = p_values(values, null_values[name])
                 found = float((p[:, 0] < level).double().mean())
                 rows.append((name, size, strength, found, len(vectors)))
     return pd.DataFrame(rows, columns=["statistic", "size", "strength", "power", "n"])

@@ -16,7 +16,7 @@ def kurtosis_tails(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
     """Share of the vectors above each kurtosis, neurons and null, with 95% bands.
 
     Args:
-        table: from :func:`rotate_core.experiments.depth.tails`.
+        table: from :func:`rotate_core.experiments.depth.shares_above`.
         axes: one a side and kind, a row of kinds a side.
     """
     for ax, ((side, kind), part) in zip(axes, _by_side_and_kind(table), strict=True):
