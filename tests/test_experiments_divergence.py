@@ -47,6 +47,9 @@ def test_no_ablation_is_no_divergence_and_one_is_what_ablate_gives(family):
     expected = (before.exp() * (before - after)).sum(-1)
     torch.testing.assert_close(found[1], expected, atol=1e-5, rtol=1e-3)
     assert (found[1] > 0).any()
+    assert not any(module._forward_hooks for module in model.modules())
+    with pytest.raises(ValueError, match=r"layers \[0, 1\]: wanted one layer"):
+        divergences(model, [(0, 3, "out", vector), (1, 3, "out", vector)], TOKENS)
 
 
 def text(n_windows=8, length=12, seed=0):

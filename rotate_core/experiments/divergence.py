@@ -26,6 +26,7 @@ from torch import Tensor
 
 from rotate_core.channels import Channels
 from rotate_core.experiments.ablation import ablate, contributions
+from rotate_core.experiments.activations import mlp_of
 from rotate_core.experiments.tails import tails
 from rotate_core.support import matched_rotations, support
 
@@ -62,20 +63,38 @@ def divergences(
 ) -> Float[Tensor, "n_ablations n_windows length"]:
     """KL at every position of some texts, for each ablation by itself; float32 on the CPU.
 
+    A text is run once up to the layer's MLP, and from there on once more for each ablation.
+
     Args:
         model: a loaded transformers model.
-        ablations: as :func:`rotate_core.ablate` takes them; their vectors are subtracted.
-        tokens: windows without padding; run in one batch.
+        ablations: as :func:`rotate_core.ablate` takes them, all of one layer; their vectors are
+            subtracted.
+        tokens: windows without padding.
+
+    Raises:
+        ValueError: ablations of several layers, or none.
     """
-    tokens = tokens.to(model.device)
-    results = []
-    with torch.no_grad():
-        before = model(tokens, use_cache=False).logits.float()
+    layers = sorted({layer for layer, *_ in ablations})
+    if len(layers) != 1:
+        raise ValueError(f"ablations of layers {layers}: wanted one layer")
+
+    def with_variants(mlp: torch.nn.Module, args: Any, output: Tensor) -> Tensor:
+        outputs = [output]
         for ablation in ablations:
             with ablate(model, [ablation]):
-                after = model(tokens, use_cache=False).logits.float()
-            results.append(kl_divergence(before, after).cpu())
-    return torch.stack(results)
+                outputs.append(mlp.forward(*args))
+        return torch.cat(outputs)  # the residual stream of the one text is added to each
+
+    results = []
+    handle = mlp_of(model, layers[0]).register_forward_hook(with_variants)
+    try:
+        with torch.no_grad():
+            for window in tokens.to(model.device):
+                logits = model(window[None], use_cache=False).logits.float()
+                results.append(kl_divergence(logits[:1], logits[1:]).cpu())
+    finally:
+        handle.remove()
+    return torch.stack(results, 1)
 
 
 @dataclass(frozen=True, eq=False)
