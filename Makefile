@@ -79,7 +79,10 @@ $(SERVED): $(wildcard rotate_core/explorer/*.py rotate_core/explorer/static/*) |
 
 html: $(HTML)  ## render the notebooks as they were last executed
 
-$(HTML): $(PAGES) $(wildcard book/executed/*.ipynb) $(MATHJAX) $(SERVED) | $(ENV)
+# No prerequisite: make would execute what is stale first.
+NEWLY_EXECUTED = $(shell find book/executed -maxdepth 1 -name '*.ipynb' -newer $(HTML) 2> /dev/null)
+
+$(HTML): $(PAGES) $(MATHJAX) $(SERVED) $(if $(NEWLY_EXECUTED),FORCE) | $(ENV)
 	rm -rf book/_build/html  # pages of chapters that are no more
 	$(BIN)/jupyter-book build book --all -n -W --keep-going
 	@touch $@
