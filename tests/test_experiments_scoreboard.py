@@ -16,6 +16,7 @@ from rotate_core.experiments.scoreboard import (
     collect,
     over_null_rows,
     paper_rows,
+    shown,
     table,
     verdict,
 )
@@ -70,6 +71,15 @@ def test_table_has_a_row_for_each_claim_whether_it_ran_or_not():
     assert table({}, ["stability_cosine"]).paper.item() == "0.9"
     with pytest.raises(KeyError, match="no claims"):
         table({"made_up": outcome(1, 1)})
+
+
+def test_a_chapter_shows_its_claims_in_full():
+    page = shown({"input_faithfulness": outcome(0.6, 0.5)}).to_html()
+    assert CLAIMS["input_faithfulness"].text in page
+    assert "reproduced" in page
+    assert CLAIMS["stability_cosine"].text not in page
+    page = shown({}, ["input_faithfulness"]).to_html()
+    assert "not run" in page
 
 
 def test_outcomes_survive_the_file(tmp_path):

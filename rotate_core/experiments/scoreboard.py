@@ -18,6 +18,7 @@ from rotate_core.experiments.statistics import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pandas.io.formats.style import Styler
 
 VERDICTS = ("reproduced", "not reproduced", "proxy", "not run")
 LEAST_NEURONS = 8
@@ -193,6 +194,17 @@ def table(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) 
             }
         )
     return pd.DataFrame(rows)
+
+
+def shown(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) -> Styler:
+    """:func:`table` as a chapter shows it: a column a claim, and no word cut off.
+
+    Args:
+        outcomes: by the claim's name.
+        claims: names, in order; None for those of the outcomes.
+    """
+    rows = table(outcomes, list(outcomes) if claims is None else claims)
+    return rows.drop(columns="notebook").set_index("claim").rename_axis(None).T.style
 
 
 def over_null_rows(outcomes: Mapping[str, Outcome]) -> list[tuple[str, Estimate, str]]:

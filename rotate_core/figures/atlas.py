@@ -123,7 +123,8 @@ def power_curves(
         ax.set(title=f"{size} tokens", xlabel="planted strength", ylim=(0, 1))
         ax.yaxis.set_major_formatter("{x:.0%}")
     axes[0].set_ylabel("found")
-    axes[-1].legend(fontsize="small")
+    lines = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(*lines, loc="outside upper right", ncols=4, fontsize="small")
     return axes
 
 
