@@ -165,5 +165,5 @@ def by_position(shares: pd.DataFrame, ax: Axes, *, level: float = 0.05) -> Axes:
     ax.set(xlabel="position of the channel", ylabel=f"p < {level:g}", ylim=(0, None))
     ax.set_xticks(sorted(set(shares["channel"] + 1)))
     ax.yaxis.set_major_formatter("{x:.0%}")
-    ax.legend(fontsize="small")
+    ax.figure.legend(loc="outside upper right", ncols=5, fontsize="small")
     return ax
