@@ -46,6 +46,8 @@ def test_median_interval_and_what_is_missing():
     assert estimate.n == 4
     assert np.isnan(interval([np.nan]).value)
     assert np.isnan(interval([1.0, 2.0], [0, 0]).low), "one cluster has no interval"
+    shown = [str(interval(x, [0] * len(x))) for x in ([np.nan], [1.0, 2.0])]
+    assert shown == ["n/a", "1.50 [n/a]"]
 
 
 def test_difference_of_two_groups_has_the_textbook_interval():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,10 @@ class Estimate:
     """Neurons (or documents, ...) that the values come from, which is what was resampled."""
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        if math.isnan(self.value):
+            return "n/a"
+        ends = "n/a" if math.isnan(self.low) else f"{self.low:.2f}, {self.high:.2f}"
+        return f"{self.value:.2f} [{ends}]"
 
     def asdict(self) -> dict[str, float]:
         """For results/NN_claim.json."""
