@@ -239,13 +239,13 @@ def calibrate(channels: Channels, null: Channels, *, statistic: str = "core") ->
         ValueError: an unknown statistic; a null with other settings or vocabulary, or too few
             channels.
     """
-    values = statistics(channels, ("support", statistic))
     if channels.settings != null.settings:
         raise ValueError(
             f"the null has {null.settings}, the channels {channels.settings}: wanted the same"
         )
     if channels.vocabulary.projection.shape != null.vocabulary.projection.shape:
         raise ValueError("the null and the channels have vocabularies of different shapes")
+    values = statistics(channels, ("support", statistic))
     p = p_values(values[statistic], statistics(null, (statistic,))[statistic])
     return dataclasses.replace(channels, support=values["support"], p_value=p, q_value=q_values(p))
 
