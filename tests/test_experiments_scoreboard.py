@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rotate_core.experiments.readings import reading, readings
+from rotate_core.experiments.readings import finding, reading, readings
 from rotate_core.experiments.record import write_results
 from rotate_core.experiments.scoreboard import (
     CLAIMS,
@@ -144,3 +144,12 @@ def test_a_paper_model_is_not_blamed_for_its_size():
     known = Outcome(found.ours, found.null, found.over_null, "chance", "google/gemma-2-2b-it")
     assert "our measure" in reading(FIGURE, known)
     assert len(readings({})) == len(CLAIMS)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.1, 0.3, "more"), (-0.1, 0.3, "alike"), (-0.3, -0.1, "less"), (math.nan, math.nan, "alike")],
+)
+def test_a_finding_is_what_the_interval_says(low, high, expected):
+    difference = Estimate(0.0, low, high, 10, 10)
+    assert finding(difference, above="more", around="alike", below="less") == expected

@@ -1,10 +1,11 @@
-"""What a verdict means and, where a claim did not reproduce, why we think so: in words, by rule."""
+"""What the figures say in words, by rule: verdicts with our reasons, and what a caption states."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from rotate_core.experiments.scoreboard import CLAIMS, Claim, Outcome, verdict
+from rotate_core.experiments.statistics import Estimate
 
 PAPER_MODELS = ("gemma-2-2b", "llama-3.1-8b")
 """The paper's, as they are in a model's name."""
@@ -39,6 +40,20 @@ def reading(claim: Claim, outcome: Outcome | None) -> str:
 def readings(outcomes: Mapping[str, Outcome]) -> list[str]:
     """A reading for each claim, in the order of the scoreboard."""
     return [reading(claim, outcomes.get(name)) for name, claim in CLAIMS.items()]
+
+
+def finding(difference: Estimate, *, above: str, around: str, below: str) -> str:
+    """What a caption says of a difference, so that it holds for any model and sample.
+
+    Args:
+        difference: of two figures.
+        above: said where its interval lies above 0.
+        around: said where 0 is inside, or where there is no interval.
+        below: said where it lies below 0.
+    """
+    if difference.low > 0:
+        return above
+    return below if difference.high < 0 else around
 
 
 def _beside_null(outcome: Outcome) -> str:
