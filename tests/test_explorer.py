@@ -94,6 +94,24 @@ def test_a_null_gives_every_channel_a_q_value(model):
     assert all(0 < channel["q"] <= 1 for channel in neuron["channels"])
 
 
+def test_an_atlas_answers_first_and_lends_its_null(model, tmp_path):
+    from rotate_core import Atlas, Explorer, Settings
+
+    settings = Settings(threshold=2.5)
+    place = {"layers": [1], "kinds": ["in"], "neurons": [2, 4], "n_channels": 3, "null": 7}
+    atlas = Atlas.build(tmp_path, model, settings=settings, progress=False, **place)
+    some = Explorer(model, atlas, neurons=[(1, "in", 2), (1, "in", 5)], n_channels=2)
+    stored, fresh = (neuron["channels"] for neuron in some.content["neurons"])
+    assert len(stored) == len(fresh) == 2
+    held = atlas.channels(layer=1, kind="in", neuron=2)
+    assert [channel["q"] for channel in stored] == pytest.approx(held.q_value[0, :2].tolist())
+    own = Explorer(model, neurons=[(1, "in", 5)], n_channels=2, null=7, settings=settings)
+    alone = own.content["neurons"][0]["channels"]
+    assert [channel["q"] for channel in fresh] == [channel["q"] for channel in alone]
+    other = Explorer(model, atlas, neurons=[(1, "in", 5)], settings=Settings(threshold=3))
+    assert other.content["neurons"][0]["channels"][0]["q"] is None, "the null has other settings"
+
+
 def test_a_neuron_that_there_is_not_is_named(model):
     from rotate_core import Explorer
 

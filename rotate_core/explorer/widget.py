@@ -11,6 +11,7 @@ import anywidget
 import traitlets
 
 from rotate_core.decomposition import decompose
+from rotate_core.experiments.sample import first_channels
 from rotate_core.explorer.describe import describe
 from rotate_core.explorer.jobs import Jobs
 from rotate_core.explorer.live import SLIDERS, Answer, Live
@@ -19,9 +20,12 @@ from rotate_core.settings import Settings
 from rotate_core.support import calibrate, matched_vectors
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rotate_core.atlas import Atlas
     from rotate_core.channels import Channels
     from rotate_core.models import Model
+    from rotate_core.neurons import Neurons
 
 Choice = tuple[int, str, int]
 """(layer, kind, neuron)."""
@@ -41,7 +45,7 @@ class Explorer(anywidget.AnyWidget):
             first neuron of the atlas, or of the middle layer.
         notes: a word on some of them.
         null: matched vectors a layer and kind to calibrate the embedded neurons against, where the
-            atlas has not done it. 0 for none: then no channel has a q-value.
+            atlas has none. 0 for none: then no channel has a q-value.
         n_channels: channels of each.
         settings: how to decompose; None is the atlas's, or ours.
         file: U for the browser, from :func:`rotate_core.explorer.book.served_file`.
@@ -167,17 +171,36 @@ def _stored(live: Live, layer: int, kind: str, indices: list[int], null: int) ->
         if known is None:
             missing.append(index)
         else:
+            known = first_channels(known, live.n_channels)
             yield dataclasses.replace(known, vocabulary=live.vocabulary(layer))
-    if not missing:
-        return
-    options: dict[str, Any] = {
-        "n_channels": live.n_channels,
-        "settings": live.settings,
-        "progress": False,
-    }
-    vocabulary = live.vocabulary(layer)
-    channels = decompose(live.model.neurons(layer, kind, missing), vocabulary, **options)
-    if null:
-        vectors = matched_vectors(live.model.neurons(layer, kind).vectors, null)
-        channels = calibrate(channels, decompose(vectors, vocabulary, **options))
-    yield channels
+    if missing:
+        channels = _solve(live, live.model.neurons(layer, kind, missing), layer)
+        matched = _null(live, layer, kind, null)
+        yield channels if matched is None else calibrate(channels, matched)
+
+
+def _null(live: Live, layer: int, kind: str, n: int) -> Channels | None:
+    """The atlas's matched vectors where they have the same settings, else n of our own."""
+    atlas = live.atlas
+    if (
+        atlas is not None
+        and atlas.manifest.settings == live.settings
+        and atlas.manifest.n_channels >= live.n_channels
+        and (layer, kind) in atlas.manifest.groups()
+        and atlas.shards(layer=layer, kind=kind, null=True)
+    ):
+        known = atlas.channels(layer=layer, kind=kind, null=True)
+        return dataclasses.replace(known, vocabulary=live.vocabulary(layer))
+    if not n:
+        return None
+    return _solve(live, matched_vectors(live.model.neurons(layer, kind).vectors, n), layer)
+
+
+def _solve(live: Live, neurons: Neurons | Tensor, layer: int) -> Channels:
+    return decompose(
+        neurons,
+        live.vocabulary(layer),
+        n_channels=live.n_channels,
+        settings=live.settings,
+        progress=False,
+    )
