@@ -27,6 +27,10 @@ MOMENTS = ("weighted", "scaled")
 BLOCK_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 26}
 """Elements of one block (neurons x tokens): 512 KB in float32 stays in a CPU's second-level cache;
 a GPU wants few, large launches."""
+BLOCK_TOKENS = 4096
+"""Tokens of a block at most, on a CPU: with few neurons, MKL is slower at wider products."""
+FEW = 8
+"""So few vectors, on a CPU, are projected the other way round (see :func:`_few_logits`)."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,8 @@ class Sample:
         d_vocab = self.projection.shape[1]
         elements = BLOCK_ELEMENTS.get(self.projection.device.type, 1 << 17)
         n_blocks = max(1, -(-n_neurons * d_vocab // elements))
+        if self.projection.device.type == "cpu":
+            n_blocks = max(n_blocks, -(-d_vocab // BLOCK_TOKENS))
         width = -(-d_vocab // n_blocks)
         for start in range(0, d_vocab, width):
             yield slice(start, min(start + width, d_vocab))
@@ -176,14 +182,33 @@ class Sample:
     ) -> Tensor:
         """Centred logits of one block of tokens, written to ``out`` (n_neurons, width)."""
         offset = -(self.mean_vector * vectors).sum(1, keepdim=True)
-        if self.scale is None:
-            return torch.addmm(offset, vectors, self.projection[:, block], out=out)
-        torch.mm(vectors, self.projection[:, block], out=out)
-        return out.mul_(self.scale[:, block]).add_(offset)
+        columns = self.projection[:, block]
+        if len(vectors) <= FEW and columns.device.type == "cpu" and columns.stride(0) == 1:
+            out.copy_(_few_logits(vectors, columns))
+        elif self.scale is None:
+            return torch.addmm(offset, vectors, columns, out=out)
+        else:
+            torch.mm(vectors, columns, out=out)
+        if self.scale is not None:
+            out.mul_(self.scale[:, block])
+        return out.add_(offset)
 
     def p_block(self, block: slice) -> Tensor:
         """Sample weights of one block, to be broadcast over neurons and tokens."""
         return self.p if self.p.shape[1] == 1 else self.p[:, block]
+
+
+def _few_logits(
+    vectors: Float[Tensor, "n d_model"], columns: Float[Tensor, "d_model width"]
+) -> Float[Tensor, "n width"]:
+    """``vectors @ columns`` as ``(U^T s^T)^T``, for a few vectors and a U that lies token by token.
+
+    The same product, and MKL takes it up to four times sooner this way round: see the ratios of
+    benchmarks/solver.py. With more vectors, or a U that lies otherwise, it takes longer. A single
+    vector goes twice, as a product of a matrix and a vector would have one core only.
+    """
+    pair = vectors if len(vectors) > 1 else vectors.repeat(2, 1)
+    return (columns.T @ pair.T).T[: len(vectors)]
 
 
 def centred_logits(

@@ -82,6 +82,17 @@ def test_centred_logits_are_the_definition(moments, monkeypatch):
 
 
 @pytest.mark.parametrize("moments", ["weighted", "scaled"])
+@pytest.mark.parametrize("n_neurons", [1, 2, kurtosis.FEW, kurtosis.FEW + 1])
+def test_how_the_projection_lies_in_memory_changes_nothing(moments, n_neurons):
+    vectors, projection, weights = problem(n_neurons=n_neurons)
+    lying = (projection.contiguous(), projection.T.contiguous().T)
+    across, along = (centred_logits(vectors, Sample.of(u, weights, moments)) for u in lying)
+    assert lying[0].stride(0) != 1 == lying[1].stride(0)
+    for one, other in zip(across, along, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("moments", ["weighted", "scaled"])
 @pytest.mark.parametrize("block", [1 << 17, 21])
 def test_gradient_is_autograds(moments, block, monkeypatch):
     monkeypatch.setitem(kurtosis.BLOCK_ELEMENTS, "cpu", block)
