@@ -42,7 +42,8 @@ class Settings:
     precondition: bool = True
     """Precondition the geodesic solver with the inverse covariance of the vocabulary."""
     tolerance: float = 1e-5
-    """The geodesic solver stops a neuron when an iteration gains less than this in F."""
+    """The geodesic solver stops a neuron when an iteration gains less than this in F: at its end,
+    or now and then on a plateau in front of it (chapter 2 counts them)."""
     max_iter: int | None = None
     """Iterations at most; None is 200 for geodesic, 10,000 (the paper's) for householder."""
 

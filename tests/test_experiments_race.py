@@ -3,8 +3,15 @@
 import pytest
 import torch
 
-from rotate_core import Vocabulary
-from rotate_core.experiments.race import by_neuron, clocked, profile_along_gradient, seconds_to
+from rotate_core import Vocabulary, decompose
+from rotate_core.experiments.race import (
+    by_neuron,
+    clocked,
+    left_to_gain,
+    profile_along_gradient,
+    seconds_to,
+    stops,
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +51,19 @@ def test_a_run_against_itself_gains_nothing(w, vocabulary):
     assert table.cosine.to_numpy() == pytest.approx(1, abs=1e-5)
     assert (table.gain == 0).all()
     assert (by_neuron(run, short).gain > 0).all()
+
+
+def test_a_tolerance_stops_where_the_solver_does(w, vocabulary):
+    left = left_to_gain(w, vocabulary)
+    tolerances = (1e-2, 1e-4)
+    for row in stops(left, tolerances).itertuples():
+        real = decompose(w, vocabulary, n_channels=1, tolerance=row.tolerance, progress=False)
+        assert row.iterations == pytest.approx(real.n_iter.double().mean().item())
+    assert left[:, 0].min() > 0
+    assert left[:, -1].max() == pytest.approx(0, abs=1e-9)
+
+
+def test_a_neuron_that_pauses_before_it_gains_more_is_on_a_plateau():
+    left = torch.tensor([[0.5, 0.1, 0.0, 0.0], [0.5, 0.3, 0.3, 0.0]], dtype=torch.float64)
+    (row,) = stops(left, [1e-3]).itertuples()
+    assert (row.n_on_plateau, row.mean_loss, row.iterations) == (1, 0.15, 2.5)

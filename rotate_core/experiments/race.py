@@ -1,10 +1,11 @@
-"""Two solvers on the same neurons, by the clock, and the line search of one (chapter 2)."""
+"""Two solvers on the same neurons, by the clock, and how one of them moves and stops (ch. 2)."""
 
 from __future__ import annotations
 
 import math
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,3 +107,49 @@ def seconds_to(run: Run, objective: float) -> float | None:
     """When the run's mean objective reached a value; None: never."""
     reached = run.curve[run.curve.objective >= objective]
     return float(reached.seconds.iloc[0]) if len(reached) else None
+
+
+def left_to_gain(
+    neurons: NeuronsLike, vocabulary: VocabularyLike, **options: Any
+) -> Float[Tensor, "n_neurons n_iterations"]:
+    """What each neuron's first channel has still to gain in F, after 0, 1, 2, ... iterations.
+
+    The geodesic solver goes on until an iteration gains less than 1e-9; 0 once it has ended.
+    Options as of :func:`rotate_core.decompose`. Float64.
+    """
+    options |= {"n_channels": 1, "history": True, "tolerance": 1e-9, "max_iter": 400}
+    channels = decompose(neurons, vocabulary, progress=False, **options)
+    assert channels.history is not None
+    return (channels.objective - channels.history[:, 0]).nan_to_num(0.0).clamp_min(0.0)
+
+
+def stops(
+    left: Float[Tensor, "n_neurons n_iterations"], tolerances: Sequence[float]
+) -> pd.DataFrame:
+    """Where tolerances would have stopped each neuron, and what they would have lost.
+
+    Args:
+        left: from :func:`left_to_gain`.
+        tolerances: gains of F in one iteration, below which a neuron stops.
+
+    Returns:
+        A row a tolerance: mean iterations, median_loss, mean_loss, and n_on_plateau: neurons that
+        stop where more than :data:`MARGIN` is left.
+    """
+    import pandas as pd
+
+    gains = torch.nn.functional.pad(left[:, :-1] - left[:, 1:], (0, 1))  # none behind the last
+    rows = []
+    for tolerance in tolerances:
+        taken = ((gains < tolerance).double().argmax(1) + 1).clamp_max(left.shape[1] - 1)
+        loss = left.gather(1, taken.unsqueeze(1))[:, 0]
+        rows.append(
+            {
+                "tolerance": tolerance,
+                "iterations": taken.double().mean().item(),
+                "median_loss": loss.median().item(),
+                "mean_loss": loss.mean().item(),
+                "n_on_plateau": int((loss > MARGIN).sum()),
+            }
+        )
+    return pd.DataFrame(rows)

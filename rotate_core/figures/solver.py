@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
 from rotate_core.figures.style import COLOURS
 
@@ -54,22 +55,23 @@ def agreement(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def remaining(curve: Sequence[float], tolerances: Mapping[str, int], ax: Axes) -> Axes:
-    """What an iteration leaves to gain, and where tolerances would have stopped.
+def remaining(left: ArrayLike, tolerances: Mapping[float, float], ax: Axes) -> Axes:
+    """What each iteration leaves to gain, a line a neuron, and where tolerances stop on average.
 
     Args:
-        curve: mean objective by iteration, to the end.
-        tolerances: iterations a neuron takes on average, by tolerance.
+        left: objective still to gain (neurons, iterations); 0 once a neuron has ended.
+        tolerances: iterations that a neuron takes on average, by tolerance.
         ax: to draw on.
     """
-    values = np.asarray(curve)
-    left = values[-1] - values[:-1]
-    left = left[left > 0]
-    ax.plot(left, color=COLOURS["geodesic"], linewidth=2)
-    for label, n_iter in tolerances.items():
+    values = np.asarray(left, dtype=float)
+    least = 1e-8  # what rounding leaves
+    ax.plot(np.where(values > least, values, np.nan).T, color=COLOURS["geodesic"], alpha=0.25, lw=1)
+    median = np.median(values, axis=0)
+    ax.plot(np.where(median > least, median, np.nan), color=COLOURS["geodesic"], linewidth=3)
+    for tolerance, n_iter in tolerances.items():
         ax.axvline(n_iter, color=COLOURS["null"], linewidth=1)
         ax.annotate(
-            label,
+            f"{tolerance:.0e}",
             (n_iter, 0.98),
             xycoords=("data", "axes fraction"),
             rotation=90,
