@@ -73,6 +73,14 @@ def test_holm_is_bonferroni_for_the_smallest_and_monotone():
     assert holm([0.5, 0.9]).tolist() == [1.0, 1.0]
 
 
+def test_a_stratum_with_few_others_does_not_decide_a_difference():
+    strata, other = np.repeat([0, 1], 100), np.repeat([0, 1], [100, 2])
+    others = np.where(other == 0, 0.0, -10.0)
+    within = difference_within(np.zeros(200), others, strata, other, np.arange(200), np.arange(102))
+    assert within.value == pytest.approx(10 * (200 / 102) / (200 / 102 + 50))
+    assert (within.n, within.n_clusters) == (200, 200)
+
+
 def test_a_difference_within_strata_does_not_compare_strata():
     generator = np.random.default_rng(0)
     strata, other = np.array([0] * 90 + [1] * 10), np.array([0] * 10 + [1] * 90)

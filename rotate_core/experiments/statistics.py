@@ -108,28 +108,33 @@ def difference_within(
     """The mean of values less that of others of the same stratum (layer, ...), as `difference`.
 
     Where values and others are spread differently over strata, a difference of their means compares
-    strata, too. Here each stratum is compared by itself and weighs as many values as it has; one
-    with fewer than two clusters on either side is left out. Clusters are drawn within strata.
+    strata, too. Here each stratum is compared by itself; of n values and m others it weighs
+    ``n m / (n + m)``, so that a stratum with a handful of others does not decide. One with fewer
+    than two clusters on either side is left out. Clusters are drawn within strata.
+
+    Source: Cochran (1954), Biometrics 10:417, for the weights.
     """
     x, label, stratum = (np.asarray(part) for part in (values, clusters, strata))
     y, other_label, other = (np.asarray(part) for part in (others, other_clusters, other_strata))
-    total, weight, n_clusters = np.zeros(n_resamples), 0.0, 0
-    value = 0.0
+    total, value, weight = np.zeros(n_resamples), 0.0, 0.0
+    n_values = n_clusters = 0
     for each in np.unique(stratum):
         x_member = _clustered(x[stratum == each], label[stratum == each])
         y_member = _clustered(y[other == each], other_label[other == each])
         if min(_count(x_member[1]), _count(y_member[1])) < 2:
             continue
-        n = len(x_member[0])
-        value += n * (x_member[0].mean() - y_member[0].mean())
+        n, m = len(x_member[0]), len(y_member[0])
+        share = n * m / (n + m)
+        value += share * (x_member[0].mean() - y_member[0].mean())
         first = _resample(*x_member, "mean", seed, n_resamples)
         second = _resample(*y_member, "mean", seed + 1, n_resamples)
-        total += n * (first - second)
-        weight += n
+        total += share * (first - second)
+        weight += share
+        n_values += n
         n_clusters += _count(x_member[1])
     if not weight:
         return Estimate(float("nan"), float("nan"), float("nan"), 0, 0)
-    return _estimate(value / weight, total / weight, int(weight), n_clusters)
+    return _estimate(value / weight, total / weight, n_values, n_clusters)
 
 
 def _clustered(

@@ -38,7 +38,7 @@ def race(curves: Mapping[str, pd.DataFrame], ax: Axes) -> Axes:
     for solver, curve in curves.items():
         ax.plot(curve.seconds, curve.objective, color=COLOURS[solver], label=solver, linewidth=2)
     ax.set(xscale="log", xlabel="seconds", ylabel="mean objective F")
-    ax.legend(loc="lower right")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize="small")
     return ax
 
 
