@@ -203,9 +203,10 @@ def _few_logits(
 ) -> Float[Tensor, "n width"]:
     """``vectors @ columns`` as ``(U^T s^T)^T``, for a few vectors and a U that lies token by token.
 
-    The same product, and MKL takes it up to four times sooner this way round: see the ratios of
-    benchmarks/solver.py. With more vectors, or a U that lies otherwise, it takes longer. A single
-    vector goes twice, as a product of a matrix and a vector would have one core only.
+    The same product, and MKL is faster at it this way round: for one neuron a whole iteration then
+    takes less time than two bare products (benchmarks/solver.py). With more vectors, or a U that
+    lies otherwise, it is slower. A single vector goes twice, as a product of a matrix and a vector
+    would have one core only.
     """
     pair = vectors if len(vectors) > 1 else vectors.repeat(2, 1)
     return (columns.T @ pair.T).T[: len(vectors)]
