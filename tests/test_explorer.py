@@ -108,6 +108,11 @@ def test_an_atlas_answers_first_and_lends_its_null(model, tmp_path):
     own = Explorer(model, neurons=[(1, "in", 5)], n_channels=2, null=7, settings=settings)
     alone = own.content["neurons"][0]["channels"]
     assert [channel["q"] for channel in fresh] == [channel["q"] for channel in alone]
+    folded = Atlas.build(
+        tmp_path / "folded", model, settings=settings, fold_norm=True, progress=False, **place
+    )
+    apart = Explorer(model, folded, neurons=[(1, "in", 5)], n_channels=2)
+    assert apart.content["neurons"][0]["channels"][0]["q"] is None, "the null is of other vectors"
     other = Explorer(model, atlas, neurons=[(1, "in", 5)], settings=Settings(threshold=3))
     assert other.content["neurons"][0]["channels"][0]["q"] is None, "the null has other settings"
 

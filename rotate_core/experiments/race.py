@@ -117,8 +117,8 @@ def left_to_gain(
     The geodesic solver goes on until an iteration gains less than 1e-9; 0 once it has ended.
     Options as of :func:`rotate_core.decompose`. Float64.
     """
-    options |= {"n_channels": 1, "history": True, "tolerance": 1e-9, "max_iter": 400}
-    channels = decompose(neurons, vocabulary, progress=False, **options)
+    endless = {"tolerance": 1e-9, "max_iter": 400, "progress": False}
+    channels = clocked(neurons, vocabulary, **endless, **options).channels
     assert channels.history is not None
     return (channels.objective - channels.history[:, 0]).nan_to_num(0.0).clamp_min(0.0)
 

@@ -57,12 +57,13 @@ def finding(difference: Estimate, *, above: str, around: str, below: str) -> str
 
 
 def _beside_null(outcome: Outcome) -> str:
-    over, null = outcome.over_null, f"its null, {outcome.null_is}"
-    if over.high < 0:
-        return f"falls below {null}"
-    if over.low <= 0:
-        return f"does not stand out from {null} (n = {outcome.ours.n_clusters})"
-    return f"stands out from {null}"
+    null = f"its null, {outcome.null_is}"
+    return finding(
+        outcome.over_null,
+        above=f"stands out from {null}",
+        around=f"does not stand out from {null} (n = {outcome.ours.n_clusters})",
+        below=f"falls below {null}",
+    )
 
 
 def _other(outcome: Outcome) -> str:

@@ -180,17 +180,15 @@ def _stored(live: Live, layer: int, kind: str, indices: list[int], null: int) ->
 
 
 def _null(live: Live, layer: int, kind: str, n: int) -> Channels | None:
-    """The atlas's matched vectors where they have the same settings, else n of our own."""
-    atlas = live.atlas
-    if (
-        atlas is not None
-        and atlas.manifest.settings == live.settings
-        and atlas.manifest.n_channels >= live.n_channels
-        and (layer, kind) in atlas.manifest.groups()
-        and atlas.shards(layer=layer, kind=kind, null=True)
-    ):
-        known = atlas.channels(layer=layer, kind=kind, null=True)
-        return dataclasses.replace(known, vocabulary=live.vocabulary(layer))
+    """The atlas's matched vectors where they were made as ours would be, else n of our own."""
+    if live.atlas is not None:
+        made = live.atlas.manifest
+        alike = (made.settings, made.statistic) == (live.settings, "core")
+        plain = (made.side, made.fold_norm) == ("auto", False)
+        enough = (layer, kind) in made.groups() and made.n_channels >= live.n_channels
+        if alike and plain and enough and live.atlas.shards(layer=layer, kind=kind, null=True):
+            known = live.atlas.channels(layer=layer, kind=kind, null=True)
+            return dataclasses.replace(known, vocabulary=live.vocabulary(layer))
     if not n:
         return None
     return _solve(live, matched_vectors(live.model.neurons(layer, kind).vectors, n), layer)
