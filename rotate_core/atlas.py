@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rotate_core.channels import TAILS, Channels
+from rotate_core.channels import SIGNIFICANT, TAILS, Calibration, Channels
 from rotate_core.files import damaged
 from rotate_core.manifest import Manifest, Shard, read_manifest
 from rotate_core.models import HUB_ID, Model, load_model
@@ -39,9 +39,6 @@ from rotate_core.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow.dataset as ds
-
-SIGNIFICANT = 0.1
-"""Channels with a q-value below this count as the neuron's; a tenth of them is not, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +200,7 @@ class Atlas:
         }
         return Channels(
             **known,
+            calibration=self.calibration(layer, kind) if "q_value" in known else None,
             vocabulary=StoredVocabulary(self.tokens, lambda: self.vocabulary(layer)),
             settings=self.manifest.settings,
             seed=self.manifest.seed,
@@ -211,6 +209,12 @@ class Atlas:
             layer=layer,
             kind=kind,
         )
+
+    def calibration(self, layer: int, kind: str) -> Calibration:
+        """What the q-values of a layer and kind are over."""
+        manifest = self.manifest
+        n_neurons = sum(len(shard.indices) for shard in manifest.group(layer, kind))
+        return Calibration(n_neurons, manifest.null, manifest.statistic)
 
     def _read(self, shard: Shard, neuron: int | None) -> dict[str, Any]:
         path = table_path(self.folder, shard)
@@ -240,7 +244,11 @@ class Atlas:
         return search(self, word, limit)
 
     def summary(self) -> pd.DataFrame:
-        """A row a layer and kind: how many, how sharp, how close, and how many beyond the null."""
+        """One row per layer and kind: how many, how sharp, how close, and how many beyond the null.
+
+        ``floor`` is how many channels ranks alone would need beyond all matched vectors for any
+        q-value below 0.1: see :class:`rotate_core.channels.Calibration`.
+        """
         import pandas as pd
 
         names = ["kurtosis", "cosine", "support"]
@@ -267,6 +275,7 @@ class Atlas:
                 null = self.table(names, layer=layer, kind=kind, null=True)
                 row |= {f"null_{name}": null[name].median() for name in names}
             if frame["q_value"].notna().all():
+                row["floor"] = self.calibration(layer, kind).fewest()
                 significant = frame["q_value"] < SIGNIFICANT
                 row["significant"] = significant.mean()
                 row["significant_first"] = significant[frame["channel"] == 0].mean()
@@ -312,7 +321,8 @@ class Atlas:
         return (
             f"Atlas of {self.manifest.model} in {self.folder}: "
             f"{len(there)} of {len(planned)} shards, "
-            f"{sum(len(s.indices) for s in there)} vectors x {self.manifest.n_channels} channels"
+            f"{sum(len(s.indices) for s in there)} vectors x {self.manifest.n_channels} channels, "
+            f"{self.manifest.null} matched vectors for each layer and kind"
         )
 
 

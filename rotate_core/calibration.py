@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from rotate_core.channels import Calibration
 from rotate_core.decomposition import ConvergenceWarning
 from rotate_core.manifest import Manifest, group_path
 from rotate_core.shards import is_there, read_schema, read_table, table_path, write_table
@@ -38,7 +39,8 @@ def finish_group(folder: Path, manifest: Manifest, layer: int, kind: str) -> boo
         Whether the group is complete.
 
     Warns:
-        ConvergenceWarning: some channels of the neurons hit ``max_iter``.
+        ConvergenceWarning: some channels of the neurons did not converge.
+        CalibrationWarning: the null is too small to certify any channel.
     """
     shards, nulls = (manifest.group(layer, kind, null=null) for null in (False, True))
     if not shards or not all(is_there(folder, shard) for shard in shards + nulls):
@@ -49,6 +51,7 @@ def finish_group(folder: Path, manifest: Manifest, layer: int, kind: str) -> boo
     if nulls:
         null = torch.cat([_statistic(read_table(table_path(folder, s)), manifest) for s in nulls])
         p = [p_values(_statistic(table, manifest), null) for table in tables]
+        Calibration(sum(map(len, p)), len(null), manifest.statistic).warn(stacklevel=2)
         q = q_values(torch.cat(p)).split([len(values) for values in p])
         for i, shard in enumerate(shards):
             for name, values in (("p_value", p[i]), ("q_value", q[i])):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import json
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +18,8 @@ from rotate_core.settings import Settings
 if TYPE_CHECKING:
     import pandas as pd
 
+SIGNIFICANT = 0.1
+"""Channels with a q-value below this count as the neuron's; a tenth of them is not, at most."""
 TAILS = {1: "+", -1: "-", 0: "±"}
 """How a table writes the tail that a channel masks."""
 
@@ -60,6 +64,67 @@ class NeuronsLike(Protocol):
         """Neuron numbers within the layer."""
 
 
+class CalibrationWarning(UserWarning):
+    """The null is too small for any of the channels to be certified."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What p- and q-values were made from, and so what they are able to say."""
+
+    n_neurons: int
+    """Neurons that a q-value is adjusted over, position by position."""
+    n_null: int
+    """Matched vectors behind a p-value."""
+    statistic: str = "core"
+    """What channels are ranked by."""
+
+    def fewest(self, level: float = SIGNIFICANT) -> int:
+        """How many channels of one position have to share the smallest rank before any has q below.
+
+        With ranks alone no p-value is below ``1 / (n_null + 1)``, so Benjamini-Hochberg certifies
+        nothing at ``level`` unless ``n_neurons / (level (n_null + 1))`` channels or more are beyond
+        all matched vectors. p-values that are extrapolated have no such floor, but what they say
+        below ``1 / (n_null + 1)`` is as good as the model of the null's tail.
+        """
+        return max(1, math.ceil(self.n_neurons / (level * (self.n_null + 1)) - 1e-9))
+
+    @property
+    def extrapolated(self) -> bool:
+        """Whether the null is large enough for a model of its tail: five matched vectors."""
+        return self.n_null >= 5
+
+    def warn(self, *, level: float = SIGNIFICANT, stacklevel: int = 1) -> None:
+        """Warn where nothing can be certified: ranks alone, and their floor above all neurons.
+
+        Warns:
+            CalibrationWarning: with the number of matched vectors that would do.
+        """
+        if not self.extrapolated and self.fewest(level) > self.n_neurons:
+            warnings.warn(
+                f"{self.n_null} matched vectors can certify no channel at q < {level:g}: "
+                f"wanted at least {math.ceil(1 / level) - 1}",
+                CalibrationWarning,
+                stacklevel=stacklevel + 1,
+            )
+
+    def __str__(self) -> str:
+        least = 1 / (self.n_null + 1)
+        beyond = f"p below {least:.2g} is extrapolated"
+        if not self.extrapolated:
+            beyond = f"no p below {least:.2g}"
+        many = self.fewest()
+        floor = f", ranks alone would need {many} beyond all of these for q < {SIGNIFICANT:g}"
+        return (
+            f"q over {_count(self.n_neurons, 'neuron')}, p against "
+            f"{_count(self.n_null, 'matched vector')}: {beyond}{floor if many > 1 else ''}"
+        )
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Channels:
     """The vocabulary channels of some neurons: arrays of (n_neurons, n_channels, ...)."""
@@ -101,6 +166,8 @@ class Channels:
     support: Float[Tensor, "n_neurons n_channels"] | None = None
     p_value: Float[Tensor, "n_neurons n_channels"] | None = None
     q_value: Float[Tensor, "n_neurons n_channels"] | None = None
+    calibration: Calibration | None = None
+    """What p- and q-values are over, where there are any."""
 
     @property
     def n_neurons(self) -> int:
@@ -163,15 +230,21 @@ class Channels:
         return (
             f"{place}{self.n_neurons} neurons x {self.n_channels} channels "
             f"({self.settings.solver}, {self.settings.moments} moments)"
+            + (f"; {self.calibration}" if self.calibration is not None else "")
         )
 
     def _display(self, max_rows: int = 60) -> pd.DataFrame:
-        names = ["neuron", "channel", "kurtosis", "cosine", "n_masked", "tail", "q_value"]
+        names = ["neuron", "channel", "kurtosis", "cosine", "n_masked", "tail"]
+        names += ["p_value", "q_value"]
         table = self.table(k=6).head(max_rows)
         tokens = table["top_tokens"].map(
             lambda row: " ".join(json.dumps(token, ensure_ascii=False) for token in row)
         )
-        return table[[name for name in names if name in table]].round(2).assign(top_tokens=tokens)
+        shown = table[[name for name in names if name in table]]
+        if "p_value" in shown:  # two digits of a small p are worth more than "0.00"
+            ps = {name: shown[name].map("{:.2g}".format) for name in ("p_value", "q_value")}
+            shown = shown.assign(**ps)
+        return shown.round(2).assign(top_tokens=tokens)
 
     def __repr__(self) -> str:
         text = self._display(20).to_string(index=False, max_colwidth=60)

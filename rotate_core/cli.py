@@ -144,7 +144,9 @@ def show(
         from rotate_core.atlas import Atlas
 
         channels = Atlas.open(atlas).channels(layer=layer, kind=kind, neuron=neuron)
-        columns = "channel kurtosis cosine support q_value n_masked tail top_tokens"
+        if channels.calibration is not None and not as_json:
+            typer.echo(channels.calibration)
+        columns = "channel kurtosis cosine support p_value q_value n_masked tail top_tokens"
         _print(channels.table(), columns.split(), as_json)
 
 
@@ -186,6 +188,8 @@ def _print(frame: pd.DataFrame, columns: list[str], as_json: bool) -> None:
         return
     shown = frame[[name for name in columns if name in frame]] if columns else frame
     shown = shown.dropna(axis="columns", how="all")
+    for name in {"p_value", "q_value"} & set(shown):  # "0.000" would say nothing
+        shown = shown.assign(**{name: shown[name].map("{:.2g}".format)})
     shown = shown.astype(dict.fromkeys(shown.select_dtypes("float32"), float)).round(3)
     if "token" in shown:
         shown = shown.assign(token=shown["token"].map(visible))

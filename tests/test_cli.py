@@ -82,7 +82,8 @@ def test_info_search_and_show(built: Path) -> None:
     assert "top_tokens" in result.stdout
     result = ask("show", built, "--layer", 2, "--kind", "out", "--neuron", first["neuron"])
     assert result.exit_code == 0
-    assert len(result.stdout.splitlines()) == 1 + 3
+    assert "q over 48 neurons, p against 20 matched vectors" in result.stdout.splitlines()[0]
+    assert len(result.stdout.splitlines()) == 2 + 3
 
 
 def test_json_is_a_row_an_object(built: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rotate_core import Vocabulary, decompose
-from rotate_core.experiments.power import plant, power_table, token_clusters
+from rotate_core.experiments.power import plant, planted_statistics, power_table, token_clusters
 from rotate_core.support import matched_vectors
 
 
@@ -44,15 +44,16 @@ def test_power_grows_with_strength(vocabulary: Vocabulary) -> None:
     null = decompose(
         matched_vectors(layer, 80, seed=0), vocabulary, n_channels=1, threshold=3.0, progress=False
     )
-    table = power_table(
+    planted = planted_statistics(
         matched_vectors(layer, 40, seed=1),
-        null,
         vocabulary,
         sizes=[10],
         strengths=[0.0, 3.0],
         settings=null.settings,
         names=["core", "kurtosis"],
     )
+    assert list(planted) == ["size", "strength", "core", "kurtosis"]
+    table = power_table(planted, null)
     core = table[table.statistic == "core"].set_index("strength")["power"]
     assert core[0.0] < 0.2
     assert core[3.0] > core[0.0]

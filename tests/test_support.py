@@ -9,6 +9,7 @@ import scipy.stats
 import torch
 
 from rotate_core import Channels, Settings, Vocabulary, decompose, kurtosis
+from rotate_core.channels import Calibration, CalibrationWarning
 from rotate_core.support import (
     STATISTICS,
     calibrate,
@@ -159,6 +160,68 @@ def test_p_values_are_ranks_at_the_same_position() -> None:
     assert torch.equal(p_values(observed, null), expected)
 
 
+def test_beyond_the_null_the_tail_is_extrapolated_by_hand() -> None:
+    null = torch.arange(1.0, 11.0).unsqueeze(1)  # k = 2: u = 8, the two above it have 1 + 2 more
+    observed = torch.tensor([[9.5], [10.0], [10.5], [17.0], [308.0]])
+    expected = torch.tensor([2, 2, 3 / (1 + 2.5 / 3) ** 2, 3 / 16, 3 / 101**2], dtype=torch.float64)
+    expected = expected.unsqueeze(1) / 11
+    torch.testing.assert_close(p_values(observed, null), expected)
+    ranks = torch.tensor([2, 2, 1, 1, 1]).double().unsqueeze(1) / 11
+    assert torch.equal(p_values(observed, null, extrapolate=False), ranks)
+    same = torch.full((10, 1), 3.0)  # no spread, no model
+    assert torch.equal(p_values(observed, same), torch.full((5, 1), 1 / 11, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("family", ["exponential", "normal", "gumbel", "mean of ten largest"])
+@pytest.mark.parametrize("n", [5, 20, 100])
+def test_extrapolated_p_values_are_honest_where_the_tail_is_exponential_or_lighter(
+    family: str, n: int
+) -> None:
+    """P(p <= level) over 1,000 nulls with 100 fresh vectors each, down to 1e-4."""
+    draw = {
+        "exponential": lambda g, shape: torch.empty(shape).exponential_(generator=g),
+        "normal": lambda g, shape: torch.randn(shape, generator=g),
+        "gumbel": lambda g, shape: -torch.empty(shape).exponential_(generator=g).log(),
+        "mean of ten largest": lambda g, shape: (
+            torch.randn(*shape, 30, generator=g).topk(10).values.mean(-1)
+        ),
+    }[family]
+    levels = torch.tensor([0.05, 0.01, 1e-3, 1e-4], dtype=torch.float64)
+    n_nulls = 1000
+    drawn = draw(generator(10), (n + 100, n_nulls)).double()  # one column per null
+    p = p_values(drawn[n:], drawn[:n])
+    shares = (p.unsqueeze(-1) <= levels).double().mean((0, 1))
+    # The error of a share over 1,000 nulls, each of which 100 vectors have in common.
+    error = (levels / n_nulls).sqrt()
+    assert (shares <= 1.1 * levels + 3 * error).all(), shares
+    if family == "exponential" and n == 100:  # exact, so it is not careful either
+        assert (shares[1:] >= 0.75 * levels[1:] - error[1:]).all(), shares
+
+
+def test_one_neuron_alone_can_have_a_small_p_value(vocabulary: Vocabulary) -> None:
+    layer = torch.randn(60, D_MODEL, generator=generator(7))
+    null = run(matched_vectors(layer, 100, seed=0), vocabulary)
+    planted = matched_vectors(layer, 1, seed=1)
+    planted[:, 0] += 8 * planted.norm()
+    result = calibrate(run(planted, vocabulary), null)
+    assert result.p_value is not None
+    assert 0 < result.p_value[0, 0] < 0.5 / 101
+
+
+def test_what_q_values_are_over_is_said() -> None:
+    assert [Calibration(*x).fewest() for x in ((25, 100), (100, 100), (1536, 100))] == [3, 10, 153]
+    text = str(Calibration(25, 100))
+    assert text.startswith("q over 25 neurons, p against 100 matched vectors: p below 0.0099 is")
+    assert "3 beyond all" in text
+    assert "no p below 0.25" in str(Calibration(1, 3))
+
+
+def test_a_null_that_can_certify_nothing_is_warned_of(channels: Channels) -> None:
+    few = run(torch.randn(4, D_MODEL, generator=generator(8)), channels.vocabulary)  # type: ignore[arg-type]
+    with pytest.warns(CalibrationWarning, match="4 matched vectors can certify no channel"):
+        calibrate(channels, few)
+
+
 def test_q_values_by_hand_a_position_at_a_time() -> None:
     p = torch.tensor([[0.01, 0.02], [0.03, 0.5]])
     torch.testing.assert_close(
@@ -198,6 +261,8 @@ def test_calibrated_channels_show_their_q_value(channels: Channels) -> None:
     result = calibrate(channels, channels)
     assert {"support", "p_value", "q_value"} <= set(result.table().columns)
     assert "q_value" in repr(result)
+    assert "q over 5 neurons, p against 5 matched vectors" in repr(result)
+    assert "q over 5 neurons" in result._repr_html_()
 
 
 def test_calibrate_refuses_a_null_made_another_way(channels: Channels) -> None:

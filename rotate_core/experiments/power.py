@@ -51,40 +51,35 @@ def plant(
     return vectors + strength * vectors.norm(dim=1, keepdim=True) * directions
 
 
-def power_table(
+def planted_statistics(
     vectors: Float[Tensor, "n d_model"],
-    null: Channels,
     vocabulary: VocabularyLike,
     *,
     sizes: Sequence[int],
     strengths: Sequence[float],
     settings: Settings | None = None,
     names: Iterable[str] = STATISTICS,
-    level: float = 0.05,
     seed: int = 0,
     device: str | None = None,
 ) -> pd.DataFrame:
-    """The share of planted first channels with a p-value below ``level``, for each statistic.
+    """The first channels of vectors with a planted direction, by every statistic.
 
     Args:
         vectors: matched vectors to plant in, other draws than the null's.
-        null: channels of matched vectors.
         vocabulary: U.
         sizes: tokens of the planted clusters.
         strengths: lengths of the planted directions, in lengths of the vector.
-        settings: of the null.
+        settings: None for ours.
         names: of statistics, in :data:`STATISTICS`.
-        level: p-value that counts as found.
         seed: of the clusters.
         device: where to compute; None is the CPU.
 
     Returns:
-        Rows with statistic, size, strength, power and n.
+        One row per size, strength and vector: size, strength, and a column for each statistic.
     """
     import pandas as pd
 
-    null_values = statistics(null, names)
-    rows = []
+    parts = []
     for size in sizes:
         _, directions = token_clusters(vocabulary, len(vectors), size, seed=seed)
         for strength in strengths:
@@ -96,8 +91,29 @@ def power_table(
                 device=device,
                 progress=False,
             )
-            for name, values in statistics(channels, null_values).items():
-                p = p_values(values, null_values[name])
-                found = float((p[:, 0] < level).double().mean())
-                rows.append((name, size, strength, found, len(vectors)))
+            values = {name: x[:, 0].numpy() for name, x in statistics(channels, names).items()}
+            parts.append(pd.DataFrame({"size": size, "strength": strength} | values))
+    return pd.concat(parts, ignore_index=True)
+
+
+def power_table(planted: pd.DataFrame, null: Channels, *, level: float = 0.05) -> pd.DataFrame:
+    """The share of planted first channels with a p-value of ``level`` or less, for each statistic.
+
+    Args:
+        planted: of :func:`planted_statistics`, made with the null's settings.
+        null: channels of matched vectors.
+        level: p-value that counts as found.
+
+    Returns:
+        One row per statistic, size and strength: statistic, size, strength, power and n.
+    """
+    import pandas as pd
+
+    names = [name for name in planted if name in STATISTICS]
+    null_values = {name: x[:, :1] for name, x in statistics(null, names).items()}
+    rows = []
+    for (size, strength), part in planted.groupby(["size", "strength"]):
+        for name, values in null_values.items():
+            p = p_values(torch.tensor(part[name].to_numpy()).unsqueeze(1), values)
+            rows.append((name, size, strength, float((p <= level).double().mean()), len(part)))
     return pd.DataFrame(rows, columns=["statistic", "size", "strength", "power", "n"])

@@ -25,6 +25,14 @@ STATISTIC_COLOURS = {
     "kurtosis": "#595959",
 }
 """A colour for each statistic that channels can be ranked by."""
+NULL_MODEL_COLOURS = {
+    "exponential tail": COLOURS["neuron"],
+    "rank": COLOURS["neutral"],
+    "pooled null": "#009E73",
+    "generalised Pareto tail": "#D55E00",
+    "target-decoy": "#CC79A7",
+}
+"""A colour for each way from a null to what is certified."""
 
 
 def map_of_a_model(summary: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
@@ -125,6 +133,36 @@ def power_curves(
     axes[0].set_ylabel("found")
     lines = axes[0].get_legend_handles_labels()
     axes[0].figure.legend(*lines, loc="outside upper right", ncols=4, fontsize="small")
+    return axes
+
+
+def null_models(valid: pd.DataFrame, found: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
+    """How honest each way to a p-value is, and how often it certifies one planted channel.
+
+    Args:
+        valid: of :func:`rotate_core.experiments.null_models.validity`.
+        found: of :func:`rotate_core.experiments.null_models.discoveries`; rows with one planted.
+        axes: two.
+    """
+    left, right = axes
+    for table, ax, x, y in (
+        (valid, left, "level", "ratio"),
+        (found[found.planted == 1], right, "strength", "found"),
+    ):
+        for (method, line), marker in zip(
+            table.groupby("method", sort=False), "osD^v", strict=False
+        ):
+            ax.plot(
+                line[x], line[y], marker=marker, markersize=5, alpha=0.8,
+                color=NULL_MODEL_COLOURS[str(method)], label=method,
+            )  # fmt: skip
+    left.axhline(1, color=COLOURS["neutral"], linewidth=0.8, linestyle="--")
+    left.set(title="too often", xlabel="p-value of at most", ylabel="times as often as honest")
+    left.set(xscale="log", yscale="symlog", ylim=(0, None))
+    right.set(title="found", xlabel="planted strength", ylabel="certified", ylim=(0, 1.02))
+    right.yaxis.set_major_formatter("{x:.0%}")
+    lines = right.get_legend_handles_labels()
+    right.figure.legend(*lines, loc="outside upper right", ncols=2, fontsize="small")
     return axes
 
 
