@@ -249,6 +249,7 @@ class Atlas:
     def search(self, word: str, *, limit: int | None = 20) -> pd.DataFrame:
         """Channels with a token in their tail that reads as ``word``, the strongest first.
 
+        Whole tails are searched: where nothing is found, no channel that is there has the word.
         Case and the space around a token do not count. Strength is how far out the token is in the
         channel (its z-score) times the channel's support: how far out it is in the neuron.
         """

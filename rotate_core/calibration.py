@@ -103,6 +103,7 @@ def index_rows(table: pa.Table) -> pa.Table:
     Columns: token_id (int32), neuron (int32), channel (int16), z (float16, as stored) and support
     (float32): what a search needs to rank its hits. The rest is in the shards' tables.
     """
+    table = table.combine_chunks()
     parents = pc.list_parent_indices(table["tail_ids"])
     return pa.table(
         {

@@ -17,7 +17,7 @@ from rotate_core.support import STATISTICS
 
 FORMAT = "rotate_core atlas 2"
 OLD_FORMATS = ("rotate_core atlas 1",)
-"""Without the whole tails; those would have to be computed from the model's U again."""
+"""Refused: they lack the whole tails, which take the model's U to compute."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def read_manifest(folder: Path) -> Manifest:
         if written in OLD_FORMATS:
             raise ValueError(
                 f"format {written!r} lacks the whole tails that this version searches; run "
-                "`rotate decompose` again, into another folder"
+                "`rotate decompose` again into another folder, or delete this one"
             )
         if written != FORMAT:
             raise ValueError(f"format {written!r}, this version reads {FORMAT!r}")

@@ -80,8 +80,8 @@ def look_up(atlas: Atlas, ids: list[int]) -> pa.Table:
             parts = [_read_index(index_path(folder, *group), condition)]
         else:
             shards = [shard for shard in manifest.group(*group) if is_there(folder, shard)]
-            tables_of_group = (read_table(table_path(folder, shard), TO_INDEX) for shard in shards)
-            parts = [index_rows(table).filter(condition) for table in tables_of_group]
+            stored = (read_table(table_path(folder, shard), TO_INDEX) for shard in shards)
+            parts = [index_rows(table).filter(condition) for table in stored]
         for part in parts:
             layer, kind = (pa.repeat(pa.scalar(value), len(part)) for value in group)
             tables.append(part.add_column(0, "layer", layer).add_column(1, "kind", kind))
@@ -105,7 +105,8 @@ def _normalised(words: Sequence[str]) -> list[str]:
 def _with_channels(atlas: Atlas, frame: pd.DataFrame) -> pd.DataFrame:
     """Add what the shards' tables tell of the channels, out of the few shards they are in."""
     n_channels = atlas.manifest.n_channels
-    shards = {(*shard.group, i): shard for shard in atlas.shards() for i in shard.indices}
+    planned = (shard for shard in atlas.manifest.shards if not shard.null)
+    shards = {(*shard.group, i): shard for shard in planned for i in shard.indices}
     hits: dict[Shard, list[int]] = {}
     for row in frame.itertuples():
         hits.setdefault(shards[row.layer, row.kind, row.neuron], []).append(row.Index)
