@@ -53,13 +53,14 @@ def token_ids(atlas: Atlas, word: str) -> list[int]:
     Raises:
         ValueError: the word is empty, or no token of the vocabulary reads so.
     """
-    (wanted,) = _normalised([word])
+    wanted = _normalised([word])[0].as_py()
     if not wanted:
         raise ValueError(f"{word!r} is nothing to search for: give a token or a word")
     words = _normalised(atlas.tokens)
-    ids = [i for i, read in enumerate(words) if read == wanted]
+    ids: list[int] = pc.indices_nonzero(pc.equal(words, wanted)).to_pylist()
     if not ids:
-        alike = {w for w in words if w and (w.startswith(wanted) or wanted.startswith(w))}
+        words = filter(None, words.to_pylist())
+        alike = {w for w in words if w.startswith(wanted) or wanted.startswith(w)}
         near = sorted(alike, key=lambda w: (abs(len(w) - len(wanted)), w))[:5]
         also = f"; there are {', '.join(near)}" if near else ""
         raise ValueError(f"no token of {atlas.manifest.model} reads {word!r}{also}")
@@ -97,9 +98,9 @@ def _read_index(path: Path, condition: pc.Expression) -> pa.Table:
         raise damaged(path, error) from error
 
 
-def _normalised(words: Sequence[str]) -> list[str]:
+def _normalised(words: Sequence[str]) -> pa.Array:
     """How tokens are compared: without space around them, in lower case."""
-    return pc.utf8_lower(pc.utf8_trim_whitespace(pa.array(words, pa.string()))).to_pylist()
+    return pc.utf8_lower(pc.utf8_trim_whitespace(pa.array(words, pa.string())))
 
 
 def _with_channels(atlas: Atlas, frame: pd.DataFrame) -> pd.DataFrame:

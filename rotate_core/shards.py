@@ -184,7 +184,7 @@ def read_tokens(folder: Path) -> tuple[str, ...]:
     path = folder / "tokens.json"
     try:
         tokens = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        if not isinstance(tokens, list) or not set(map(type, tokens)) <= {str}:
             raise ValueError("not a list of strings")
     except (ValueError, OSError) as error:
         raise damaged(path, error) from error
