@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rotate_core.channels import SIGNIFICANT, TAILS, Calibration, Channels
+from rotate_core.channels import SIGNIFICANT, Calibration, Channels
 from rotate_core.files import damaged
 from rotate_core.manifest import Manifest, Shard, read_manifest
 from rotate_core.models import HUB_ID, Model, load_model
@@ -32,6 +32,7 @@ from rotate_core.shards import (
     read_schema,
     read_table,
     read_tokens,
+    readable,
     table_path,
 )
 from rotate_core.vocabulary import Vocabulary
@@ -137,7 +138,8 @@ class Atlas:
     def dataset(self, **which: Any) -> ds.Dataset:
         """All tables as one pyarrow dataset, for queries that need not read it all.
 
-        Takes the arguments of :meth:`shards`.
+        As they are stored (:mod:`rotate_core.shards`): tokens are numbers, whose strings are
+        ``tokens``, and the tail's side is +1, -1 or 0. Takes the arguments of :meth:`shards`.
         """
         import pyarrow.dataset as ds
 
@@ -156,25 +158,35 @@ class Atlas:
         kind: str | None = None,
         null: bool = False,
     ) -> pd.DataFrame:
-        """A row a channel: the columns of :meth:`Channels.table` with support, p- and q-value.
+        """One row per channel: the columns of :meth:`Channels.table` with support, p- and q-value.
 
         p- and q-values are missing where the null is, and until the layer and kind are complete.
 
         Args:
-            columns: which; the fewer, the faster. None for all.
+            columns: which; the fewer, the faster. None for all but the whole tails, which are
+                there by name: ``tail_ids`` (token numbers) and ``tail_z``; see
+                :mod:`rotate_core.shards`.
             layer: None for all.
             kind: None for all.
             null: the matched vectors instead of the neurons.
         """
         import pyarrow as pa
+        import pyarrow.compute as pc
 
         dataset = self.dataset(layer=layer, kind=kind, null=null)
+        if columns is None:
+            stored = [name for name in dataset.schema.names if not name.startswith("tail_")]
+            columns = ["top_tokens" if name == "top_ids" else name for name in stored]
+        fields = {name: pc.field(name) for name in columns}
+        if "top_tokens" in fields:
+            fields["top_tokens"] = pc.field("top_ids")
         try:
-            return dataset.to_table(columns=None if columns is None else list(columns)).to_pandas()
+            table = dataset.to_table(columns=fields)
         except (pa.ArrowException, OSError) as error:
             for fragment in dataset.get_fragments():  # name the one that it is
                 read_table(Path(fragment.path))
             raise ValueError(f"{self.folder}: {error}") from error
+        return readable(table, pa.array(self.tokens)).to_pandas()
 
     def channels(
         self, *, layer: int, kind: str, neuron: int | None = None, null: bool = False
@@ -217,17 +229,22 @@ class Atlas:
         return Calibration(n_neurons, manifest.null, manifest.statistic)
 
     def _read(self, shard: Shard, neuron: int | None) -> dict[str, Any]:
+        import pyarrow.compute as pc
+
         path = table_path(self.folder, shard)
-        frame = read_table(path).to_pandas()
+        names = {field.name for field in dataclasses.fields(Channels)} - {"model", "layer", "kind"}
+        stored = [name for name in read_schema(path).names if name in names]
+        table = read_table(path, stored).combine_chunks()
         shape = (len(shard.indices), self.manifest.n_channels)
         arrays: dict[str, Any] = read_arrays(path.with_suffix(".safetensors"))
-        if len(frame) != shape[0] * shape[1] or arrays["vectors"].shape[:2] != shape:
+        if len(table) != shape[0] * shape[1] or arrays["vectors"].shape[:2] != shape:
             raise damaged(path, f"wanted {shape[0]} neurons x {shape[1]} channels")
-        signs = {sign: value for value, sign in TAILS.items()}
-        frame["tail"] = frame["tail"].map(signs).astype("int8")
-        for name in [f.name for f in dataclasses.fields(Channels)]:
-            if name in frame and name not in (*arrays, "model", "layer", "kind"):
-                arrays[name] = torch.from_numpy(frame[name].to_numpy(copy=True)).view(shape)
+        for name in stored:
+            if name in ("top_ids", "top_z"):
+                values = torch.tensor(pc.list_flatten(table[name]).to_numpy()).view(*shape, -1)
+                arrays[name] = values.long() if name == "top_ids" else values
+            else:
+                arrays[name] = torch.tensor(table[name].to_numpy()).view(shape)
         rows = range(shape[0]) if neuron is None else [shard.indices.index(neuron)]
         return {name: values[list(rows)] for name, values in arrays.items()}
 
@@ -236,6 +253,7 @@ class Atlas:
     def search(self, word: str, *, limit: int | None = 20) -> pd.DataFrame:
         """Channels with a token in their tail that reads as ``word``, the strongest first.
 
+        Whole tails are searched: where nothing is found, no channel that is there has the word.
         Case and the space around a token do not count. Strength is how far out the token is in the
         channel (its z-score) times the channel's support: how far out it is in the neuron.
         """

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from rotate_core.calibration import finish_group
@@ -31,7 +30,13 @@ from rotate_core.models import SIDES, Model
 from rotate_core.neurons import Neurons
 from rotate_core.settings import Settings
 from rotate_core.shards import is_there, write_shard, write_tokens
-from rotate_core.support import STATISTICS, matched_vectors, statistics
+from rotate_core.support import (
+    STATISTICS,
+    TailEvidence,
+    matched_vectors,
+    statistics,
+    tail_evidence,
+)
 from rotate_core.versions import versions
 from rotate_core.vocabulary import Vocabulary
 
@@ -159,8 +164,9 @@ class Work:
         try:
             with lock:
                 if not is_there(self.folder, shard):
-                    channels, ranked = _decompose(shard, model, manifest, self.device)
-                    write_shard(self.folder, shard, channels, {manifest.statistic: ranked})
+                    channels, evidence = _decompose(shard, model, manifest, self.device)
+                    ranked = statistics(channels, (manifest.statistic,), evidence=evidence)
+                    write_shard(self.folder, shard, channels, evidence.tails, ranked)
         except Timeout:
             return False
         Path(lock.lock_file).unlink(missing_ok=True)  # whoever takes it still finds the shard there
@@ -169,8 +175,8 @@ class Work:
 
 def _decompose(
     shard: Shard, model: Model, manifest: Manifest, device: str | None
-) -> tuple[Channels, Tensor]:
-    """The channels of a shard with their support, and the statistic that they are ranked by."""
+) -> tuple[Channels, TailEvidence]:
+    """The channels of a shard with their support, and what else was seen of their tails."""
     fold = manifest.fold_norm
     if shard.null:
         layer_vectors = model.neurons(*shard.group, fold_norm=fold).vectors
@@ -192,8 +198,8 @@ def _decompose(
             memory=2**60,  # one batch, whatever is free: how it is cut changes the rounding
             progress=False,
         )
-    values = statistics(channels, ("support", manifest.statistic))
-    return dataclasses.replace(channels, support=values["support"]), values[manifest.statistic]
+    evidence = tail_evidence(channels)
+    return dataclasses.replace(channels, support=evidence.support), evidence
 
 
 @lru_cache(maxsize=1)

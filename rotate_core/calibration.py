@@ -18,9 +18,10 @@ from rotate_core.manifest import Manifest, group_path
 from rotate_core.shards import is_there, read_schema, read_table, table_path, write_table
 from rotate_core.support import p_values, q_values
 
-ROW_GROUP = 1 << 14
+ROW_GROUP = 1 << 16
 """Rows of the index that are read together: a search reads one or two such groups."""
-INDEX_COLUMNS = ("model", "layer", "kind", "neuron", "channel", "support", "p_value", "q_value")
+TO_INDEX = ["neuron", "channel", "support", "tail_ids", "tail_z"]
+"""The columns of a shard's table that its part of the index is made of."""
 
 
 def index_path(folder: Path, layer: int, kind: str) -> Path:
@@ -58,12 +59,13 @@ def finish_group(folder: Path, manifest: Manifest, layer: int, kind: str) -> boo
                 column = tables[i].column_names.index(name)
                 tables[i] = tables[i].set_column(column, name, pa.array(values.flatten().numpy()))
             write_table(table_path(folder, shard), tables[i])
-    index = pa.concat_tables([index_rows(table, manifest.settings.threshold) for table in tables])
-    index = index.sort_by(
-        [("word", "ascending"), ("neuron", "ascending"), ("channel", "ascending")]
+    index = sorted_index(tables).replace_schema_metadata({"shards": _digest(manifest, layer, kind)})
+    write_table(
+        index_path(folder, layer, kind),
+        index,
+        row_group_size=ROW_GROUP,
+        write_statistics=["token_id"],
     )
-    index = index.replace_schema_metadata({"shards": _digest(manifest, layer, kind)})
-    write_table(index_path(folder, layer, kind), index, row_group_size=ROW_GROUP)
     n_short = sum(pc.sum(pc.invert(table["converged"])).as_py() or 0 for table in tables)
     if n_short:
         warnings.warn(
@@ -98,17 +100,30 @@ def _statistic(table: pa.Table, manifest: Manifest) -> Tensor:
     return torch.from_numpy(values).view(-1, manifest.n_channels)
 
 
-def normalise(word: str) -> str:
-    """How tokens are compared in a search: without space around them, in lower case."""
-    return str(pc.utf8_lower(pc.utf8_trim_whitespace(pa.scalar(word))).as_py())
+def index_rows(table: pa.Table) -> pa.Table:
+    """One row per token in the tail of each channel of a shard's table: where it is, and how far.
 
-
-def index_rows(table: pa.Table, threshold: float) -> pa.Table:
-    """A row for each token in each channel's tail: word, token as it is, z, and the channel."""
+    Columns: token_id (int32), neuron (int32), channel (int16), z (float16, as stored) and support
+    (float32): what a search needs to rank its hits. The rest is in the shards' tables.
+    """
     table = table.combine_chunks()
-    parent = pc.list_parent_indices(table["top_tokens"])
-    tokens, z = pc.list_flatten(table["top_tokens"]), pc.list_flatten(table["top_z"])
-    rows = table.select(list(INDEX_COLUMNS)).take(parent)
-    rows = rows.append_column("token", tokens).append_column("z", z)
-    rows = rows.append_column("word", pc.utf8_lower(pc.utf8_trim_whitespace(tokens)))
-    return rows.filter(pc.greater(pc.abs(z), threshold))
+    parents = pc.list_parent_indices(table["tail_ids"])
+    return pa.table(
+        {
+            "token_id": pc.list_flatten(table["tail_ids"]),
+            "neuron": table["neuron"].cast(pa.int32()).take(parents),
+            "channel": table["channel"].cast(pa.int16()).take(parents),
+            "z": pc.list_flatten(table["tail_z"]),
+            "support": table["support"].cast(pa.float32()).take(parents),
+        }
+    )
+
+
+def sorted_index(tables: list[pa.Table]) -> pa.Table:
+    """:func:`index_rows` of all shards of a layer and kind, by token, neuron and channel.
+
+    The channels are put in order first, so that one stable sort of the token numbers is enough.
+    """
+    channels = pa.concat_tables([table.select(TO_INDEX) for table in tables])
+    rows = index_rows(channels.sort_by([("neuron", "ascending"), ("channel", "ascending")]))
+    return rows.take(pc.sort_indices(rows["token_id"]))

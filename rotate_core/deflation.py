@@ -14,9 +14,10 @@ from torch import Tensor
 from rotate_core import geodesic, householder
 from rotate_core.kurtosis import Sample, Solution, centred_logits
 from rotate_core.settings import Settings
+from rotate_core.tails import reach
 
 N_TOP = 50
-"""Tail tokens kept with each channel."""
+"""Top tokens kept with each channel; its whole tail is in an atlas."""
 SOLVED = ("vectors", "objective", "gradient_norm", "n_iter", "converged")
 """Arrays of a channel that come from the solver."""
 READ_OUT = ("kurtosis", "skewness", "tail", "top_ids", "top_z", "n_masked", "cosine")
@@ -200,11 +201,10 @@ def _read_out(
     skewness = (z * z * z).mean(1, dtype=torch.float64)
     tail = (skewness > settings.skewness_threshold).to(torch.int8)
     tail -= (skewness < -settings.skewness_threshold).to(torch.int8)
-    sign = tail.to(z.dtype).unsqueeze(1)
-    reach = torch.where(sign == 0, z.abs(), z * sign)  # how far out, where it counts
-    in_tail = reach > settings.threshold
-    reach.masked_fill_(setup.token_weights == 0, -math.inf)
-    top_ids = reach.topk(min(N_TOP, z.shape[1]), dim=1).indices
+    outward = reach(z, tail)
+    in_tail = outward > settings.threshold
+    outward.masked_fill_(setup.token_weights == 0, -math.inf)
+    top_ids = outward.topk(min(N_TOP, z.shape[1]), dim=1).indices
     arrays = {
         "kurtosis": m4 / m2**2 - 3,
         "skewness": skewness,

@@ -15,7 +15,9 @@ from rotate_core.files import write_whole
 from rotate_core.settings import Settings
 from rotate_core.support import STATISTICS
 
-FORMAT = "rotate_core atlas 1"
+FORMAT = "rotate_core atlas 2"
+OLD_FORMATS = ("rotate_core atlas 1",)
+"""Refused: they lack the whole tails, which take the model's U to compute."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,11 @@ def read_manifest(folder: Path) -> Manifest:
         if not isinstance(content, dict):
             raise TypeError(f"a {type(content).__name__}, not an object")
         written = content.pop("format", None)
+        if written in OLD_FORMATS:
+            raise ValueError(
+                f"format {written!r} lacks the whole tails that this version searches; run "
+                "`rotate decompose` again into another folder, or delete this one"
+            )
         if written != FORMAT:
             raise ValueError(f"format {written!r}, this version reads {FORMAT!r}")
         content["settings"] = Settings(**content["settings"])

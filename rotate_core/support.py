@@ -23,6 +23,7 @@ from torch import Tensor
 
 from rotate_core.channels import Calibration, Channels
 from rotate_core.kurtosis import Sample
+from rotate_core.tails import Tails, sides
 
 N_CORE = 10
 """Tokens that make a channel's core."""
@@ -34,10 +35,11 @@ EXCEEDANCES = 0.2
 class TailEvidence:
     """What the tokens of each channel's tail are in the neuron's own projection ``U^T w``.
 
-    All fields are (n_neurons, n_channels). z-scores are of the unweighted projection, signed by the
-    side of the channel's tail that a token is on. All but ``support`` count a token for the first
-    channel that has it in its tail only: the tokens of a neuron's first channel stay far out in the
-    projections of its later ones, which would so be certified by what is not theirs.
+    All fields but ``tails`` are (n_neurons, n_channels). Their z-scores are of the unweighted
+    projection, signed by the side of the channel's tail that a token is on. All but ``support``
+    count a token for the first channel that has it in its tail only: the tokens of a neuron's first
+    channel stay far out in the projections of its later ones, which would so be certified by what
+    is not theirs.
     """
 
     support: Tensor
@@ -50,6 +52,8 @@ class TailEvidence:
     """The largest z-score of these, at least 0."""
     share: Tensor
     """Share of the variance of ``U^T w`` that these carry, on the tail's side."""
+    tails: Tails
+    """The tails themselves, with their z-scores in the channels' projections."""
 
 
 def tail_evidence(channels: Channels) -> TailEvidence:
@@ -65,7 +69,7 @@ def tail_evidence(channels: Channels) -> TailEvidence:
     rows = channels.vectors.flatten(0, 1).to(projection)
     neurons = channels.weight_vectors.to(projection)
     both = torch.cat([rows, neurons])
-    tail = channels.tail.flatten().to(projection).unsqueeze(1)
+    polarity = channels.tail.flatten().to(projection)
     sample = Sample.uniform(projection)
 
     variance = both.new_zeros(len(both), dtype=torch.float64)
@@ -78,12 +82,15 @@ def tail_evidence(channels: Channels) -> TailEvidence:
         5, len(rows), dtype=torch.float64, device=projection.device
     )
     furthest = both.new_zeros(len(rows), N_CORE)
+    tails = []
     for block in sample.blocks(len(both)):
         z = both.new_empty(len(both), block.stop - block.start)
         z = sample.project(both, block, z).mul_(scale)
         of_channel, of_neuron = z[: len(rows)], z[len(rows) :].repeat_interleave(shape[1], dim=0)
-        side = torch.where(tail == 0, of_channel.sign(), tail)
+        side = sides(of_channel, polarity)
         inside = (of_channel * side > channels.settings.threshold) & allowed[block]
+        number, column = inside.nonzero(as_tuple=True)
+        tails.append((number, column + block.start, of_channel[inside]))
         earlier = (
             inside.view(*shape, -1).cumsum(1).flatten(0, 1) - inside.int()
         )  # in how many tails
@@ -107,6 +114,7 @@ def tail_evidence(channels: Channels) -> TailEvidence:
         core=shaped(furthest.mean(1)),
         peak=shaped(furthest[:, 0]),
         share=shaped(share / projection.shape[1]),
+        tails=Tails.collect(len(rows), tails),
     )
 
 
@@ -123,9 +131,17 @@ five are of :class:`TailEvidence`, the others of the channels."""
 
 
 def statistics(
-    channels: Channels, names: Iterable[str] = STATISTICS
+    channels: Channels,
+    names: Iterable[str] = STATISTICS,
+    *,
+    evidence: TailEvidence | None = None,
 ) -> dict[str, Float[Tensor, "n_neurons n_channels"]]:
     """The values of each statistic by name; what needs the tails looks them up once.
+
+    Args:
+        channels: whose.
+        names: which.
+        evidence: :func:`tail_evidence` of the channels where it is at hand.
 
     Raises:
         ValueError: an unknown statistic.
@@ -134,7 +150,8 @@ def statistics(
     for name in names:
         if name not in STATISTICS:
             raise ValueError(f"statistic={name!r}: wanted one of {', '.join(STATISTICS)}")
-    evidence = tail_evidence(channels) if set(names) & set(EVIDENCE) else None
+    if evidence is None and set(names) & set(EVIDENCE):
+        evidence = tail_evidence(channels)
     return {name: getattr(evidence if name in EVIDENCE else channels, name) for name in names}
 
 

@@ -128,8 +128,12 @@ def test_anyone_can_read_the_folder(built: Atlas) -> None:
     (path,) = (built.folder / "layer-02" / "out").glob("neurons-*.parquet")
     frame = pd.read_parquet(path)
     assert len(frame) == 12
-    expected = set(built.channels(layer=2, kind="out").table().columns)
-    assert expected <= set(frame.columns)
+    channels = built.channels(layer=2, kind="out")
+    tokens = json.loads((built.folder / "tokens.json").read_text())
+    frame["top_tokens"] = frame["top_ids"].map(lambda ids: [tokens[i] for i in ids])
+    assert set(channels.table().columns) <= set(frame.columns)
+    assert frame["top_tokens"].tolist() == channels.table(k=50)["top_tokens"].tolist()
+    assert frame["tail"].tolist() == channels.tail.flatten().tolist()
     assert {
         p.suffix for p in built.folder.rglob("*") if p.is_file() and p.parent.name != ".locks"
     } == {
@@ -231,6 +235,100 @@ def test_a_word_that_is_no_token_is_an_error_and_a_token_in_no_tail_is_not(built
     carried = {w.strip().lower() for ts in built.table()["top_tokens"] for w in ts}
     silent = next(t for t in built.tokens if t.strip() and t.strip().lower() not in carried)
     assert built.search(silent).empty
+
+
+@pytest.fixture(scope="module")
+def wide(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    """An atlas whose tails hold more than the top tokens that are kept with each channel."""
+    options = {"layers": [1], "n_channels": 2, "settings": Settings(threshold=1.0)}
+    return Atlas.build(tmp_path_factory.mktemp("wide"), model, neurons=5, progress=False, **options)
+
+
+def tails_by_hand(atlas: Atlas, model: Model) -> dict[tuple[str, int, int], dict[int, float]]:
+    """The z-score of each token of each tail by its definition, in float64."""
+    vocabulary = model.vocabulary(1)
+    found = {}
+    for kind in model.kinds:
+        channels = atlas.channels(layer=1, kind=kind)
+        logits = channels.vectors.double() @ vocabulary.projection.double()
+        z = logits - logits.mean(-1, keepdim=True)
+        z /= z.square().mean(-1, keepdim=True).sqrt()
+        side = torch.where(channels.tail == 0, 0.0, channels.tail.double()).unsqueeze(-1)
+        outward = torch.where(side == 0, z.abs(), z * side)
+        inside = (outward > atlas.manifest.settings.threshold) & (vocabulary.token_weights > 0)
+        for i, neuron in enumerate(channels.indices):
+            for j in range(channels.n_channels):
+                ids = inside[i, j].nonzero().flatten().tolist()
+                found[kind, neuron, j] = {k: float(z[i, j, k]) for k in ids}
+    return found
+
+
+def test_the_whole_tail_is_stored(wide: Atlas, model: Model) -> None:
+    expected = tails_by_hand(wide, model)
+    assert min(map(len, expected.values())) > 50
+    table = wide.table(["kind", "neuron", "channel", "tail_ids", "tail_z"])
+    for row in table.itertuples():
+        tail = expected[row.kind, row.neuron, row.channel]
+        assert row.tail_ids.tolist() == list(tail)
+        assert row.tail_z.tolist() == pytest.approx(list(tail.values()), rel=2**-11 + 1e-6)
+    assert (row.tail_ids.dtype, row.tail_z.dtype) == ("int32", "float16")
+    assert not {"tail_ids", "tail_z", "top_ids"} & set(wide.table())
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_search_finds_every_token_of_a_tail_and_no_other(
+    wide: Atlas, model: Model, tmp_path: Path, indexed: bool
+) -> None:
+    shutil.copytree(wide.folder, tmp_path / "atlas")
+    atlas = Atlas.open(tmp_path / "atlas")
+    if not indexed:
+        for index in atlas.folder.rglob("index.parquet"):
+            index.unlink()
+    tails = tails_by_hand(wide, model)
+    channels = atlas.channels(layer=1, kind="out", neuron=atlas.shards(kind="out")[0].indices[0])
+    beyond = set(tails["out", channels.indices[0], 0]) - set(channels.top_ids[0, 0].tolist())
+    assert beyond
+    silent = set(range(len(atlas.tokens))).difference(*tails.values())
+    assert silent
+    for i in [*sorted(beyond)[:5], *sorted(silent)[:5]]:
+        word = atlas.tokens[i].strip().lower()
+        if not word:
+            continue
+        ids = {k for k, token in enumerate(atlas.tokens) if token.strip().lower() == word}
+        expected = sorted((1, *place) for place, tail in tails.items() if ids & set(tail))
+        assert hits(atlas, word) == expected
+        assert i in silent or (1, "out", channels.indices[0], 0) in expected
+
+
+def test_a_search_ranks_and_tells_what_the_tables_say(wide: Atlas) -> None:
+    token = wide.tokens[wide.channels(layer=1, kind="out").top_ids[0, 0, 0]]
+    found = wide.search(token.strip() or token, limit=None)
+    assert len(found) > 3
+    table = wide.table().set_index(["layer", "kind", "neuron", "channel"])
+    tails = wide.table(["kind", "neuron", "channel", "tail_ids", "tail_z"])
+    tails = tails.set_index(["kind", "neuron", "channel"])
+    for row in found.itertuples():
+        stored = table.loc[(row.layer, row.kind, row.neuron, row.channel)]
+        assert row.top_tokens == list(stored["top_tokens"][:10])
+        assert row.support == pytest.approx(stored["support"])
+        assert row.strength == pytest.approx(abs(row.z) * stored["support"])
+        tail = tails.loc[(row.kind, row.neuron, row.channel)]
+        stored_z = dict(zip(tail["tail_ids"], tail["tail_z"], strict=True))
+        assert row.z in {stored_z[i] for i in stored_z if wide.tokens[i] == row.token}
+    assert found["strength"].is_monotonic_decreasing
+
+
+def test_the_index_is_sorted_by_token_neuron_and_channel(model: Model, tmp_path: Path) -> None:
+    options = {"layers": [1], "kinds": ["in"], "n_channels": 2, "progress": False}
+    options |= {"settings": Settings(threshold=1.5)}
+    Atlas.build(tmp_path, model, neurons=[3, 40, 20], **options)
+    atlas = Atlas.build(tmp_path, model, neurons=[30, 3, 7], **options)  # between the first ones
+    tails = atlas.table(["neuron", "channel", "support", "tail_ids", "tail_z"])
+    tails = tails.rename(columns={"tail_ids": "token_id", "tail_z": "z"})
+    expected = tails.explode(["token_id", "z"]).sort_values(["token_id", "neuron", "channel"])
+    index = pd.read_parquet(tmp_path / "layer-01/in/index.parquet")
+    assert (index.to_numpy() == expected[index.columns].astype(index.dtypes).to_numpy()).all()
+    assert len(index) == sum(map(len, tails["token_id"]))
 
 
 # --- Resuming -----------------------------------------------------------------------------------
@@ -371,6 +469,18 @@ def test_a_manifest_is_checked(atlas: Atlas, change: dict[str, object], message:
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=f"manifest.json is no manifest of an atlas: .*{message}"):
         Atlas.open(atlas.folder)
+
+
+def test_an_atlas_of_the_old_format_says_what_to_do(atlas: Atlas, model: Model) -> None:
+    path = atlas.folder / "manifest.json"
+    path.write_text(path.read_text().replace("rotate_core atlas 2", "rotate_core atlas 1"))
+    message = "format 'rotate_core atlas 1' lacks .*; run `rotate decompose` .* another folder"
+    before = tables_of(atlas.folder)
+    with pytest.raises(ValueError, match=message):
+        Atlas.open(atlas.folder)
+    with pytest.raises(ValueError, match=message):
+        Atlas.build(atlas.folder, model, **OPTIONS)
+    assert tables_of(atlas.folder) == before
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "", '"x"'])
@@ -515,4 +625,5 @@ def test_the_manifest_survives_the_disk(built: Atlas) -> None:
     manifest = read_manifest(built.folder)
     assert isinstance(manifest, Manifest)
     assert sum(len(s.indices) for s in manifest.shards if s.null) == 4 * 9
-    assert pq.read_schema(built.folder / "layer-00/out/index.parquet").names[0] == "model"
+    names = ["token_id", "neuron", "channel", "z", "support"]
+    assert pq.read_schema(built.folder / "layer-00/out/index.parquet").names == names

@@ -86,6 +86,25 @@ def test_info_search_and_show(built: Path) -> None:
     assert len(result.stdout.splitlines()) == 2 + 3
 
 
+def test_no_channel_has_it_is_said_where_it_is_true_only(checkpoints, tmp_path: Path) -> None:
+    folder = tmp_path / "atlas"
+    options = "--layers 1 --kinds out --channels 1 --neurons 0-2 --threshold 1 --no-progress"
+    ask("decompose", checkpoints("llama"), *options.split(), "--out", folder)
+    atlas = Atlas.open(folder)
+    tails = atlas.table(["tail_ids"])["tail_ids"]
+    top_ids = atlas.channels(layer=1, kind="out").top_ids.flatten().tolist()
+    top = {atlas.tokens[i].strip().lower() for i in top_ids}
+    further = [atlas.tokens[i] for i in sorted({i for tail in tails for i in tail})]
+    word = next(token for token in further if token.isalpha() and token.lower() not in top)
+    found = ask("search", folder, word)
+    assert found.exit_code == 0
+    assert "top_tokens" in found.stdout
+    assert word in found.stdout
+    nothing = ask("search", folder, "<|endoftext|>")  # of weight 0, so in no tail
+    assert nothing.exit_code == 0
+    assert nothing.stdout == f"no channel of {folder} has '<|endoftext|>' in its tail\n"
+
+
 def test_json_is_a_row_an_object(built: Path) -> None:
     result = ask("show", built, "--layer", 0, "--kind", "gate", "--neuron", 7, "--json")
     rows = [json.loads(line) for line in result.stdout.splitlines()]
