@@ -166,7 +166,10 @@ def info(atlas: options.AtlasPath, as_json: options.AsJson = False) -> None:
 def _check_device(device: str) -> None:
     import torch
 
+    from rotate_core.decomposition import check_device
+
     try:
+        check_device(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
