@@ -133,8 +133,8 @@ def test_uniform_sample_is_the_unweighted_projection():
     ("options", "message"),
     [
         ({"moments": "centred"}, "moments='centred': wanted one of weighted, scaled"),
-        ({"lambda_kurtosis": -1.0}, "wanted both at least 0"),
-        ({"lambda_fidelity": float("nan")}, "wanted both at least 0"),
+        ({"lambda_kurtosis": -1.0}, "lambda_kurtosis=-1: wanted at least 0"),
+        ({"lambda_fidelity": float("nan")}, "lambda_fidelity=nan: wanted a finite number"),
     ],
 )
 def test_objective_refuses(options, message):
