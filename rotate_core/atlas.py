@@ -204,7 +204,7 @@ class Atlas:
         return Channels(
             **known,
             vocabulary=StoredVocabulary(self.tokens, lambda: self.vocabulary(layer)),
-            settings=self.manifest.settings,
+            settings=self.manifest.settings_of(layer, kind),
             seed=self.manifest.seed,
             indices=tuple(indices[i] for i in order),
             model=self.manifest.model,
@@ -215,7 +215,7 @@ class Atlas:
     def _read(self, shard: Shard, neuron: int | None) -> dict[str, Any]:
         path = table_path(self.folder, shard)
         frame = read_table(path).to_pandas()
-        shape = (len(shard.indices), self.manifest.n_channels)
+        shape = (len(shard.indices), self.manifest.n_channels_of(*shard.group))
         arrays: dict[str, Any] = read_arrays(path.with_suffix(".safetensors"))
         if len(frame) != shape[0] * shape[1] or arrays["vectors"].shape[:2] != shape:
             raise damaged(path, f"wanted {shape[0]} neurons x {shape[1]} channels")

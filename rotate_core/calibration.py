@@ -55,7 +55,8 @@ def finish_group(folder: Path, manifest: Manifest, layer: int, kind: str) -> boo
                 column = tables[i].column_names.index(name)
                 tables[i] = tables[i].set_column(column, name, pa.array(values.flatten().numpy()))
             write_table(table_path(folder, shard), tables[i])
-    index = pa.concat_tables([index_rows(table, manifest.settings.threshold) for table in tables])
+    threshold = manifest.settings_of(layer, kind).threshold
+    index = pa.concat_tables([index_rows(table, threshold) for table in tables])
     index = index.sort_by(
         [("word", "ascending"), ("neuron", "ascending"), ("channel", "ascending")]
     )
@@ -92,7 +93,8 @@ def _digest(manifest: Manifest, layer: int, kind: str) -> str:
 
 def _statistic(table: pa.Table, manifest: Manifest) -> Tensor:
     values = table[manifest.statistic].to_numpy().astype(np.float64)
-    return torch.from_numpy(values).view(-1, manifest.n_channels)
+    n_channels = pc.max(table["channel"]).as_py() + 1
+    return torch.from_numpy(values).view(-1, n_channels)
 
 
 def normalise(word: str) -> str:

@@ -55,7 +55,8 @@ def _look_up(atlas: Atlas, wanted: str) -> pa.Table:
             raise damaged(folder, error) from error
     for shard in atlas.shards():
         if shard.group not in finished:
-            rows = index_rows(read_table(table_path(folder, shard)), manifest.settings.threshold)
+            threshold = manifest.settings_of(*shard.group).threshold
+            rows = index_rows(read_table(table_path(folder, shard)), threshold)
             tables.append(rows.filter(condition).cast(tables[0].schema if tables else rows.schema))
     if not tables:
         raise ValueError(f"{folder} has no whole shard yet; run `rotate decompose` again")
