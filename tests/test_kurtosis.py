@@ -129,6 +129,14 @@ def test_uniform_sample_is_the_unweighted_projection():
     torch.testing.assert_close(m4 / m2**2 - 3, excess_kurtosis(vectors @ projection))
 
 
+def test_half_precision_is_widened_first():
+    logits = torch.randn(3, 4000, generator=torch.Generator().manual_seed(0)).bfloat16() * 40
+    weights = torch.rand(4000, generator=torch.Generator().manual_seed(1)).bfloat16()
+    for m in (None, weights):
+        wanted = excess_kurtosis(logits.float(), None if m is None else m.float())
+        assert torch.equal(excess_kurtosis(logits, m), wanted)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
