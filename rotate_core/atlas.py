@@ -214,7 +214,7 @@ class Atlas:
             **known,
             calibration=self.calibration(layer, kind) if "q_value" in known else None,
             vocabulary=StoredVocabulary(self.tokens, lambda: self.vocabulary(layer)),
-            settings=self.manifest.settings,
+            settings=self.manifest.settings_of(layer, kind),
             seed=self.manifest.seed,
             indices=tuple(indices[i] for i in order),
             model=self.manifest.model,
@@ -235,7 +235,7 @@ class Atlas:
         names = {field.name for field in dataclasses.fields(Channels)} - {"model", "layer", "kind"}
         stored = [name for name in read_schema(path).names if name in names]
         table = read_table(path, stored).combine_chunks()
-        shape = (len(shard.indices), self.manifest.n_channels)
+        shape = (len(shard.indices), self.manifest.n_channels_of(*shard.group))
         arrays: dict[str, Any] = read_arrays(path.with_suffix(".safetensors"))
         if len(table) != shape[0] * shape[1] or arrays["vectors"].shape[:2] != shape:
             raise damaged(path, f"wanted {shape[0]} neurons x {shape[1]} channels")

@@ -11,10 +11,11 @@ import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -22,7 +23,12 @@ from tqdm.auto import tqdm
 
 from rotate_core.calibration import finish_group
 from rotate_core.channels import Channels
-from rotate_core.decomposition import ARRAYS_PER_NEURON, ConvergenceWarning, decompose
+from rotate_core.decomposition import (
+    ARRAYS_PER_NEURON,
+    ConvergenceWarning,
+    check_device,
+    decompose,
+)
 from rotate_core.engines import ENGINES
 from rotate_core.fetch import PACKAGED
 from rotate_core.manifest import Manifest, Shard, read_manifest, write_manifest
@@ -54,6 +60,7 @@ def build_atlas(
     n_channels: int = 10,
     null: int = 0,
     settings: Settings | None = None,
+    exceptions: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
     statistic: str = "core",
     side: str = "auto",
@@ -75,6 +82,9 @@ def build_atlas(
         n_channels: of each neuron.
         null: matched vectors to decompose for each layer and kind; 0 for no p-values.
         settings: None for ours.
+        exceptions: what some layers, or a kind of one, have otherwise, neurons and matched vectors
+            alike: ``{"22": {"threshold": 8.0}, "18/out": {"lambda_kurtosis": 0.5}}``. Names are
+            fields of :class:`Settings`; ``max_channels`` bounds ``n_channels``.
         seed: of the draw, of the matched vectors and of the decomposition.
         statistic: what channels are ranked by against the null.
         side: which vocabulary matrix, as in :meth:`Model.vocabulary`.
@@ -87,7 +97,7 @@ def build_atlas(
 
     Raises:
         ValueError: the folder holds an atlas of another model or with other settings (what differs
-            is named); an unknown layer, kind or neuron, or a bad number.
+            is named); an unknown layer, kind or neuron, a bad number, setting or device.
         OSError: the disk is full; whole shards stay.
     """
     for name, value, known in (
@@ -100,6 +110,7 @@ def build_atlas(
     for name, number, least in (("n_channels", n_channels, 1), ("null", null, 0)):
         if number < least:
             raise ValueError(f"{name}={number}: wanted at least {least}")
+    check_device(device or "cpu")
     wanted = Manifest(
         model=model.name,
         checksum=model.checksum,
@@ -111,7 +122,9 @@ def build_atlas(
         side=side,
         fold_norm=fold_norm,
         versions=versions("rotate_core", "torch", "transformers"),
+        exceptions={key: dict(changes) for key, changes in (exceptions or {}).items()},
     )
+    wanted.check_exceptions(model.n_layers)
     chosen = _choose(model, layers, kinds, neurons, seed)
     size = _shard_size(model, memory, device)
     work = Work(Path(folder), _source(model), device, torch.get_num_threads())
@@ -129,11 +142,11 @@ def build_atlas(
         and (shard.null or not set(shard.indices).isdisjoint(chosen[shard.group]))
     ]
     missing = [shard for shard in asked if not is_there(work.folder, shard)]
-    total, left = (sum(len(s.indices) for s in part) * n_channels for part in (asked, missing))
+    total, left = (sum(map(manifest.n_to_find, part)) for part in (asked, missing))
     run = ENGINES[engine]
     with tqdm(total=total, initial=total - left, unit="channel", disable=not progress) as bar:
         for shard in run(work, missing, model, manifest, ray_address):
-            bar.update(len(shard.indices) * n_channels)
+            bar.update(manifest.n_to_find(shard))
     _on_device.cache_clear()
     del vocabularies
     for layer, kind in chosen:
@@ -191,8 +204,8 @@ def _decompose(
         channels = decompose(
             neurons,
             _on_device(model.vocabulary(shard.layer, side=manifest.side, fold_norm=fold), device),
-            n_channels=manifest.n_channels,
-            settings=manifest.settings,
+            n_channels=manifest.n_channels_of(*shard.group),
+            settings=manifest.settings_of(*shard.group),
             seed=manifest.seed,
             device=device,
             memory=2**60,  # one batch, whatever is free: how it is cut changes the rounding

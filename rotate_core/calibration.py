@@ -97,7 +97,8 @@ def _digest(manifest: Manifest, layer: int, kind: str) -> str:
 
 def _statistic(table: pa.Table, manifest: Manifest) -> Tensor:
     values = table[manifest.statistic].to_numpy().astype(np.float64)
-    return torch.from_numpy(values).view(-1, manifest.n_channels)
+    n_channels = pc.max(table["channel"]).as_py() + 1
+    return torch.from_numpy(values).view(-1, n_channels)
 
 
 def index_rows(table: pa.Table) -> pa.Table:

@@ -25,7 +25,11 @@ TAILS = {1: "+", -1: "-", 0: "±"}
 
 
 class VocabularyLike(Protocol):
-    """What decompose needs of a vocabulary; :class:`rotate_core.Vocabulary` has it."""
+    """What decompose needs of a vocabulary: three attributes, so that a named tuple will do.
+
+    :class:`rotate_core.Vocabulary` has them, and checks them. Neither a hash nor a weak reference
+    is asked for. U may be in half precision: it is widened to float32 for the work.
+    """
 
     @property
     def projection(self) -> Tensor:

@@ -161,6 +161,8 @@ def info(atlas: options.AtlasPath, as_json: options.AsJson = False) -> None:
             m = opened.manifest
             versions = ", ".join(f"{name} {number}" for name, number in m.versions.items())
             typer.echo(f"{opened!r}\nmodel checksum {m.checksum}\n{m.settings}")
+            for where, changes in m.exceptions.items():
+                typer.echo(f"layer {where}: {', '.join(f'{a}={b}' for a, b in changes.items())}")
             typer.echo(f"seed {m.seed}, {m.null} matched vectors a layer and kind; {versions}\n")
         _print(opened.summary(), [], as_json)
 
@@ -168,7 +170,10 @@ def info(atlas: options.AtlasPath, as_json: options.AsJson = False) -> None:
 def _check_device(device: str) -> None:
     import torch
 
+    from rotate_core.decomposition import check_device
+
     try:
+        check_device(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

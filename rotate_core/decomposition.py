@@ -7,11 +7,11 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 from tqdm.auto import tqdm
 
 from rotate_core import geodesic
@@ -47,12 +47,12 @@ def decompose(
     """Take neurons apart into vocabulary channels (paper, section 3).
 
     For each neuron: find the direction near w whose projection is most peaked, mask the tokens of
-    its tail, repeat. Neurons do not influence each other: how they are batched changes the result
-    by rounding only.
+    its tail, repeat. Neurons do not influence each other, unless ``joint`` asks for it: how they
+    are batched changes the result by rounding only.
 
     Args:
         neurons: weight vectors with their labels, or a plain tensor of them.
-        vocabulary: U, token weights and token strings.
+        vocabulary: U, token weights and token strings: any object that has these three.
         n_channels: channels of each neuron.
         after: channels already found of the same neurons, with the same settings and seed: they
             come first in the result, and the search goes on behind them.
@@ -72,7 +72,7 @@ def decompose(
     Raises:
         ValueError: shapes that do not fit, weights that are not finite or of norm 0, logits without
             variance, fewer than one channel, all tokens masked, too little memory for one neuron,
-            ``after`` of other neurons, settings or seed.
+            ``after`` of other neurons, settings or seed, a device without float64.
         TypeError: an unknown setting.
 
     Warns:
@@ -186,13 +186,15 @@ def _setup(
     device: str | torch.device | None,
 ) -> Setup:
     """Everything on one device, in one precision."""
+    check_device(device or vocabulary.projection.device)
     dtype = torch.promote_types(w.dtype, vocabulary.projection.dtype)
     dtype = torch.promote_types(dtype, torch.float32)
     projection = vocabulary.projection.to(device or vocabulary.projection.device, dtype)
     token_weights = vocabulary.token_weights.to(projection)
     precondition = None
     if settings.solver == "geodesic" and settings.precondition:
-        known = _PRECONDITIONERS.setdefault(vocabulary, {})
+        known = _PRECONDITIONERS.setdefault(vocabulary.projection, WeakTensorKeyDictionary())
+        known = known.setdefault(vocabulary.token_weights, {})
         key = (settings.moments, projection.device, dtype)
         if key not in known:
             known[key] = geodesic.preconditioner(
@@ -202,8 +204,22 @@ def _setup(
     return Setup(projection, token_weights, precondition, settings, seed)
 
 
-_PRECONDITIONERS: WeakKeyDictionary[Any, dict[tuple[Any, ...], Tensor]] = WeakKeyDictionary()
-"""Computed once a vocabulary, for as long as the vocabulary lives."""
+_PRECONDITIONERS = WeakTensorKeyDictionary()
+"""By projection, token weights, and what else they depend on; for as long as the tensors live.
+Tensors are compared by identity, and nothing is asked of the object that holds them."""
+
+
+def check_device(device: str | torch.device) -> None:
+    """Refuse a device that cannot hold what the solvers sum up.
+
+    Raises:
+        ValueError: it has no float64.
+    """
+    if torch.device(device).type == "mps":
+        raise ValueError(
+            f"device {device}: the solvers sum in float64, which MPS does not have; wanted cpu "
+            "or cuda"
+        )
 
 
 def _chunks(n_neurons: int, projection: Tensor, memory: float | None) -> Iterator[slice]:

@@ -15,6 +15,7 @@ from rotate_core import geodesic, householder
 from rotate_core.kurtosis import Sample, Solution, centred_logits
 from rotate_core.settings import Settings
 from rotate_core.tails import reach
+from rotate_core.subtraction import subtract_by_grid
 
 N_TOP = 50
 """Top tokens kept with each channel; its whole tail is in an atlas."""
@@ -82,14 +83,17 @@ def deflate(
             solution = _best_solution(target, m, indices, setup, channel)
             vectors = solution.vectors
             arrays, in_tail = _read_out(vectors, unweighted, setup)
-            arrays["n_masked"] = (in_tail & (m > settings.weight_when_masked)).sum(1)
+            arrays["n_masked"] = (in_tail & (m > settings.masked_weight)).sum(1)
             arrays["cosine"] = torch.cosine_similarity(vectors, w)
             for name in SOLVED:
                 arrays[name] = getattr(solution, name)
             histories.append(torch.stack(solution.history, 1).cpu())
         found.append({name: array.cpu() for name, array in arrays.items()})
         if settings.deflation == "mask":
-            m = torch.where(in_tail, m.clamp_max(settings.weight_when_masked), m)
+            masked = torch.full_like(m, settings.masked_weight)
+            m = torch.where(in_tail, masked if settings.raise_masked else m.minimum(masked), m)
+        elif settings.deflation == "subtract-grid":
+            target = subtract_by_grid(target, vectors, setup.projection)
         else:
             unit = vectors / vectors.norm(dim=1, keepdim=True)
             target = target - unit * (unit * target).sum(1, keepdim=True)
@@ -110,14 +114,20 @@ def _best_solution(
         key = (setup.seed, channel, restart)
         if settings.solver == "householder":
             u = _normal((settings.n_reflections, w.shape[1]), indices, key, like=w)
-            solution = householder.solve(*problem, start=u, max_iter=settings.iteration_limit)
+            solution = householder.solve(
+                *problem,
+                start=u,
+                max_iter=settings.max_iter,
+                learning_rate=settings.learning_rate,
+                joint=settings.joint,
+            )
         else:
             solution = geodesic.solve(
                 *problem,
                 start=_start(w, token_weights, indices, setup, key),
                 precondition=setup.precondition,
                 tolerance=settings.tolerance,
-                max_iter=settings.iteration_limit,
+                max_iter=settings.max_iter,
             )
         best = solution if best is None else _better(best, solution)
     assert best is not None
@@ -145,7 +155,7 @@ def _start(
             closer,
             precondition=setup.precondition,
             tolerance=1e-3,
-            max_iter=settings.iteration_limit,
+            max_iter=settings.max_iter,
         ).vectors
     sample = Sample.of(setup.projection, token_weights, settings.moments)
     logits, _, _ = centred_logits(w, sample)
@@ -227,7 +237,7 @@ def _check_variance(w: Tensor, m: Tensor, indices: Sequence[int], setup: Setup) 
 
 
 def _check_tokens_left(m: Tensor, indices: Sequence[int], settings: Settings, channel: int) -> None:
-    spent = ~(m > settings.weight_when_masked).any(1)
+    spent = ~(m > settings.masked_weight).any(1)
     if spent.any():
         raise ValueError(
             f"neurons {first_numbers(spent, indices)}: all tokens are masked before channel "

@@ -122,7 +122,7 @@ def solve(
         The channels; ``history`` starts with F at the start.
 
     Source: ours; Absil, Mahony and Sepulchre (2008), chapter 8, for conjugate gradients on a
-    manifold. The line search is not in the literature that we know.
+    manifold. For the line search see :mod:`rotate_core.line_search`.
     """
     n_neurons = len(w)
     norm = w.norm(dim=1, keepdim=True)

@@ -16,8 +16,10 @@ block's intermediates stay in cache. For one neuron, a product with ``U`` costs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from jaxtyping import Float
@@ -50,15 +52,24 @@ class Objective:
     def __post_init__(self) -> None:
         if self.moments not in MOMENTS:
             raise ValueError(f"moments={self.moments!r}: wanted one of {', '.join(MOMENTS)}")
-        if not (self.lambda_kurtosis >= 0 and self.lambda_fidelity >= 0):
-            raise ValueError(
-                f"lambda_kurtosis={self.lambda_kurtosis}, lambda_fidelity={self.lambda_fidelity}: "
-                "wanted both at least 0"
-            )
+        for name in ("lambda_kurtosis", "lambda_fidelity"):
+            if (value := real_number(name, getattr(self, name))) < 0:
+                raise ValueError(f"{name}={value:g}: wanted at least 0")
 
     def __call__(self, kurtosis: Tensor, cosine: Tensor) -> Tensor:
         """F from a projection's excess kurtosis and the direction's cosine with the neuron."""
         return self.lambda_kurtosis * slog(kurtosis) + self.lambda_fidelity * cosine
+
+
+def real_number(name: str, value: object) -> float:
+    """A finite number as a float, or an error that names it; True is no number.
+
+    Raises:
+        ValueError: it is none, or NaN or infinite.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r}: wanted a finite number")
+    return float(value)
 
 
 @dataclass(frozen=True)
@@ -94,11 +105,14 @@ def standardised_moments(
         weights: sample weights of the tokens, at least 0; None weighs all tokens alike.
 
     Returns:
-        Four tensors of shape ``batch``. Skewness and kurtosis are NaN where the variance is 0.
+        Four tensors of shape ``batch``, at least float32: half-precision logits are widened first.
+        Skewness and kurtosis are NaN where the variance is 0.
     """
+    logits = _widened(logits)
     if weights is None:
         p = torch.full_like(logits[..., :1], 1 / logits.shape[-1])
     else:
+        weights = _widened(weights)
         p = weights / weights.sum(-1, keepdim=True)
     mean = (p * logits).sum(-1, keepdim=True)
     c = logits - mean
@@ -123,6 +137,11 @@ def skewness(
     return standardised_moments(logits, weights)[2]
 
 
+def _widened(values: Tensor) -> Tensor:
+    """At least float32; no copy where it is already."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 # --- The batched projection that both solvers work on -------------------------------------------
 
 
@@ -135,6 +154,7 @@ class Sample:
     """
 
     projection: Float[Tensor, "d_model d_vocab"]
+    """U, at least float32: half precision is widened, which is exact."""
     p: Tensor
     """Sample weights, sum 1 a row: (n_neurons, d_vocab), or (1, 1) where all tokens weigh alike."""
     scale: Tensor | None
@@ -148,6 +168,7 @@ class Sample:
         moments: str,
     ) -> Sample:
         """Build the sample from token weights; one product with ``U``."""
+        projection = _widened(projection)
         if moments == "weighted":
             p = token_weights / token_weights.sum(1, keepdim=True)
             return Sample(projection, p, None, p @ projection.T)
@@ -157,6 +178,7 @@ class Sample:
     @staticmethod
     def uniform(projection: Float[Tensor, "d_model d_vocab"]) -> Sample:
         """All tokens alike, for any number of neurons: the *unweighted* projection."""
+        projection = _widened(projection)
         p = projection.new_full((1, 1), 1 / projection.shape[1])
         return Sample(projection, p, None, projection.mean(1).unsqueeze(0))
 

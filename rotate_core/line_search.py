@@ -1,9 +1,14 @@
-"""The exact line search: F along a whole geodesic from eight joint moments (ours).
+"""The exact line search: F along a whole geodesic from eight joint moments.
 
 On ``s(t) = cos t s + sin t d`` (d a unit tangent) the logits are ``cos t a + sin t b`` with
 ``a = U^T s`` and ``b = U^T d``: every central moment of theirs is a trigonometric polynomial in t
 whose coefficients are the joint moments ``E[a^i b^j]``. One product ``U^T d`` therefore buys F
 along the *whole* geodesic.
+
+Source: RobustICA (Zarzoso and Comon, 2010, arXiv:1002.3684) maximises a kurtosis along a straight
+line from the same joint moments, and finds the best step among a polynomial's roots. Ours walks on
+the sphere, and F is no polynomial there: slog and the cosine with the neuron are added to it. So
+the best angle is looked for on a grid. The moments cost what they cost there.
 """
 
 from __future__ import annotations

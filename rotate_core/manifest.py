@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,13 +66,59 @@ class Manifest:
     """Which vocabulary matrix, as in :meth:`Model.vocabulary`."""
     fold_norm: bool
     versions: dict[str, str]
+    exceptions: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    """What a layer ("22") or one kind of it ("18/out") has otherwise: fields of :class:`Settings`,
+    and ``max_channels``, a bound on ``n_channels``. A kind's come after its layer's."""
     shards: tuple[Shard, ...] = ()
     """Everything planned, whether it is there or not."""
 
     FIXED = (
         "model", "checksum", "settings", "n_channels", "seed", "null", "statistic", "side",
-        "fold_norm",
+        "fold_norm", "exceptions",
     )  # fmt: skip
+
+    def settings_of(self, layer: int, kind: str) -> Settings:
+        """The settings that a layer and kind, and its null, are decomposed with."""
+        changes = self._exception(layer, kind)
+        changes.pop("max_channels", None)
+        return dataclasses.replace(self.settings, **changes)
+
+    def n_channels_of(self, layer: int, kind: str) -> int:
+        """The channels of each neuron of a layer and kind."""
+        return min(self.n_channels, self._exception(layer, kind).get("max_channels", math.inf))
+
+    def n_to_find(self, shard: Shard) -> int:
+        """The channels of a shard."""
+        return len(shard.indices) * self.n_channels_of(*shard.group)
+
+    def _exception(self, layer: int, kind: str) -> dict[str, Any]:
+        of_layer = self.exceptions.get(str(layer), {})
+        return of_layer | self.exceptions.get(f"{layer}/{kind}", {})
+
+    def check_exceptions(self, n_layers: float = math.inf) -> None:
+        """Refuse exceptions that are not understood.
+
+        Raises:
+            ValueError: a key that names no layer or kind of the model, an unknown setting or a bad
+                value; the message names the key.
+        """
+        for key, changes in self.exceptions.items():
+            layer, slash, kind = key.partition("/") if isinstance(key, str) else ("", "", "")
+            if not layer.isdecimal() or int(layer) >= n_layers or (slash and kind not in KINDS):
+                raise ValueError(
+                    f"exception for {key!r}: wanted a layer of the model, such as '18', or a kind "
+                    "of one, such as '18/out'"
+                )
+            most = changes.get("max_channels", 1) if isinstance(changes, dict) else 0
+            if type(most) is not int or most < 1:
+                raise ValueError(
+                    f"exception for {key!r}: {changes!r}: wanted settings by name, max_channels at "
+                    "least 1"
+                )
+            try:
+                self.settings_of(int(layer), kind)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"exception for {key!r}: {error}") from None
 
     def differences(self, other: Manifest) -> list[str]:
         """What makes channels of the two not belong together: "name: here -> there", each one."""
@@ -176,6 +223,7 @@ def read_manifest(folder: Path) -> Manifest:
         content["settings"] = Settings(**content["settings"])
         content["shards"] = tuple(_shard(entry) for entry in content["shards"])
         manifest = Manifest(**content)
+        manifest.check_exceptions()
         if manifest.statistic not in STATISTICS:
             raise ValueError(f"statistic {manifest.statistic!r}")
         for field in dataclasses.fields(Manifest):

@@ -105,7 +105,6 @@ def _normalised(words: Sequence[str]) -> pa.Array:
 
 def _with_channels(atlas: Atlas, frame: pd.DataFrame) -> pd.DataFrame:
     """Add what the shards' tables tell of the channels, out of the few shards they are in."""
-    n_channels = atlas.manifest.n_channels
     planned = (shard for shard in atlas.manifest.shards if not shard.null)
     shards = {(*shard.group, i): shard for shard in planned for i in shard.indices}
     hits: dict[Shard, list[int]] = {}
@@ -114,6 +113,7 @@ def _with_channels(atlas: Atlas, frame: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for shard, at in (hits or {atlas.shards()[0]: []}).items():
         neurons, channels = frame.loc[at, "neuron"], frame.loc[at, "channel"]
+        n_channels = atlas.manifest.n_channels_of(*shard.group)
         rows = np.searchsorted(shard.indices, neurons) * n_channels + channels
         table = read_table(table_path(atlas.folder, shard), list(OF_CHANNEL)).take(pa.array(rows))
         parts.append(table.append_column("at", pa.array(at, pa.int64())))

@@ -63,14 +63,14 @@ def tail_evidence(channels: Channels) -> TailEvidence:
     threshold, on the channel's heavy side or on both; tokens of weight 0 are left out.
     Works through the vocabulary block by block, twice.
     """
-    projection = channels.vocabulary.projection
+    sample = Sample.uniform(channels.vocabulary.projection)
+    projection = sample.projection  # at least float32, whatever U is kept in
     allowed = channels.vocabulary.token_weights.to(projection.device) > 0
     shape = channels.vectors.shape[:2]
     rows = channels.vectors.flatten(0, 1).to(projection)
     neurons = channels.weight_vectors.to(projection)
     both = torch.cat([rows, neurons])
     polarity = channels.tail.flatten().to(projection)
-    sample = Sample.uniform(projection)
 
     variance = both.new_zeros(len(both), dtype=torch.float64)
     for block in sample.blocks(len(both)):

@@ -388,6 +388,7 @@ def test_shards_hold_as_many_neurons_as_the_memory(model: Model, tmp_path: Path)
         ({"null": 20}, "null: 9 -> 20"),
         ({"statistic": "cosine"}, "statistic: core -> cosine"),
         ({"fold_norm": True}, "fold_norm: False -> True"),
+        ({"exceptions": {"0": {"threshold": 3.0}}}, "exceptions: {} -> {'0': {'threshold': 3.0}}"),
     ],
 )
 def test_a_changed_setting_is_refused_by_name(built: Atlas, model: Model, change, message) -> None:
@@ -395,6 +396,69 @@ def test_a_changed_setting_is_refused_by_name(built: Atlas, model: Model, change
     with pytest.raises(ValueError, match=message):
         Atlas.build(built.folder, model, **OPTIONS | change)
     assert tables_of(built.folder) == before
+
+
+EXCEPTIONS = {"2": {"threshold": 3.0, "max_channels": 1}, "2/out": {"lambda_kurtosis": 0.5}}
+
+
+def test_exceptions_by_layer_and_kind_are_followed_and_kept(model: Model, tmp_path: Path) -> None:
+    atlas = Atlas.build(tmp_path / "atlas", model, **OPTIONS, exceptions=EXCEPTIONS)
+    assert read_manifest(atlas.folder).exceptions == EXCEPTIONS
+    wanted = {
+        (0, "gate"): (Settings(threshold=2.5), 2),
+        (2, "gate"): (Settings(threshold=3.0), 1),
+        (2, "out"): (Settings(threshold=3.0, lambda_kurtosis=0.5), 1),
+    }
+    for (layer, kind), (settings, n_channels) in wanted.items():
+        stored = atlas.channels(layer=layer, kind=kind)
+        null = atlas.channels(layer=layer, kind=kind, null=True)
+        for some in (stored, null):
+            assert some.settings == settings
+            assert some.n_channels == n_channels
+        fresh = decompose(
+            model.neurons(layer, kind, stored.indices),
+            model.vocabulary(layer),
+            n_channels=n_channels,
+            settings=settings,
+            progress=False,
+        )
+        assert torch.equal(stored.vectors, fresh.vectors)
+        assert torch.equal(stored.p_value, calibrate(fresh, null).p_value)
+    again = Atlas.build(atlas.folder, model, **OPTIONS, exceptions=EXCEPTIONS)
+    assert again.table().equals(atlas.table())
+
+
+@pytest.mark.parametrize(
+    ("exceptions", "message"),
+    [
+        ({"3": {"threshold": 3.0}}, "exception for '3': wanted a layer of the model"),
+        ({"0/up": {}}, "exception for '0/up': wanted a layer of the model"),
+        ({0: {}}, "exception for 0: wanted a layer of the model"),
+        ({"0": {"threshhold": 3.0}}, "exception for '0': .*threshhold"),
+        ({"0": {"learning_rate": "2e-3"}}, "exception for '0': learning_rate='2e-3': wanted"),
+        ({"0": {"max_channels": 0}}, "exception for '0': .*max_channels at least 1"),
+    ],
+)
+def test_exceptions_that_are_not_understood_are_named(
+    model: Model, tmp_path: Path, exceptions, message
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Atlas.build(tmp_path / "atlas", model, **OPTIONS, exceptions=exceptions)
+    assert not (tmp_path / "atlas").exists()
+
+
+def test_the_manifest_has_resolved_settings(built: Atlas) -> None:
+    written = json.loads((built.folder / "manifest.json").read_text(encoding="utf-8"))["settings"]
+    assert (written["masked_weight"], written["max_iter"]) == (1e-6, 200)
+    assert built.manifest.settings == OPTIONS["settings"]
+
+
+def test_a_device_without_float64_is_refused_before_anything_is_made(
+    model: Model, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"device mps: .*float64"):
+        Atlas.build(tmp_path / "atlas", model, **OPTIONS, device="mps")
+    assert not (tmp_path / "atlas").exists()
 
 
 def test_another_model_is_refused(built: Atlas, make_checkpoint, checkpoints) -> None:

@@ -1,8 +1,10 @@
 """decompose(): planted channels come back, masked tokens do not, and bad input is named."""
 
 import dataclasses
+import gc
 import math
 import warnings
+from collections import namedtuple
 
 import pytest
 import torch
@@ -11,9 +13,9 @@ from rotate_core import (
     PAPER,
     ConvergenceWarning,
     Neurons,
-    Settings,
     Vocabulary,
     decompose,
+    deflation,
     householder,
 )
 from rotate_core import decomposition as decomposition_module
@@ -138,10 +140,10 @@ def test_more_starts_never_lower_the_objective():
     assert (best[2] >= best[1] - 1e-6).all()
 
 
-@pytest.mark.parametrize("deflation", ["mask", "subtract"])
-def test_going_on_behind_known_channels_gives_what_one_run_gives(deflation):
+@pytest.mark.parametrize("way", ["mask", "subtract", "subtract-grid"])
+def test_going_on_behind_known_channels_gives_what_one_run_gives(way):
     w, vocabulary, _ = planted(0)
-    options = {"deflation": deflation, "start": "reflection", "progress": False}
+    options = {"deflation": way, "start": "reflection", "progress": False}
     whole = decompose(w, vocabulary, n_channels=5, **options)
     first = decompose(w, vocabulary, n_channels=2, **options)
     after = decompose(w, vocabulary, n_channels=5, after=first, **options)
@@ -252,7 +254,7 @@ def _bad_inputs():
         "memory=1000 bytes: wanted at least": (w, vocabulary, {"memory": 1000}),
         "solver='adam': wanted one of geodesic, householder": (w, vocabulary, {"solver": "adam"}),
         "threshold=0: wanted": (w, vocabulary, {"threshold": 0}),
-        "restarts=0: wanted at least 1": (w, vocabulary, {"restarts": 0}),
+        "restarts=0: wanted a whole number of at least 1": (w, vocabulary, {"restarts": 0}),
     }  # fmt: skip
 
 
@@ -261,15 +263,6 @@ def test_bad_input_is_named(message):
     w, vocabulary, options = _bad_inputs()[message]
     with pytest.raises(ValueError, match=message):
         decompose(w, vocabulary, progress=False, **options)
-
-
-def test_paper_preset_is_the_papers():
-    assert dataclasses.asdict(PAPER) == dataclasses.asdict(
-        Settings(solver="householder", moments="scaled", masked_weight=0.01, threshold=4.0)
-    )
-    assert PAPER.iteration_limit == 10_000
-    assert PAPER.weight_when_masked == 0.01
-    assert Settings().weight_when_masked == 1e-6
 
 
 def test_preconditioner_is_computed_once_a_vocabulary(monkeypatch):
@@ -284,6 +277,82 @@ def test_preconditioner_is_computed_once_a_vocabulary(monkeypatch):
     for _ in range(2):
         decompose(w, vocabulary, n_channels=1, progress=False)
     assert len(calls) == 1
+
+
+def test_what_has_the_three_attributes_is_a_vocabulary():
+    """A named tuple has no weak references, and no hash where a field has none."""
+    w, vocabulary, _ = planted(0)
+    three = namedtuple("Three", "projection token_weights tokens")
+    plain = three(vocabulary.projection, vocabulary.token_weights, list(vocabulary.tokens))
+    with pytest.raises(TypeError):
+        hash(plain)
+    found = decompose(w, plain, n_channels=2, progress=False)
+    wanted = decompose(w, vocabulary, n_channels=2, progress=False)
+    assert torch.equal(found.vectors, wanted.vectors)
+    assert found.table().equals(wanted.table())
+
+
+def test_a_preconditioner_goes_when_its_vocabulary_does():
+    w, vocabulary, _ = planted(0)
+    decompose(w, vocabulary, n_channels=1, progress=False)
+    known = decomposition_module._PRECONDITIONERS
+    assert vocabulary.projection in known
+    n = len(known)
+    del vocabulary
+    gc.collect()
+    assert len(known) < n
+
+
+def test_other_token_weights_have_another_preconditioner():
+    w, vocabulary, blocks = planted(0)
+    decompose(w, vocabulary, n_channels=1, progress=False)
+    weights = vocabulary.token_weights.clone()
+    weights[sorted(blocks[0])] = 0
+    other = Vocabulary(vocabulary.projection, weights)
+    fresh = Vocabulary(vocabulary.projection.clone(), weights)
+    found, wanted = (decompose(w, u, n_channels=1, progress=False) for u in (other, fresh))
+    assert torch.equal(found.vectors, wanted.vectors)
+
+
+@pytest.mark.parametrize("raise_masked", [False, True])
+def test_masking_raises_excluded_tokens_only_where_it_is_asked_to(raise_masked, monkeypatch):
+    w, vocabulary, blocks = planted(0)
+    excluded = sorted(blocks[0])[:10]
+    weights = vocabulary.token_weights.clone()
+    weights[excluded] = 0
+    seen = []
+    original = deflation._best_solution
+    monkeypatch.setattr(
+        deflation, "_best_solution", lambda *a: seen.append(a[1].clone()) or original(*a)
+    )
+    decompose(
+        w[:1],
+        Vocabulary(vocabulary.projection, weights),
+        n_channels=2,
+        moments="scaled",
+        raise_masked=raise_masked,
+        progress=False,
+    )
+    before, after = (m[0, excluded] for m in seen)
+    assert (before == 0).all()
+    assert ((after > 0).any(), (after <= 0.01).all()) == (raise_masked, True)
+
+
+def test_the_learning_rate_and_the_joint_loss_reach_the_papers_solver():
+    w, vocabulary, _ = planted(0)
+    changes = {"learning_rate": 2e-3}, {"joint": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        options = {"n_channels": 1, "settings": PAPER, "max_iter": 201, "progress": False}
+        first = decompose(w, vocabulary, **options).vectors
+        others = [decompose(w, vocabulary, **options, **change).vectors for change in changes]
+    assert not any(torch.equal(first, other) for other in others)
+
+
+def test_a_device_without_float64_is_refused():
+    w, vocabulary, _ = planted(0)
+    with pytest.raises(ValueError, match=r"^device mps: .*float64.*wanted cpu or cuda$"):
+        decompose(w, vocabulary, device="mps", progress=False)
 
 
 def test_no_global_state_is_changed():

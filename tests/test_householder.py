@@ -103,6 +103,72 @@ def test_a_neuron_stops_when_its_loss_stands_still_and_does_not_feel_its_batch(m
         torch.testing.assert_close(alone.vectors[0], together.vectors[i], rtol=1e-6, atol=1e-6)
 
 
+def the_authors_batch(w, projection, weights, start, *, max_iter, stop_from, deviation, eps):
+    """Their loop: one mean loss, stopped when every neuron has converged once, by torch's AdamW."""
+    u = start.clone().requires_grad_()
+    adamw = torch.optim.AdamW([u], lr=2e-3, betas=(0.9, 0.999), eps=eps, weight_decay=0.01)
+    best, best_score = w.clone(), torch.full((len(w),), -1.0)
+    losses, converged = [], torch.zeros(len(w), dtype=torch.bool)
+    for step in range(max_iter):
+        adamw.param_groups[0]["lr"] = 2e-3 * min(1.0, step / 100)
+        adamw.zero_grad()
+        each = torch.stack(
+            [
+                paper_loss(*row, projection, m, "scaled")
+                for *row, m in zip(u, w, weights, strict=True)
+            ]
+        )
+        each.mean().backward()
+        candidates = torch.stack(
+            [explicit(reflection[0], row) for reflection, row in zip(u.detach(), w, strict=True)]
+        )
+        adamw.step()
+        losses.append(each.detach())
+        if step + 1 >= stop_from:
+            window = torch.stack(losses[-100:])
+            converged |= window.std(0, correction=0) < deviation
+            if converged.all():
+                return best, step + 1, converged
+        if step % 100 == 0:
+            score = excess_kurtosis(candidates @ projection).abs()
+            better = score > best_score
+            best[better], best_score[better] = candidates[better], score[better].float()
+    return best, max_iter, converged
+
+
+def test_joint_is_the_authors_loop(monkeypatch):
+    """With the learning rate of some layers, and an epsilon that is felt as at 1,000 neurons."""
+    monkeypatch.setattr(householder, "STOP_FROM", 200)
+    monkeypatch.setattr(householder, "STOP_DEVIATION", 2e-3)
+    monkeypatch.setattr(householder, "EPSILON", 1e-4)
+    w, projection, weights, start = problem(n_neurons=4, seed=2)
+    options = {"start": start, "max_iter": 1500, "learning_rate": 2e-3}
+    objective = Objective(moments="scaled")
+    ours = householder.solve(w, projection, weights, objective, joint=True, **options)
+    best, n_steps, converged = the_authors_batch(
+        w, projection, weights, start, max_iter=1500, stop_from=200, deviation=2e-3, eps=1e-4
+    )
+    assert ours.n_iter.tolist() == [n_steps] * 4
+    assert n_steps < 1500
+    assert ours.converged.tolist() == converged.tolist()
+    torch.testing.assert_close(ours.vectors, best, rtol=1e-6, atol=1e-6)
+    alone = householder.solve(w, projection, weights, objective, **options)
+    assert alone.n_iter.min() < n_steps, "otherwise joint stops say nothing"
+    assert not torch.allclose(alone.vectors, ours.vectors, atol=1e-4)
+
+
+def test_the_last_candidate_is_before_the_last_step():
+    """10,000 steps: 0, 100, ..., 9,900; and the candidate at 100 is not that of 101 steps."""
+    w, projection, weights, start = problem()
+    options = {"start": start}
+    short, longer = (
+        householder.solve(w, projection, weights, Objective(), max_iter=n, **options).vectors
+        for n in (100, 101)
+    )
+    torch.testing.assert_close(short, householder.reflect(start[:, 0], w))
+    assert not torch.equal(short, longer)
+
+
 def test_the_objective_is_lambda_f_minus_an_independent_float64_loss():
     w, projection, weights, start = problem()
     solution = householder.solve(

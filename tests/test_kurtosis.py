@@ -129,12 +129,20 @@ def test_uniform_sample_is_the_unweighted_projection():
     torch.testing.assert_close(m4 / m2**2 - 3, excess_kurtosis(vectors @ projection))
 
 
+def test_half_precision_is_widened_first():
+    logits = torch.randn(3, 4000, generator=torch.Generator().manual_seed(0)).bfloat16() * 40
+    weights = torch.rand(4000, generator=torch.Generator().manual_seed(1)).bfloat16()
+    for m in (None, weights):
+        wanted = excess_kurtosis(logits.float(), None if m is None else m.float())
+        assert torch.equal(excess_kurtosis(logits, m), wanted)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"moments": "centred"}, "moments='centred': wanted one of weighted, scaled"),
-        ({"lambda_kurtosis": -1.0}, "wanted both at least 0"),
-        ({"lambda_fidelity": float("nan")}, "wanted both at least 0"),
+        ({"lambda_kurtosis": -1.0}, "lambda_kurtosis=-1: wanted at least 0"),
+        ({"lambda_fidelity": float("nan")}, "lambda_fidelity=nan: wanted a finite number"),
     ],
 )
 def test_objective_refuses(options, message):

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from book.execute import parameter_names, parameters_cell
+from rotate_core import PAPER, Settings
+from rotate_core.manifest import Manifest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
@@ -98,3 +100,24 @@ def test_profiles_set_only_what_some_notebook_asks_for(profile: str):
     known = {parameter for name in NOTEBOOKS for parameter in parameter_names(read(name))}
     assert "model" in values
     assert set(values) - {"model"} <= known
+
+
+@pytest.mark.parametrize(("name", "n_layers"), [("paper-gemma", 26), ("paper-llama", 32)])
+def test_the_papers_exceptions_are_understood(name, n_layers):
+    values = yaml.safe_load(PROFILES[name].read_text(encoding="utf-8"))
+    settings = Settings(solver="householder", moments="scaled", threshold=values["threshold"])
+    manifest = Manifest(
+        model="", checksum="", settings=settings, n_channels=50, seed=0, null=0, statistic="core",
+        side="auto", fold_norm=False, versions={}, exceptions=values["exceptions"],
+    )  # fmt: skip
+    manifest.check_exceptions(n_layers)
+    if name == "paper-gemma":
+        found = manifest.settings_of(18, "out"), manifest.settings_of(4, "out")
+        assert (found[0].lambda_kurtosis, found[1].learning_rate) == (0.5, 2e-3)
+        assert manifest.settings_of(18, "gate") == settings == PAPER
+    else:
+        found = manifest.settings_of(22, "in")
+        assert (found.threshold, found.learning_rate) == (8.0, 2e-3)
+        n_channels = {n: manifest.n_channels_of(n, "gate") for n in range(n_layers)}
+        assert {n for n, c in n_channels.items() if c == 30} == {8, 16, 26}
+        assert set(n_channels.values()) == {30, 50}

@@ -111,6 +111,21 @@ def test_evidence_does_not_depend_on_the_blocks(
     torch.testing.assert_close(dataclasses.astuple(parts), dataclasses.astuple(whole))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_of_u_is_the_same_u_in_float32(
+    vocabulary: Vocabulary, dtype: torch.dtype
+) -> None:
+    half = vocabulary.to(dtype=dtype)
+    widened = half.to(dtype=torch.float32)
+    vectors = torch.randn(5, D_MODEL, generator=generator(1))
+    of_half, of_widened = (run(vectors, u) for u in (half, widened))
+    assert torch.equal(of_half.vectors, of_widened.vectors)
+    a, b = tail_evidence(of_half), tail_evidence(of_widened)
+    for field in dataclasses.fields(a):
+        assert torch.equal(getattr(a, field.name), getattr(b, field.name)), field.name
+    assert torch.equal(of_half.kurtosis, of_widened.kurtosis)
+
+
 def test_a_channel_that_is_the_neuron_has_support_beyond_the_threshold(
     vocabulary: Vocabulary,
 ) -> None:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 OURS = "ours"
 CHANGES: dict[str, dict[str, Any]] = {
     OURS: {},
-    "subtract instead of mask": {"deflation": "subtract"},
+    "subtract by the authors' grid": {"deflation": "subtract-grid"},
+    "subtract by projection": {"deflation": "subtract"},
     "scaled moments": {"moments": "scaled"},
     "half the lambda": {"lambda_kurtosis": 0.15},
     "twice the lambda": {"lambda_kurtosis": 0.6},
