@@ -73,13 +73,25 @@ def by_hand(model, settings, index=2, n=2, **vocabulary):  # noqa: F811
 
 def test_settings_without_a_slider_reach_the_solver(model, live):  # noqa: F811
     settings = Settings(threshold=2.5, restarts=3, skewness_threshold=1.0)
+    asked = dataclasses.replace(settings, lambda_fidelity=0.5)
+    thrice, once = (
+        decompose(
+            model.neurons(1, "in"),
+            model.vocabulary(1),
+            n_channels=2,
+            settings=dataclasses.replace(asked, restarts=restarts),
+            progress=False,
+        ).vectors
+        for restarts in (3, 1)
+    )
+    agreement = torch.cosine_similarity(thrice[:, 0], once[:, 0], dim=1)
+    index = int(agreement.argmin())
+    assert agreement[index] < 0.9, "three starts end where one does: nothing is tested"
+
     widget = live(model, settings=settings, n_channels=2)
-    sliders = widget.content["settings"] | {"lambda_fidelity": 0.8}
-    answer = ask(widget, "decompose", layer=1, kind="in", index=2, settings=sliders)["neuron"]
-    asked = dataclasses.replace(settings, lambda_fidelity=0.8)
-    torch.testing.assert_close(vectors(answer), by_hand(model, asked).vectors[0])
-    alone = by_hand(model, dataclasses.replace(asked, restarts=1)).vectors[0]
-    assert (vectors(answer) - alone).abs().max() > 1e-3, "three starts end where one does"
+    sliders = widget.content["settings"] | {"lambda_fidelity": 0.5}
+    answer = ask(widget, "decompose", layer=1, kind="in", index=index, settings=sliders)["neuron"]
+    assert torch.cosine_similarity(vectors(answer), thrice[index], dim=1).min() > 0.999
     assert "restarts=3" in answer["source"]
     assert widget.content["python"]["decompose"] == {"skewness_threshold": 1.0, "restarts": 3}
 
