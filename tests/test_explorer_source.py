@@ -102,8 +102,8 @@ def test_an_atlas_of_other_settings_is_not_shown_as_if_it_were_alike(model, atla
     (embedded,) = widget.content["neurons"]
     stored = ask(widget, "stored", layer=1, kind="in", index=2)["neuron"]
     for neuron in (embedded, stored):
-        assert neuron["made"]["threshold"] == widget.content["settings"]["threshold"] == 3
         torch.testing.assert_close(vectors(neuron), by_hand(model, settings).vectors[0])
+        assert neuron["made"]["threshold"] == widget.content["settings"]["threshold"] == 3
         assert [channel["q"] for channel in neuron["channels"]] == [None, None]
         assert "the atlas was made otherwise (threshold: 2.5 -> 3)" in neuron["source"]
     found = ask(widget, "search", token="the", layer=1, kind="in", index=2)

@@ -177,8 +177,7 @@ class Source:
                 f"q-values over {number} that the atlas has of layer {channels.layer}, "
                 f"{channels.kind}{added}, against {vectors}"
             )
-        grey = f"grey: not told apart from those of random vectors (q not below {SIGNIFICANT:g})"
-        return f"{grey}; {said}"
+        return f"{said}; grey: not told apart from random vectors' (q not below {SIGNIFICANT:g})"
 
     def _differences(self) -> str:
         """What the atlas was made with and this is not."""

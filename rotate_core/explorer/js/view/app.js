@@ -122,6 +122,10 @@ export function mountExplorer(root, content, model) {
     return mode === "live" || Boolean(engine?.ready && stored?.vocabulary === engine.file.vocabulary);
   }
 
+  /** The atlas's matched vectors say nothing of channels that were made otherwise. */
+  const measured = ({ channels, nNull }) =>
+    nNull && !Number.isFinite(channels[0]?.p) ? ` Not measured against the ${nNull} matched vectors: made otherwise.` : "";
+
   const moved = () => Object.entries(store.state.settings).some(([name, value]) => value !== defaults[name]);
 
   function random() {
@@ -158,7 +162,7 @@ export function mountExplorer(root, content, model) {
     const who = mode === "live" ? "Python" : `this browser (${engine.name})`;
     const detail = { neuron, stored, settings };
     root.dispatchEvent(new CustomEvent("rotate:channels", { bubbles: true, detail }));
-    say(`${neuron.channels.length} channels in ${seconds} s by ${who}: ${as} as stored, ${neuron.channels.length - as} new.`);
+    say(`${neuron.channels.length} channels in ${seconds} s by ${who}: ${as} as stored, ${neuron.channels.length - as} new.${measured(neuron)}`);
     remember();
   }
 
