@@ -87,34 +87,14 @@ def test_no_neuron_named_shows_one_of_the_middle(model):
     assert (neuron["layer"], neuron["kind"], neuron["index"]) == (1, "out", 0)
 
 
-def test_a_null_gives_every_channel_a_q_value(model):
+def test_without_an_atlas_there_are_p_values_and_no_q_values(model):
     from rotate_core import Explorer
 
     (neuron,) = Explorer(model, neurons=[(1, "in", 2)], n_channels=2, null=5).content["neurons"]
-    assert all(0 < channel["q"] <= 1 for channel in neuron["channels"])
-
-
-def test_an_atlas_answers_first_and_lends_its_null(model, tmp_path):
-    from rotate_core import Atlas, Explorer, Settings
-
-    settings = Settings(threshold=2.5)
-    place = {"layers": [1], "kinds": ["in"], "neurons": [2, 4], "n_channels": 3, "null": 7}
-    atlas = Atlas.build(tmp_path, model, settings=settings, progress=False, **place)
-    some = Explorer(model, atlas, neurons=[(1, "in", 2), (1, "in", 5)], n_channels=2)
-    stored, fresh = (neuron["channels"] for neuron in some.content["neurons"])
-    assert len(stored) == len(fresh) == 2
-    held = atlas.channels(layer=1, kind="in", neuron=2)
-    assert [channel["q"] for channel in stored] == pytest.approx(held.q_value[0, :2].tolist())
-    own = Explorer(model, neurons=[(1, "in", 5)], n_channels=2, null=7, settings=settings)
-    alone = own.content["neurons"][0]["channels"]
-    assert [channel["q"] for channel in fresh] == [channel["q"] for channel in alone]
-    folded = Atlas.build(
-        tmp_path / "folded", model, settings=settings, fold_norm=True, progress=False, **place
-    )
-    apart = Explorer(model, folded, neurons=[(1, "in", 5)], n_channels=2)
-    assert apart.content["neurons"][0]["channels"][0]["q"] is None, "the null is of other vectors"
-    other = Explorer(model, atlas, neurons=[(1, "in", 5)], settings=Settings(threshold=3))
-    assert other.content["neurons"][0]["channels"][0]["q"] is None, "the null has other settings"
+    assert all(0 < channel["p"] <= 1 for channel in neuron["channels"])
+    assert [channel["q"] for channel in neuron["channels"]] == [None, None]
+    assert neuron["nNull"] == 5
+    assert "no q-value: nothing to adjust over" in neuron["source"]
 
 
 def test_a_neuron_that_there_is_not_is_named(model):
@@ -145,6 +125,7 @@ def test_any_neuron_is_rotated_with_any_settings(explorer):
         ({"n_channels": 1000}, "n_channels=1000"),
         ({"threshold": -1}, "threshold=-1"),
         ({"solver": "magic"}, "solver='magic'"),
+        ({"treshold": 4}, "unknown setting 'treshold'"),
     ],
 )
 def test_bad_settings_are_answered_in_one_sentence(explorer, change, message):
@@ -175,16 +156,29 @@ def test_a_search_ranks_the_layers_neurons_by_their_own_z_score(explorer, model)
 
 def test_a_text_is_run_with_and_without_a_channel(explorer, model):
     place = {"layer": 1, "kind": "gate", "index": 3}
-    plain = ask(explorer, "prompt", text="The cat", **place, settings=SETTINGS)
+    plain = ask(explorer, "prompt", text="The cat", **place)
     assert plain["after"] is None
     assert "".join(plain["tokens"]) == "The cat"
     assert len(plain["before"]) == len(plain["tokens"])
-    off = ask(explorer, "prompt", text="The cat", channel=0, **place, settings=SETTINGS, id="2")
+    channels = ask(explorer, "decompose", **place, settings=SETTINGS)["neuron"]["channels"]
+    vectors = [channel["vector"] for channel in channels]
+    off = ask(explorer, "prompt", text="The cat", channel=0, vectors=vectors, **place, id="2")
     assert off["before"] == pytest.approx(plain["before"])
     assert off["after"] != pytest.approx(off["before"])
     assert any(row["before"] != row["after"] for row in off["next"])
-    again = ask(explorer, "prompt", text="The cat", **place, settings=SETTINGS, id="3")
+    again = ask(explorer, "prompt", text="The cat", **place, id="3")
     assert again["before"] == plain["before"]  # the weights were put back
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [([], "vectors of 0"), ([torch.ones(3)], "wanted 32"), ([torch.full((32,), torch.nan)], "32")],
+)
+def test_a_channel_that_is_not_there_is_answered_in_one_sentence(explorer, vectors, message):
+    place = {"layer": 1, "kind": "gate", "index": 3, "text": "The cat", "channel": 0}
+    answer = ask(explorer, "prompt", **place, vectors=[encode(vector) for vector in vectors])
+    assert answer["type"] == "error"
+    assert message in answer["text"]
 
 
 def test_the_newest_job_wins_and_a_stopped_one_is_silent():

@@ -142,6 +142,41 @@ def test_jupyterlab(browser: Any, serve: Callable[..., str]):
     try_everything(tab)
 
 
+def test_a_page_says_what_was_made_otherwise(browser: Any, checkpoints: Callable[[str], Path]):
+    from rotate_core import Explorer, Settings
+    from rotate_core.explorer.page import page_script
+
+    file: dict[str, str | int] = {
+        "path": "u.bin", "bytes": 1, "checksum": "", "vocabulary": "unembedding"
+    }  # fmt: skip
+    content = Explorer(
+        load_model(checkpoints("llama")),
+        neurons=[(1, "out", 3)],
+        n_channels=2,
+        null=3,
+        settings=Settings(threshold=2.5, restarts=2),
+        file=file,
+    ).content
+    tab = browser.new_page()
+    tab.set_content(f"<main><script>{page_script(content)}</script></main>")
+    tab.wait_for_selector(".rotate-card")
+    assert "against 3 matched vectors; no q-value" in tab.locator(".rotate-card").first.inner_text()
+    assert "made with restarts=2" in tab.locator(".rotate-controls").inner_text()
+    assert not tab.get_by_role("button", name="Rotate it yourself").is_visible()
+    assert not tab.locator(".rotate-made").is_visible()
+    tab.evaluate("location.hash = '#layer=1&kind=out&neuron=3&threshold=6'")
+    made = tab.locator(".rotate-made")
+    made.wait_for(timeout=10_000)
+    assert "made with threshold 2.5, not 6.0" in made.inner_text()
+
+    other = content | {"file": file, "refusal": ""}
+    tab = browser.new_page()
+    tab.set_content(f"<main><script>{page_script(other)}</script></main>")
+    tab.wait_for_selector(".rotate-card")
+    tab.get_by_text("another vocabulary matrix (embedding)").wait_for(timeout=10_000)
+    assert not tab.get_by_role("button", name="Rotate it yourself").is_visible()
+
+
 def test_token_text_is_never_html(browser: Any, checkpoints: Callable[[str], Path]):
     from rotate_core import Explorer
     from rotate_core.explorer.page import page_script

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import base64
+import math
 from typing import Any, TypedDict
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rotate_core.channels import Channels
 from rotate_core.kurtosis import standardised_moments
+from rotate_core.settings import Settings
 from rotate_core.support import support
 
 BIN = 0.5
 """Width of a histogram's bins, in standard deviations."""
 N_NAMED = 8
 """Tokens named at each end of a neuron's own projection."""
+SLIDERS = ("lambda_kurtosis", "lambda_fidelity", "threshold", "solver", "moments")
+"""Settings that the explorer has a control for."""
 
 
 class Place(TypedDict):
@@ -27,17 +32,22 @@ class Place(TypedDict):
     index: int
 
 
-def describe(channels: Channels, *, source: str = "") -> list[dict[str, Any]]:
+def describe(
+    channels: Channels, *, source: str = "", n_null: int | None = None
+) -> list[dict[str, Any]]:
     """Each neuron with its own projection and its channels, ready for JSON.
 
     Args:
         channels: of one layer and kind.
         source: where the channels come from, shown as the explorer's status.
+        n_null: how many matched vectors their p-values are against.
 
     Returns:
-        A dictionary a neuron. Vectors are float32, little-endian, in base64; numbers are rounded to
-        what is drawn.
+        One dictionary per neuron. Vectors are float32, little-endian, in base64; numbers are
+        rounded to what is drawn. ``made`` holds the sliders' values that the channels were made
+        with.
     """
+    made = slider_values(channels.settings, channels.n_channels)
     evidence = channels.support if channels.support is not None else support(channels)
     return [
         {
@@ -45,6 +55,8 @@ def describe(channels: Channels, *, source: str = "") -> list[dict[str, Any]]:
             "kind": channels.kind,
             "index": channels.indices[row],
             "source": source,
+            "made": made,
+            "nNull": n_null,
             "vocabulary": getattr(channels.vocabulary, "name", ""),
             "w": encode(channels.weight_vectors[row]),
             **_own_projection(channels, row),
@@ -56,9 +68,24 @@ def describe(channels: Channels, *, source: str = "") -> list[dict[str, Any]]:
     ]
 
 
+def slider_values(settings: Settings, n_channels: int) -> dict[str, Any]:
+    """Where the explorer's sliders stand for some settings."""
+    return {name: getattr(settings, name) for name in SLIDERS} | {"n_channels": n_channels}
+
+
 def encode(vector: Tensor) -> str:
     """Float32 numbers, little-endian, in base64."""
     return base64.b64encode(vector.float().contiguous().numpy().astype("<f4").tobytes()).decode()
+
+
+def decode(text: str) -> Float[Tensor, " n"]:
+    """What :func:`encode` wrote.
+
+    Raises:
+        ValueError: it is no base64, or not of whole numbers.
+    """
+    values = np.frombuffer(base64.b64decode(text, validate=True), "<f4")
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def histogram(z: Float[Tensor, " d_vocab"]) -> dict[str, Any]:
@@ -90,7 +117,6 @@ def _own_projection(channels: Channels, row: int) -> dict[str, Any]:
 def _channel(channels: Channels, evidence: Tensor, row: int, column: int) -> dict[str, Any]:
     z, _, _ = _standardised(channels, channels.vectors[row, column])
     n_top = channels.top_ids.shape[2]
-    q = None if channels.q_value is None else round(float(channels.q_value[row, column]), 4)
     return {
         "vector": encode(channels.vectors[row, column]),
         "kurtosis": round(float(channels.kurtosis[row, column]), 2),
@@ -98,11 +124,18 @@ def _channel(channels: Channels, evidence: Tensor, row: int, column: int) -> dic
         "tail": int(channels.tail[row, column]),
         "nMasked": int(channels.n_masked[row, column]),
         "support": round(float(evidence[row, column]), 3),
-        "q": q,
+        "p": _rounded(channels.p_value, row, column),
+        "q": _rounded(channels.q_value, row, column),
         "converged": bool(channels.converged[row, column]),
         "top": [(token, round(z, 2)) for token, z in channels.top_tokens(row, column, n_top)],
         "histogram": histogram(z),
     }
+
+
+def _rounded(values: Tensor | None, row: int, column: int) -> float | None:
+    """A p- or q-value; None where there is none."""
+    value = torch.nan if values is None else float(values[row, column])
+    return None if math.isnan(value) else float(f"{value:.4g}")
 
 
 def _standardised(channels: Channels, vector: Tensor) -> tuple[Tensor, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from functools import cached_property
@@ -10,116 +11,78 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rotate_core.decomposition import ConvergenceWarning, decompose
-from rotate_core.explorer.describe import Place, describe
+from rotate_core.decomposition import ConvergenceWarning
+from rotate_core.explorer.describe import Place, decode, describe
 from rotate_core.explorer.jobs import Job
+from rotate_core.explorer.source import Source
 from rotate_core.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from rotate_core.atlas import Atlas
     from rotate_core.channels import Channels
-    from rotate_core.models import Model
-    from rotate_core.vocabulary import Vocabulary
 
 MOST_CHANNELS = 50
-SIGNIFICANT = 0.1
-"""q-value above which a channel is shown in grey."""
 N_HITS = 20
 N_NEXT = 10
-SLIDERS = ("lambda_kurtosis", "lambda_fidelity", "threshold", "solver", "moments")
-"""Settings that the explorer has a control for."""
 
 
 class Live:
     """Answers for one model; each public method takes a request and returns an answer, as JSON."""
 
-    def __init__(
-        self, model: Model, atlas: Atlas | None, settings: Settings, n_channels: int
-    ) -> None:
-        self.model = model
-        self.atlas = atlas
-        self.settings = settings
-        self.n_channels = n_channels
-        self._vocabularies: dict[int, Vocabulary] = {}
-        self._latest: tuple[Any, Channels] | None = None
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.model = source.model
 
     # --- channels -------------------------------------------------------------------------------
 
     def stored(self, request: dict[str, Any], job: Job) -> dict[str, Any]:
-        """A neuron's channels from the atlas; decomposed with the default settings if not there."""
+        """A neuron's channels from the atlas; decomposed like them if not there."""
         place = _place(request)
-        channels = self.from_atlas(place)
+        channels = self.source.stored(**place)
         if channels is None:
-            channels = self._decompose(place, self.settings, self.n_channels, job)
-        return {"neuron": describe(channels, source=self.source(channels))[0]}
+            channels = self._decompose(place, self.source.settings, self.source.n_channels, job)
+        return {"neuron": self._described(channels)}
 
     def decompose(self, request: dict[str, Any], job: Job) -> dict[str, Any]:
         """A neuron's channels with the settings of the sliders."""
-        settings, n_channels = self._settings(request)
-        channels = self._decompose(_place(request), settings, n_channels, job)
-        return {"neuron": describe(channels)[0]}
+        channels = self._decompose(_place(request), *self._settings(request), job)
+        return {"neuron": self._described(channels)}
 
-    def source(self, channels: Channels) -> str:
-        """A sentence on where channels come from."""
-        text = f"{channels.n_channels} channels a neuron, by the {channels.settings.solver} solver"
-        if channels.q_value is None:
-            return f"{text}; not measured against a null."
-        return f"{text}; grey: not told apart from those of random vectors (q > {SIGNIFICANT})."
-
-    def from_atlas(self, place: Place) -> Channels | None:
-        """The neuron's channels as the atlas has them; None if it does not."""
-        if self.atlas is None:
-            return None
-        try:
-            channels = self.atlas.channels(
-                layer=place["layer"], kind=place["kind"], neuron=place["index"]
-            )
-        except ValueError:  # the atlas does not have it
-            return None
-        self._latest = None
-        return channels
+    def _described(self, channels: Channels) -> dict[str, Any]:
+        sentence, n_null = self.source.sentence(channels), self.source.n_null(channels)
+        return describe(channels, source=sentence, n_null=n_null)[0]
 
     def _decompose(self, place: Place, settings: Settings, n_channels: int, job: Job) -> Channels:
-        key = (tuple(place.values()), settings, n_channels)
-        if self._latest is not None and self._latest[0] == key:
-            return self._latest[1]
         job.progress(0)
         found = iter(range(1, n_channels + 1))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # each card says so
-            channels = decompose(
-                self.model.neurons(place["layer"], place["kind"], [place["index"]]),
-                self.vocabulary(place["layer"]),
-                n_channels=n_channels,
+            return self.source.decompose(
+                self.source.neurons(place["layer"], place["kind"], [place["index"]]),
                 settings=settings,
-                progress=False,
+                n_channels=n_channels,
                 on_channel=lambda: job.progress(next(found) / n_channels),
             )
-        self._latest = (key, channels)
-        return channels
-
-    def vocabulary(self, layer: int) -> Vocabulary:
-        """The layer's vocabulary, kept: reading it takes longer than a channel."""
-        if layer not in self._vocabularies:
-            self._vocabularies[layer] = self.model.vocabulary(layer)
-        return self._vocabularies[layer]
 
     def _settings(self, request: dict[str, Any]) -> tuple[Settings, int]:
-        given = request["settings"]
-        n_channels = int(given["n_channels"])
+        """What the request asks for; fields that it does not name stay as the explorer has them."""
+        given = dict(request.get("settings", {}))
+        n_channels = int(given.pop("n_channels", self.source.n_channels))
         if not 1 <= n_channels <= MOST_CHANNELS:
             raise ValueError(f"n_channels={n_channels}: wanted 1 to {MOST_CHANNELS}")
-        return Settings(**{name: given[name] for name in SLIDERS}), n_channels
+        known = {field.name for field in dataclasses.fields(Settings)}
+        if unknown := sorted(set(given) - known):
+            raise ValueError(f"unknown setting {unknown[0]!r}: wanted {', '.join(sorted(known))}")
+        return dataclasses.replace(self.source.settings, **given), n_channels
 
     # --- search ---------------------------------------------------------------------------------
 
     def search(self, request: dict[str, Any], job: Job) -> dict[str, Any]:
         """Neurons by a token: channels of the atlas, or neurons of the layer that point to it."""
         word = str(request["token"])
-        if self.atlas is not None:
-            found = self.atlas.search(word, limit=N_HITS)
+        if self.source.atlas is not None and self.source.reads_atlas:
+            found = self.source.atlas.search(word, limit=N_HITS)
             hits = [
                 {
                     "layer": int(row.layer),
@@ -139,12 +102,12 @@ class Live:
         return {"hits": self._pointing_to(word, layer, kind), "text": text}
 
     def _pointing_to(self, word: str, layer: int, kind: str) -> list[dict[str, Any]]:
-        vocabulary = self.vocabulary(layer)
+        vocabulary = self.source.vocabulary(layer)
         wanted = word.strip().lower()
         ids = [i for i, token in enumerate(vocabulary.tokens) if token.strip().lower() == wanted]
         if not ids:
             raise ValueError(f"no token of {self.model.name} reads {word!r}")
-        w = self.model.neurons(layer, kind).vectors
+        w = self.source.neurons(layer, kind).vectors
         projection = vocabulary.projection
         mean = projection.mean(1)
         centred = projection - mean.unsqueeze(1)
@@ -170,9 +133,10 @@ class Live:
         """The neuron on a text, and the next token; with one channel switched off, both again.
 
         A channel is switched off by subtracting the part of the weight vector that is its own (see
-        :func:`rotate_core.experiments.ablation.contributions`).
+        :func:`rotate_core.experiments.ablation.contributions`). The request brings the channels
+        that are shown, ``vectors`` in base64.
         """
-        from rotate_core.experiments.ablation import ablate, contributions
+        from rotate_core.experiments.ablation import ablate
 
         place = _place(request)
         ids = self.model.tokenizer(str(request["text"]), return_tensors="pt").input_ids
@@ -181,14 +145,13 @@ class Live:
         job.progress(0)
         before, p = self._run(ids, place)
         answer: dict[str, Any] = {
-            "tokens": [self.vocabulary(place["layer"]).tokens[i] for i in ids[0].tolist()],
+            "tokens": [self.source.vocabulary(place["layer"]).tokens[i] for i in ids[0].tolist()],
             "before": before.tolist(),
             "after": None,
         }
         q = p
         if (channel := request.get("channel")) is not None:
-            channels = self._shown(request, place, job)
-            part = contributions(channels.weight_vectors, channels.vectors)[0, int(channel)]
+            part = self._part(request, place, int(channel))
             job.progress(0.5)
             with ablate(
                 self._transformers, [(place["layer"], place["index"], place["kind"], part)]
@@ -197,14 +160,31 @@ class Live:
             answer["after"] = after.tolist()
         return answer | {"next": self._next(p, q, place["layer"])}
 
-    def _shown(self, request: dict[str, Any], place: Place, job: Job) -> Channels:
-        """The channels that the request speaks of: those on the screen."""
-        settings, n_channels = self._settings(request)
-        if (settings, n_channels) == (self.settings, self.n_channels):
-            stored = self.from_atlas(place)
-            if stored is not None:
-                return stored
-        return self._decompose(place, settings, n_channels, job)
+    def _part(self, request: dict[str, Any], place: Place, channel: int) -> Tensor:
+        """What a channel contributes to the raw weight vector, of the channels that are shown.
+
+        Their vectors come with the request: what is on the screen is switched off, and nothing is
+        decomposed again. Where norms are folded in, gate and in are ``gain * raw weights``: a part
+        of the folded vector is divided by the gain. Where the gain is 0 it reads nothing.
+        """
+        from rotate_core.experiments.ablation import contributions
+
+        w = self.source.neurons(place["layer"], place["kind"], [place["index"]]).vectors
+        shown = [decode(str(text)) for text in request.get("vectors", [])]
+        if not 0 <= channel < len(shown):
+            raise ValueError(f"channel={channel}: the request has vectors of {len(shown)}")
+        for i, vector in enumerate(shown):
+            if vector.shape != w.shape[1:] or not vector.isfinite().all():
+                raise ValueError(
+                    f"vector {i} of shape {tuple(vector.shape)}: wanted {w.shape[1]} finite numbers"
+                )
+        part = contributions(w, torch.stack(shown).unsqueeze(0))[0, channel]
+        if not self.source.fold_norm or place["kind"] == "out":
+            return part
+        names = self.model.checkpoint.architecture
+        gain = self.model.checkpoint.tensor(names.mlp_norm.format(layer=place["layer"]))
+        gain = gain.to(part) + names.norm_offset
+        return torch.where(gain == 0, 0, part / gain)
 
     @cached_property
     def _transformers(self) -> PreTrainedModel:
@@ -231,7 +211,7 @@ class Live:
 
     def _next(self, p: Tensor, q: Tensor, layer: int) -> list[dict[str, Any]]:
         """The likeliest next tokens, and those that change most."""
-        tokens = self.vocabulary(layer).tokens
+        tokens = self.source.vocabulary(layer).tokens
         p, q = p[: len(tokens)], q[: len(tokens)]
         n = min(N_NEXT // 2 if p is not q else N_NEXT, len(p))
         chosen = dict.fromkeys((q - p).abs().topk(n).indices.tolist()) if p is not q else {}

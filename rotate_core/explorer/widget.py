@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,22 +9,18 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
-from rotate_core.decomposition import decompose
-from rotate_core.experiments.sample import first_channels
-from rotate_core.explorer.describe import describe
+from rotate_core.atlas import SIGNIFICANT
+from rotate_core.explorer.describe import SLIDERS, describe, slider_values
 from rotate_core.explorer.jobs import Jobs
-from rotate_core.explorer.live import SLIDERS, Answer, Live
+from rotate_core.explorer.live import Answer, Live
 from rotate_core.explorer.page import STATIC, page_script
+from rotate_core.explorer.source import Source, unlike_defaults
 from rotate_core.settings import Settings
-from rotate_core.support import calibrate, matched_vectors
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from rotate_core.atlas import Atlas
     from rotate_core.channels import Channels
     from rotate_core.models import Model
-    from rotate_core.neurons import Neurons
 
 Choice = tuple[int, str, int]
 """(layer, kind, neuron)."""
@@ -40,18 +35,23 @@ class Explorer(anywidget.AnyWidget):
 
     Args:
         model: from :func:`rotate_core.load_model`.
-        atlas: where channels are looked up first.
+        atlas: where channels are looked up first. Its side, folding and seed are used for
+            everything.
         neurons: (layer, kind, neuron) of those to embed, the first one to be shown first. None: the
             first neuron of the atlas, or of the middle layer.
         notes: a word on some of them.
-        null: matched vectors a layer and kind to calibrate the embedded neurons against, where the
-            atlas has none. 0 for none: then no channel has a q-value.
-        n_channels: channels of each.
-        settings: how to decompose; None is the atlas's, or ours.
-        file: U for the browser, from :func:`rotate_core.explorer.book.served_file`.
+        null: matched vectors of each layer and kind to hold the embedded neurons against, where the
+            atlas has not calibrated it. They give a p-value and no q-value: there is nothing to
+            adjust over.
+        n_channels: channels of each; None is as many as the atlas has, or 5.
+        settings: how to decompose; None is the atlas's, or ours. With others than the atlas's its
+            stored channels and matched vectors are not used.
+        file: U for the browser, from :func:`rotate_core.explorer.book.served_file`. Left out, with
+            a reason on the page, where the browser's solver cannot do what the settings ask for.
 
     Raises:
-        ValueError, IndexError, TypeError: there is no such neuron.
+        ValueError, IndexError, TypeError: there is no such neuron, or the atlas is of another
+            model.
     """
 
     _esm = STATIC / "explorer.js"
@@ -72,13 +72,10 @@ class Explorer(anywidget.AnyWidget):
         file: dict[str, str | int] | None = None,
     ) -> None:
         super().__init__()
-        if atlas is not None:
-            settings = settings or atlas.manifest.settings
-            n_channels = n_channels or atlas.manifest.n_channels
-        self._live = Live(model, atlas, settings or Settings(), n_channels or 5)
+        self._live = Live(Source(model, atlas, settings, n_channels))
         self._jobs = Jobs(self.send)
         chosen = [tuple(choice) for choice in neurons] if neurons is not None else [self._first()]
-        self.content = content(self._live, chosen, notes or {}, null, file)  # type: ignore[arg-type]
+        self.content = content(self._live.source, chosen, notes or {}, null, file)  # type: ignore[arg-type]
         self.on_msg(self._receive)
 
     def save(
@@ -107,8 +104,8 @@ class Explorer(anywidget.AnyWidget):
         return bundle
 
     def _first(self) -> Choice:
-        if self._live.atlas is not None:
-            for shard in self._live.atlas.shards():
+        if self._live.source.atlas is not None:
+            for shard in self._live.source.atlas.shards():
                 return (shard.layer, shard.kind, shard.indices[0])
         return (self._live.model.n_layers // 2, self._live.model.kinds[-1], 0)
 
@@ -129,76 +126,87 @@ class Explorer(anywidget.AnyWidget):
             self._jobs.start(id_, lambda job: answer(message, job))
 
 
+BROWSERS = ("lambda_kurtosis", "lambda_fidelity", "threshold")
+"""Settings that the browser's solver takes; all others are as :class:`Settings` has them."""
+
+
 def content(
-    live: Live,
+    source: Source,
     neurons: Sequence[Choice],
     notes: dict[Choice, str],
     null: int,
     file: dict[str, str | int] | None,
 ) -> dict[str, Any]:
     """All that the explorer shows by itself, ready for JSON."""
-    model = live.model
+    model = source.model
     groups: dict[tuple[int, str], list[int]] = {}
     for layer, kind, index in neurons:
         groups.setdefault((layer, kind), []).append(index)
     described: dict[Choice, dict[str, Any]] = {}
     for (layer, kind), indices in groups.items():
-        for channels in _stored(live, layer, kind, indices, null):
-            for neuron in describe(channels, source=live.source(channels)):
+        for channels in _channels(source, layer, kind, indices, null):
+            sentence, n_null = source.sentence(channels), source.n_null(channels)
+            for neuron in describe(channels, source=sentence, n_null=n_null):
                 described[layer, kind, neuron["index"]] = neuron
     for choice, note in notes.items():
         if choice in described:
             described[choice]["note"] = note
-    settings = {name: getattr(live.settings, name) for name in SLIDERS}
+    refusal = _refusal(source.settings) if file is not None else ""
     return {
         "info": {
             "model": model.name,
             "n_layers": model.n_layers,
             "d_mlp": model.d_mlp,
             "kinds": list(model.kinds),
+            "significant": SIGNIFICANT,
         },
         "neurons": [described[choice] for choice in neurons],
-        "settings": settings | {"n_channels": live.n_channels},
-        "file": file,
+        "settings": slider_values(source.settings, source.n_channels),
+        "python": _python(source),
+        "file": None if refusal else file,
+        "refusal": refusal,
     }
 
 
-def _stored(live: Live, layer: int, kind: str, indices: list[int], null: int) -> Iterable[Channels]:
+def _channels(
+    source: Source, layer: int, kind: str, indices: list[int], null: int
+) -> Iterable[Channels]:
     """Channels of some neurons of one layer and kind: from the atlas, else decomposed here."""
     missing = []
     for index in indices:
-        known = live.from_atlas({"layer": layer, "kind": kind, "index": index})
+        known = source.stored(layer, kind, index)
         if known is None:
             missing.append(index)
         else:
-            known = first_channels(known, live.n_channels)
-            yield dataclasses.replace(known, vocabulary=live.vocabulary(layer))
+            yield known
     if missing:
-        channels = _solve(live, live.model.neurons(layer, kind, missing), layer)
-        matched = _null(live, layer, kind, null)
-        yield channels if matched is None else calibrate(channels, matched)
+        if null:
+            source.draw_null(layer, kind, null)
+        yield source.decompose(source.neurons(layer, kind, missing))
 
 
-def _null(live: Live, layer: int, kind: str, n: int) -> Channels | None:
-    """The atlas's matched vectors where they were made as ours would be, else n of our own."""
-    if live.atlas is not None:
-        made = live.atlas.manifest
-        alike = (made.settings, made.statistic) == (live.settings, "core")
-        plain = (made.side, made.fold_norm) == ("auto", False)
-        enough = (layer, kind) in made.groups() and made.n_channels >= live.n_channels
-        if alike and plain and enough and live.atlas.shards(layer=layer, kind=kind, null=True):
-            known = live.atlas.channels(layer=layer, kind=kind, null=True)
-            return dataclasses.replace(known, vocabulary=live.vocabulary(layer))
-    if not n:
-        return None
-    return _solve(live, matched_vectors(live.model.neurons(layer, kind).vectors, n), layer)
-
-
-def _solve(live: Live, neurons: Neurons | Tensor, layer: int) -> Channels:
-    return decompose(
-        neurons,
-        live.vocabulary(layer),
-        n_channels=live.n_channels,
-        settings=live.settings,
-        progress=False,
+def _refusal(settings: Settings) -> str:
+    """Why a browser cannot rotate with these settings; nothing where it can."""
+    beyond = [
+        f"{name}={value!r}"
+        for name, value in unlike_defaults(settings).items()
+        if name not in BROWSERS
+    ]
+    if not beyond:
+        return ""
+    return (
+        f"These channels were made with {', '.join(beyond)}, which the solver for browsers does "
+        "not have: they can be rotated in a notebook only."
     )
+
+
+def _python(source: Source) -> dict[str, dict[str, Any]]:
+    """What the five lines of Python say beside the sliders: arguments of each call, by name."""
+    rest = source.hidden(source.settings)
+    names = ("side", "fold_norm")
+    return {
+        "neurons": {name: rest[name] for name in names[1:] if name in rest},
+        "vocabulary": {name: rest[name] for name in names if name in rest},
+        "decompose": {name: value for name, value in rest.items() if name not in names},
+        "defaults": {name: getattr(Settings(), name) for name in SLIDERS},
+    }

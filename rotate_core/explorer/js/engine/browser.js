@@ -44,6 +44,7 @@ export class BrowserEngine {
   async run(neuron, settings, { signal, onProgress, onChannel }) {
     const { pack } = this.backend;
     const channels = [];
+    const made = { ...settings, solver: "geodesic", moments: "weighted" }; // it has no others
     await decompose(this.backend, neuron.w, {
       lambdaKurtosis: settings.lambda_kurtosis,
       lambdaFidelity: settings.lambda_fidelity,
@@ -54,10 +55,10 @@ export class BrowserEngine {
       onIteration: (channel, n) => onProgress((channel + 1 - 0.94 ** n) / settings.n_channels),
       onChannel: (found) => {
         channels.push(describeChannel(found, pack.tokens));
-        onChannel({ ...neuron, channels: channels.slice() });
+        onChannel({ ...neuron, made, channels: channels.slice() });
       },
     });
     const own = describeOwn(await this.backend.logits(neuron.w), pack);
-    return { ...neuron, ...own, channels };
+    return { ...neuron, ...own, made, channels };
   }
 }

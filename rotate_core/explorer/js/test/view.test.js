@@ -4,7 +4,8 @@ import { afterEach, describe, mock, test } from "node:test";
 
 import { fetchKept } from "../engine/download.js";
 import { KernelEngine } from "../engine/kernel.js";
-import { closest, decodeFloats, histogram, reconstruction, reconstructionByChance } from "../view/data.js";
+import { madeOtherwise, reasonNotToRotate } from "../view/controls.js";
+import { closest, decodeFloats, encodeFloats, histogram, reconstruction, reconstructionByChance } from "../view/data.js";
 import { readLink, writeLink } from "../view/link.js";
 import { asPython } from "../view/python.js";
 import { searchEmbedded } from "../view/search.js";
@@ -41,8 +42,9 @@ describe("links", () => {
     assert.deepEqual(settings, {});
   });
   test("become five lines of Python", () => {
+    const python = { neurons: {}, vocabulary: {}, decompose: {}, defaults: DEFAULTS };
     assert.equal(
-      asPython("smollm2-135m", PLACE, { ...DEFAULTS, lambda_kurtosis: 0.15 }, DEFAULTS),
+      asPython("smollm2-135m", PLACE, { ...DEFAULTS, lambda_kurtosis: 0.15 }, python),
       `from rotate_core import decompose, load_model
 model = load_model("smollm2-135m")
 neuron = model.neurons(layer=25, kind="out", indices=[460])
@@ -50,12 +52,47 @@ channels = decompose(neuron, model.vocabulary(layer=25), n_channels=5, lambda_ku
 channels`,
     );
   });
+  test("become Python with what has no slider, whatever the page starts from", () => {
+    const python = {
+      neurons: { fold_norm: true }, vocabulary: { side: "embedding", fold_norm: true },
+      decompose: { restarts: 3, precondition: false, seed: 7 }, defaults: DEFAULTS,
+    };
+    const lines = asPython("m", PLACE, { ...DEFAULTS, threshold: 6 }, python).split("\n");
+    assert.equal(lines[2], 'neuron = model.neurons(layer=25, kind="out", indices=[460], fold_norm=True)');
+    assert.equal(
+      lines[3],
+      'channels = decompose(neuron, model.vocabulary(layer=25, side="embedding", fold_norm=True), ' +
+        "n_channels=5, threshold=6, restarts=3, precondition=False, seed=7)",
+    );
+  });
+});
+
+describe("what was made otherwise", () => {
+  test("is said to be", () => {
+    assert.equal(madeOtherwise(DEFAULTS, DEFAULTS), "");
+    assert.equal(
+      madeOtherwise(DEFAULTS, { ...DEFAULTS, threshold: 6, solver: "householder" }),
+      "The channels below were made with threshold 4.0, not 6.0; solver geodesic, not householder.",
+    );
+  });
+  test("is not rotated by a page, and the page says why", () => {
+    const engine = { file: { vocabulary: "unembedding" } };
+    const state = { mode: "static", refusal: "", engine, stored: { vocabulary: "unembedding" } };
+    assert.equal(reasonNotToRotate(state), "");
+    assert.match(
+      reasonNotToRotate({ ...state, stored: { vocabulary: "unembedding, norm folded in" } }),
+      /norm folded in.*notebook only/,
+    );
+    assert.equal(reasonNotToRotate({ ...state, refusal: "restarts=3" }), "restarts=3");
+    assert.equal(reasonNotToRotate({ ...state, refusal: "restarts=3", mode: "live" }), "");
+  });
 });
 
 describe("data", () => {
   test("floats come out of base64", () => {
     const text = Buffer.from(Float32Array.of(1.5, -2).buffer).toString("base64");
     assert.deepEqual([...decodeFloats(text)], [1.5, -2]);
+    assert.equal(encodeFloats(Float32Array.of(1.5, -2)), text);
   });
   test("a histogram counts all, from its lowest bin", () => {
     assert.deepEqual(histogram([-1, 0.2, 0.3, 0.6]), { from: -1, step: 0.5, counts: [1, 0, 2, 1] });

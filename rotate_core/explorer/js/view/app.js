@@ -2,7 +2,7 @@ import { BrowserEngine } from "../engine/browser.js";
 import { KernelEngine } from "../engine/kernel.js";
 import { cardsView } from "./cards.js";
 import { controlsView } from "./controls.js";
-import { closest, decodeNeuron } from "./data.js";
+import { closest, decodeNeuron, encodeFloats } from "./data.js";
 import { html } from "./dom.js";
 import { histogramView } from "./histogram.js";
 import { readLink, writeLink } from "./link.js";
@@ -21,12 +21,14 @@ const PAUSE_BEFORE_RUN = 250;
  * Puts an explorer into an element.
  *
  * @param {HTMLElement} root
- * @param {{info: object, neurons: object[], settings: object, file: object | null,
- *   compact?: boolean}} content what the Python class embeds; compact leaves the maps and the search out
+ * @param {{info: object, neurons: object[], settings: object, python: object, file: object | null,
+ *   refusal: string, compact?: boolean}} content what the Python class embeds; compact leaves the
+ *   maps and the search out
  * @param {object | null} model the widget's model, if there is one to ask
  * @returns {() => void} takes it away again
  */
-export function mountExplorer(root, { info, neurons, settings: defaults, file, compact }, model) {
+export function mountExplorer(root, content, model) {
+  const { info, neurons, settings: defaults, python, file, refusal, compact } = content;
   const decoded = new Map();
   const store = new Store({
     mode: "asking",
@@ -34,6 +36,8 @@ export function mountExplorer(root, { info, neurons, settings: defaults, file, c
     neurons,
     defaults,
     settings: defaults,
+    python,
+    refusal,
     engine: file ? new BrowserEngine(file) : null,
     canRun: false,
     current: null,
@@ -118,6 +122,10 @@ export function mountExplorer(root, { info, neurons, settings: defaults, file, c
     return mode === "live" || Boolean(engine?.ready && stored?.vocabulary === engine.file.vocabulary);
   }
 
+  /** The atlas's matched vectors say nothing of channels that were made otherwise. */
+  const measured = ({ channels, nNull }) =>
+    nNull && !Number.isFinite(channels[0]?.p) ? ` Not measured against the ${nNull} matched vectors: made otherwise.` : "";
+
   const moved = () => Object.entries(store.state.settings).some(([name, value]) => value !== defaults[name]);
 
   function random() {
@@ -154,7 +162,7 @@ export function mountExplorer(root, { info, neurons, settings: defaults, file, c
     const who = mode === "live" ? "Python" : `this browser (${engine.name})`;
     const detail = { neuron, stored, settings };
     root.dispatchEvent(new CustomEvent("rotate:channels", { bubbles: true, detail }));
-    say(`${neuron.channels.length} channels in ${seconds} s by ${who}: ${as} as stored, ${neuron.channels.length - as} new.`);
+    say(`${neuron.channels.length} channels in ${seconds} s by ${who}: ${as} as stored, ${neuron.channels.length - as} new.${measured(neuron)}`);
     remember();
   }
 
@@ -191,9 +199,12 @@ export function mountExplorer(root, { info, neurons, settings: defaults, file, c
     return answer?.hits;
   }
 
+  /** Python gets the channels that are shown: it switches off what the reader sees. */
   async function runPrompt(text, channel) {
-    const { current, settings } = store.state;
-    const content = { text, channel, ...current, settings };
+    if (!store.state.shown) return undefined;
+    const { layer, kind, index, channels } = store.state.shown;
+    const vectors = channel === null ? [] : channels.map(({ vector }) => encodeFloats(vector));
+    const content = { text, channel, layer, kind, index, vectors };
     const answer = await work("Python runs the model …", (options) => kernel.request("prompt", content, { ...options, patience: 120_000 }));
     if (answer) say("");
     return answer;

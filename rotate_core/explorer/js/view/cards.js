@@ -2,7 +2,6 @@ import { html, number } from "./dom.js";
 import { concise } from "./tokens.js";
 
 const N_TOKENS = 12;
-const SIGNIFICANT = 0.1;
 const SAME = 0.9;
 
 /** A card a channel. Choosing one shows its projection in the histogram. */
@@ -28,7 +27,8 @@ export function cardsView(store) {
 }
 
 function card(store, channel, i, match) {
-  const weak = channel.q !== null && channel.q !== undefined && channel.q > SIGNIFICANT;
+  const { info, shown } = store.state;
+  const weak = isKnown(channel.q) && !(channel.q < info.significant);
   const choose = () => {
     const { selected } = store.state;
     store.set({ selected: selected === i ? null : i });
@@ -49,10 +49,11 @@ function card(store, channel, i, match) {
       ...fact("kurtosis", number(channel.kurtosis, 1), "Excess kurtosis of the channel's projection"),
       ...fact("cosine", number(channel.cosine), "Cosine with the neuron"),
       ...fact("support", number(channel.support), "Mean z-score of the channel's tokens in the neuron's own projection"),
-      ...fact("q-value", q(channel), "Share of the channels at least as well supported as this one that random vectors would give; – where it was not measured"),
+      ...fact("q-value", small(channel.q), "Share of false ones to expect among the atlas's channels that stand out as far as this one; – where there is no atlas to take it over"),
       ...fact("masked", String(channel.nMasked), "Tokens that this channel takes out for the next ones"),
     ),
     weak && html("p", { class: "rotate-note" }, "Not told apart from channels of random vectors."),
+    isKnown(channel.p) && !isKnown(channel.q) && html("p", { class: "rotate-note" }, alone(channel, shown)),
     channel.converged === false && html("p", { class: "rotate-note" }, "Stopped before it had converged."),
     match && html("p", { class: "rotate-note rotate-match" }, sameness(match)),
   );
@@ -78,9 +79,18 @@ function tokens({ top }) {
 
 const fact = (name, value, title) => [html("dt", { title }, name), html("dd", {}, value)];
 
-function q({ q: value }) {
-  if (value === null || value === undefined) return "–";
+const isKnown = (value) => value !== null && value !== undefined;
+
+/** A p- or q-value. */
+function small(value) {
+  if (!isKnown(value)) return "–";
   return value < 0.001 ? "< 0.001" : number(value, value < 0.1 ? 3 : 2);
+}
+
+/** What a p-value says where no atlas has the neuron's layer and kind. */
+function alone({ p }, { nNull }) {
+  const equals = p < 0.001 ? "p" : "p =";
+  return `${equals} ${small(p)} against ${nNull} matched vectors; no q-value: nothing to adjust over.`;
 }
 
 function sameness({ channel, cosine }) {

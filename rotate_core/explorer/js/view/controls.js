@@ -11,6 +11,28 @@ const CHOICES = [
   { name: "moments", label: "moments", values: ["weighted", "scaled"] },
 ];
 
+const VALUES = Object.fromEntries([...SLIDERS, ...CHOICES].map((control) => [control.name, control]));
+
+/** What channels were made with, where the sliders say something else; "" where they do not. */
+export function madeOtherwise(made, settings) {
+  const text = (name, value) => (typeof value === "number" ? number(value, VALUES[name].digits) : value);
+  const differing = Object.keys(settings).filter((name) => made && made[name] !== settings[name]);
+  if (!differing.length) return "";
+  const list = differing.map((name) => {
+    const { label } = VALUES[name];
+    return `${label} ${text(name, made[name])}, not ${text(name, settings[name])}`;
+  });
+  return `The channels below were made with ${list.join("; ")}.`;
+}
+
+/** Why the page cannot rotate what it shows: Python's reason, or a file of another vocabulary. */
+export function reasonNotToRotate({ mode, refusal, engine, stored }) {
+  if (mode !== "static" || !stored) return "";
+  if (refusal) return refusal;
+  if (!engine || engine.file.vocabulary === stored.vocabulary) return "";
+  return `These channels were found over another vocabulary matrix (${stored.vocabulary}) than the one that this page can load (${engine.file.vocabulary}): they can be rotated in a notebook only.`;
+}
+
 /** The rotation's own controls: what to download, what to move, how far it is. */
 export function controlsView(store, { change, load, cancel, reset }) {
   const start = html("button", { type: "button", class: "rotate-primary", onclick: load });
@@ -20,6 +42,8 @@ export function controlsView(store, { change, load, cancel, reset }) {
     start,
     html("span", { class: "rotate-muted" }, "Then the sliders rotate this neuron here, in your browser. Nothing is sent anywhere."),
   );
+  const reason = html("p", { class: "rotate-muted" });
+  const made = html("p", { class: "rotate-made" });
   const sliders = SLIDERS.map((slider) => sliderView(store, slider, change));
   const choices = CHOICES.map((choice) => choiceView(store, choice, change));
   const fields = html("div", { class: "rotate-sliders" }, ...sliders, ...choices);
@@ -28,7 +52,12 @@ export function controlsView(store, { change, load, cancel, reset }) {
   const work = html("div", { class: "rotate-work" }, bar, cancelButton);
   const resetButton = html("button", { type: "button", class: "rotate-reset", onclick: reset }, "Back to the stored channels");
 
-  store.watch(({ mode, canRun, running, engine, settings, defaults, matches, stored }) => {
+  store.watch((state) => {
+    const { mode, canRun, running, engine, settings, defaults, matches, stored, shown } = state;
+    reason.textContent = reasonNotToRotate(state);
+    reason.hidden = !reason.textContent;
+    made.textContent = madeOtherwise(shown?.made, settings);
+    made.hidden = !made.textContent;
     const waiting = mode === "static" && !canRun && engine && engine.file.vocabulary === stored?.vocabulary;
     offer.hidden = !waiting || Boolean(running);
     start.textContent = engine ? `Rotate it yourself (${megabytes(engine.file.bytes)} MB, once)` : "";
@@ -40,7 +69,7 @@ export function controlsView(store, { change, load, cancel, reset }) {
     const moved = Object.keys(settings).some((name) => settings[name] !== defaults[name]);
     resetButton.hidden = Boolean(running) || !canRun || !(moved || matches);
   });
-  return html("div", { class: "rotate-controls", role: "group", "aria-label": "Rotation" }, offer, fields, work, resetButton);
+  return html("div", { class: "rotate-controls", role: "group", "aria-label": "Rotation" }, offer, reason, fields, work, made, resetButton);
 }
 
 const megabytes = (bytes) => Math.round(bytes / 1e6);
@@ -49,7 +78,9 @@ function sliderView(store, { name, label, min, max, step, digits, hint }, change
   const id = uniqueId(name);
   const output = html("output", { for: id });
   const oninput = (event) => change(name, event.target.valueAsNumber);
-  const input = html("input", { id, type: "range", min, max, step, name, oninput });
+  const start = store.state.defaults[name]; // which may lie beyond what the slider usually reaches
+  const bounds = { min: Math.min(min, start), max: Math.max(max, start) };
+  const input = html("input", { id, type: "range", ...bounds, step, name, oninput });
   store.watch(({ settings }) => {
     input.value = settings[name];
     input.setAttribute("aria-valuetext", number(settings[name], digits));

@@ -13,13 +13,16 @@ import { combine, cosine, dot, norm } from "../solver/vectors.js";
  * @property {number} tail +1, -1, or 0 for both
  * @property {number} nMasked
  * @property {number} support
- * @property {number | null} q q-value of the support; null where no null was run
+ * @property {number | null} p against matched vectors; null where there are none that are made alike
+ * @property {number | null} q over the neurons that an atlas has; null where there is no such atlas
  * @property {TokenScore[]} top heaviest first
  * @property {Histogram} histogram
  * @typedef {object} NeuronData
  * @property {number} layer
  * @property {string} kind
  * @property {number} index
+ * @property {object} made what the sliders would say for these channels, by Python's names
+ * @property {number | null} nNull how many matched vectors p is against
  * @property {Float32Array} w
  * @property {number} kurtosis
  * @property {number} skewness
@@ -36,6 +39,12 @@ const N_NAMED = 8;
 export function decodeFloats(text) {
   const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   return new Float32Array(bytes.buffer);
+}
+
+/** @param {Float32Array} values @returns {string} what decodeFloats reads */
+export function encodeFloats(values) {
+  const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
 }
 
 /** The vectors of a neuron as Python wrote it, decoded. @returns {NeuronData} */
@@ -77,6 +86,7 @@ export function describeChannel(found, tokens) {
     tail: found.tail,
     nMasked: found.nMasked,
     support: found.support,
+    p: null,
     q: null,
     converged: found.converged,
     top: found.topIds.map((id, i) => [tokens[id], found.topZ[i]]),

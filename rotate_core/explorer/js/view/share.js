@@ -4,13 +4,14 @@ import { asPython } from "./python.js";
 
 /** The same again elsewhere: as five lines of Python, or as an address. */
 export function shareView(store, { say }) {
-  const python = ({ info, current, settings, defaults }) => asPython(info.model, current, settings, defaults);
+  const python = ({ info, shown, python }) => asPython(info.model, shown, shown.made, python);
   const link = ({ current, settings, defaults }) => {
     const url = new URL(location.href);
     url.hash = writeLink(current, settings, defaults);
     return url.href;
   };
   const copy = (make, done) => async () => {
+    if (!store.state.shown) return;
     const text = make(store.state);
     try {
       await navigator.clipboard.writeText(text);
