@@ -14,8 +14,8 @@ from torch import Tensor
 from rotate_core import geodesic, householder
 from rotate_core.kurtosis import Sample, Solution, centred_logits
 from rotate_core.settings import Settings
-from rotate_core.tails import reach
 from rotate_core.subtraction import subtract_by_grid
+from rotate_core.tails import reach
 
 N_TOP = 50
 """Top tokens kept with each channel; its whole tail is in an atlas."""
