@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rotate_core.experiments.sample import take
-from rotate_core.experiments.scoreboard import Outcome
 from rotate_core.experiments.statistics import (
     Estimate,
     Seed,
@@ -15,6 +14,7 @@ from rotate_core.experiments.statistics import (
     interval,
     spawn,
 )
+from rotate_core.experiments.verdicts import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
