@@ -290,5 +290,7 @@ def test_a_finding_of_nothing_says_so():
     assert finding(NOTHING, margin=0.05, **WORDS, missing="nothing") == "nothing"
     no_interval = Estimate(0.2, NAN, NAN, 3, 1)
     assert finding(no_interval, margin=0.05, **WORDS) == "cannot tell"
+    few = Estimate(0.2, 0.1, 0.3, 70, 7)
+    assert finding(few, margin=0.05, **WORDS, missing="nothing") == "cannot tell"
     with pytest.raises(ValueError, match="margin=0: wanted a positive number"):
         finding(NOTHING, margin=0, **WORDS)

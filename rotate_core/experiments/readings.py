@@ -7,7 +7,13 @@ from collections.abc import Mapping
 
 from rotate_core.experiments.claims import CLAIMS, Claim
 from rotate_core.experiments.statistics import Estimate
-from rotate_core.experiments.verdicts import Outcome, beats_null, reaches_paper, verdict
+from rotate_core.experiments.verdicts import (
+    LEAST_NEURONS,
+    Outcome,
+    beats_null,
+    reaches_paper,
+    verdict,
+)
 
 PAPER_MODELS = ("gemma-2-2b", "llama-3.1-8b")
 """The paper's, as they are in a model's name."""
@@ -68,7 +74,8 @@ def finding(
         above: said where its interval lies above 0.
         around: "no more", "flat": said only where the whole interval is inside the margin.
         below: said where it lies below 0.
-        unknown: said else: 0 is inside, and so is a difference that would matter.
+        unknown: said else: 0 is inside, and so is a difference that would matter. Also said of
+            fewer than eight clusters, whose interval is not to be trusted.
         missing: said where there is no figure or no interval; None: ``unknown``.
 
     Raises:
@@ -80,6 +87,8 @@ def finding(
         raise ValueError(f"margin={margin}: wanted a positive number")
     if any(math.isnan(x) for x in (difference.value, difference.low, difference.high)):
         return unknown if missing is None else missing
+    if difference.n_clusters < LEAST_NEURONS:
+        return unknown
     if difference.low > 0:
         return above
     if difference.high < 0:
