@@ -1,5 +1,6 @@
 """Kurtosis without keeping logits, concept vectors, percentiles and NPMI."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ from rotate_core import load_model
 from rotate_core.experiments import concepts, depth
 from rotate_core.experiments.depth import share_above_null
 from rotate_core.experiments.whole_model import kurtosis_of, place_seed, whole_model
+from rotate_core.figures.kurtosis import shares_by_layer
 from rotate_core.kurtosis import excess_kurtosis
 
 KINDS = ("gate", "in", "out")
@@ -90,6 +92,16 @@ def test_chance_is_exact_where_a_level_is_discrete(n_null, level, expected):
         assert found.share.mean() - 2.5 * error > 1 - level, "10 at 0.9 give 0.18, and not 0.1"
     with pytest.raises(ValueError, match=r"level=1\.5: wanted a share between 0 and 1"):
         share_above_null(draws_from_one_law(2, 2, 1), level=1.5)
+
+
+def test_the_line_of_chance_is_that_of_each_layer():
+    found = share_above_null(draws_from_one_law(20, 10, 3), level=0.9)
+    _, ax = plt.subplots()
+    shares_by_layer(found, [ax])
+    lines = {line.get_label(): line.get_ydata().tolist() for line in ax.lines}
+    plt.close(ax.figure)
+    assert lines["chance"] == found.chance.tolist() == pytest.approx([2 / 11] * 3)
+    assert lines["neurons"] == found.share.tolist()
 
 
 def test_interval_of_a_share_covers_it_as_often_as_it_says():
