@@ -75,7 +75,11 @@ def test_estimates_are_those_of_the_groups():
     assert found.n.tolist() == [39, 40]
     assert found["n virtual"].tolist() == [40, 40]
     part = table[(table.group == "a") & (table.what == REAL)]
-    assert found.neurons[1] == interval(part.value, part.cluster)
+    alone = interval(part.value, part.cluster)
+    assert (found.neurons[1].value, found.neurons[1].n) == (alone.value, alone.n)
+    assert found.neurons[1].low == pytest.approx(alone.low, abs=0.005), "other draws, same interval"
+    assert found.neurons[1] != alone
+    assert found.equals(estimates(table, "value", ["group"], rotation="rotation")), "seeded"
     assert found.neurons[1].n_clusters == 20
     assert found.difference[1].value == pytest.approx(0.6, abs=0.1)
     assert 0.4 < found.difference[1].low < found.difference[1].value < found.difference[1].high
@@ -87,7 +91,8 @@ def test_estimates_are_those_of_the_groups():
     assert stored[1]["neurons"]["n"] == 40
     assert stored[1]["group"] == "a"
     whole = outcome(table[table.group == "a"], "value", model="a model")
-    assert whole.over_null == found.difference[1]
+    assert whole.over_null.value == found.difference[1].value
+    assert whole.over_null.low == pytest.approx(found.difference[1].low, abs=0.005)
     assert isinstance(whole.ours, Estimate)
     assert whole.null_is == VIRTUAL
 

@@ -1,5 +1,6 @@
 """Kurtosis without keeping logits, concept vectors, percentiles and NPMI."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +10,11 @@ from tiny_models import TOKENS, tiny
 from rotate_core import load_model
 from rotate_core.experiments import concepts, depth
 from rotate_core.experiments.depth import share_above_null
-from rotate_core.experiments.whole_model import kurtosis_of, whole_model
+from rotate_core.experiments.whole_model import kurtosis_of, place_seed, whole_model
+from rotate_core.figures.kurtosis import shares_by_layer
 from rotate_core.kurtosis import excess_kurtosis
+
+KINDS = ("gate", "in", "out")
 
 
 def test_kurtosis_of_many_vectors_is_the_statistic():
@@ -34,6 +38,12 @@ def test_whole_model_has_every_neuron_once_and_its_null(checkpoints):
     assert same.kurtosis_x.tolist() == pytest.approx(same.kurtosis_y.tolist())
 
 
+def test_layers_and_kinds_have_seeds_of_their_own():
+    seeds = {place_seed(s, layer, kind) for s in (0, 1) for layer in (0, 1) for kind in KINDS}
+    assert len(seeds) == 12
+    assert place_seed(0, 1, "in") == place_seed(0, 1, "in")
+
+
 def test_both_sides_of_an_untied_model_are_measured(checkpoints):
     model = load_model(checkpoints("llama"))
     assert not model.tied
@@ -55,21 +65,59 @@ def test_share_above_null_is_what_chance_gives_for_the_null_itself():
     rows = {"side": "u", "layer": 0, "kind": "out", "null": [False] * 2000 + [True] * 2000}
     table = pd.DataFrame(rows | {"kurtosis": values.flatten().numpy()})
     found = share_above_null(table)
-    assert found.share.item() == pytest.approx(0.05, abs=0.015)
-    assert found.low.item() < 0.05 < found.high.item()
+    assert found.chance.item() == pytest.approx(101 / 2001)
+    assert found.share.item() == pytest.approx(found.chance.item(), abs=0.015)
+    assert found.low.item() < found.chance.item() < found.high.item()
     table.loc[~table.null, "kurtosis"] += 10
     assert share_above_null(table)[["share", "low", "high"]].to_numpy().tolist() == [[1, 1, 1]]
 
 
+def draws_from_one_law(n, n_null, layers):
+    """Neurons and their null alike: the share of the former above it is what chance gives."""
+    values = np.random.default_rng(0).normal(size=layers * (n + n_null))
+    null = np.tile([False] * n + [True] * n_null, layers)
+    table = {"side": "u", "kind": "out", "kurtosis": values, "null": null}
+    return pd.DataFrame(table | {"layer": np.repeat(np.arange(layers), n + n_null)})
+
+
+@pytest.mark.parametrize(
+    ("n_null", "level", "expected"), [(10, 0.9, 2 / 11), (32, 0.95, 2 / 33), (99, 0.95, 0.05)]
+)
+def test_chance_is_exact_where_a_level_is_discrete(n_null, level, expected):
+    found = share_above_null(draws_from_one_law(400, n_null, 400), level=level)
+    assert found.chance.tolist() == pytest.approx([expected] * 400)
+    error = found.share.std() / 400**0.5
+    assert found.share.mean() == pytest.approx(expected, abs=2.5 * error)
+    if expected > 1 - level + 1e-9:
+        assert found.share.mean() - 2.5 * error > 1 - level, "10 at 0.9 give 0.18, and not 0.1"
+    with pytest.raises(ValueError, match=r"level=1\.5: wanted a share between 0 and 1"):
+        share_above_null(draws_from_one_law(2, 2, 1), level=1.5)
+
+
+def test_the_line_of_chance_is_that_of_each_layer():
+    found = share_above_null(draws_from_one_law(20, 10, 3), level=0.9)
+    _, ax = plt.subplots()
+    shares_by_layer(found, [ax])
+    lines = {line.get_label(): line.get_ydata().tolist() for line in ax.lines}
+    plt.close(ax.figure)
+    assert lines["chance"] == found.chance.tolist() == pytest.approx([2 / 11] * 3)
+    assert lines["neurons"] == found.share.tolist()
+
+
 def test_interval_of_a_share_covers_it_as_often_as_it_says():
-    random = np.random.default_rng(0)
-    covered = []
-    for _ in range(200):  # both are draws from one law: the truth is 0.1
-        values = random.normal(size=100)
-        table = pd.DataFrame({"side": "u", "layer": 0, "kind": "out", "kurtosis": values})
-        found = share_above_null(table.assign(null=[False] * 50 + [True] * 50), level=0.9)
-        covered.append(found.low.item() <= 0.1 <= found.high.item())
-    assert np.mean(covered) > 0.88
+    found = share_above_null(draws_from_one_law(50, 50, 200), level=0.9)
+    covered = (found.low <= found.chance) & (found.chance <= found.high)
+    assert covered.mean() > 0.88
+
+
+def test_layers_share_no_draws():
+    one = draws_from_one_law(2000, 2000, 1)
+    again = pd.concat([one.assign(layer=layer) for layer in range(8)])
+    found, medians = share_above_null(again), depth.medians(again)
+    assert found.share.nunique() == 1
+    assert found.low.nunique() > 1, "other resamples of the same values"
+    assert medians["median"].nunique() == 2, "of neurons and of their null"
+    assert medians.low.nunique() > 2
 
 
 def test_resampled_quantile_is_the_bootstrap():
@@ -131,7 +179,7 @@ def test_npmi_is_one_for_tokens_that_only_meet_and_low_for_strangers():
         concepts.npmi_of_top_tokens(logits[:, ids], npmi, k=9)
 
 
-def test_concepts_are_ranked_among_the_neurons_of_their_layer():
+def test_concepts_are_ranked_among_the_neurons_of_the_model_and_of_their_layer():
     generator = torch.Generator().manual_seed(0)
     projection = torch.randn(8, 400, generator=generator)
     projection[0, :5] += 40  # the first axis is heavy-tailed
@@ -140,10 +188,13 @@ def test_concepts_are_ranked_among_the_neurons_of_their_layer():
     means[0, document == 0, 0] += 1
     neurons = torch.randn(200, 8, generator=generator)
     table = pd.DataFrame({"layer": 7, "kurtosis": kurtosis_of(neurons, projection).numpy()})
+    sharper = pd.DataFrame({"layer": 8, "kurtosis": [1e6] * 200})
+    table = pd.concat([table, sharper])
     found = concepts.concept_ranks(means, [7], document, table, projection, counts=[2, 6])
     assert found.groupby(["windows", "what"]).size().tolist() == [4] * 4
     real = found[(found.what == concepts.ARTICLES) & (found.article == 0)]
-    assert (real.percentile > 90).all()
+    assert (real.layer_percentile > 90).all()
+    assert ((real.percentile > 45) & (real.percentile <= 50)).all(), "half of the model is sharper"
 
 
 def test_coherent_vectors_are_ranked_among_themselves():

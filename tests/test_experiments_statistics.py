@@ -9,6 +9,7 @@ from rotate_core.experiments.statistics import (
     holm,
     interval,
     sign_flip,
+    spawn,
 )
 
 
@@ -29,14 +30,62 @@ def test_interval_resamples_clusters_not_values():
     assert (clustered.n, clustered.n_clusters) == (1000, 50)
 
 
-def test_interval_covers_the_truth_as_often_as_it_says():
+def coverage(estimate_of, n_data_sets=500):
+    """Share of the intervals of made-up data around 0 that hold 0; 95% +- 1% by chance alone."""
     rng = np.random.default_rng(1)
-    inside = 0
-    for seed in range(200):
-        effect = rng.normal(0, 1, 40)[:, None] + rng.normal(0, 1, (40, 5))
-        estimate = interval(effect, np.repeat(np.arange(40), 5), seed=seed, n_resamples=500)
-        inside += estimate.low <= 0 <= estimate.high
-    assert 0.89 <= inside / 200 <= 0.98
+    found = (estimate_of(rng, seed) for seed in range(n_data_sets))
+    return np.mean([estimate.low <= 0 <= estimate.high for estimate in found])
+
+
+@pytest.mark.parametrize("n_clusters", [8, 40])
+def test_interval_covers_the_truth_as_often_as_it_says(n_clusters):
+    clusters = np.repeat(np.arange(n_clusters), 5)
+
+    def of_a_mean(rng, seed):
+        effect = rng.normal(0, 1, n_clusters)[:, None] + rng.normal(0, 1, (n_clusters, 5))
+        return interval(effect, clusters, seed=seed, n_resamples=500)
+
+    assert coverage(of_a_mean) == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize("n_clusters", [8, 40])
+def test_a_difference_within_strata_covers_the_truth_as_often_as_it_says(n_clusters):
+    """Clusters of each of two strata are numbered by size, once upwards and once downwards: in what
+    order they stand says nothing, but with shared draws the strata would cancel."""
+    n = 2 * n_clusters
+    strata, clusters = np.repeat([0, 1], n_clusters), np.arange(n)
+
+    def of_strata(rng, seed):
+        x, y = np.sort(rng.normal(size=(2, 2, n_clusters)))
+        x[1], y[1] = x[1, ::-1].copy(), y[1, ::-1].copy()
+        sides = (x.ravel(), y.ravel(), strata, strata, clusters, clusters)
+        return difference_within(*sides, seed=seed, n_resamples=500)
+
+    assert coverage(of_strata) == pytest.approx(0.95, abs=0.02)
+
+
+def test_strata_of_equal_size_share_no_draws():
+    x = np.random.default_rng(0).normal(size=30)
+    strata, clusters = np.repeat([0, 1], 30), np.arange(60)
+    mirrored = (np.concatenate([x, -x]), np.zeros(60), strata, strata, clusters, clusters)
+    found = difference_within(*mirrored)
+    assert found.value == pytest.approx(0)
+    half = 1.96 * x.std() / 60**0.5
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1), "not [0, 0]"
+
+
+def test_no_side_shares_its_draws_with_another_sides_seed():
+    x = np.random.default_rng(0).normal(size=30)
+    both_sides = difference(x, x)
+    assert (both_sides.high - both_sides.low) / 2 == pytest.approx(
+        1.96 * x.std() * (2 / 30) ** 0.5, rel=0.1
+    )
+    children = [child.generate_state(2).tolist() for seed in (0, 1) for child in spawn(seed, 3)]
+    assert len({tuple(child) for child in children}) == 6
+    again = [child.generate_state(2).tolist() for child in spawn(0, 3)]
+    assert again == children[:3], "a seed gives the same draws each time"
+    nested = [child.generate_state(2).tolist() for child in spawn(spawn(0, 1)[0], 2)]
+    assert not any(child in children for child in nested)
 
 
 def test_median_interval_and_what_is_missing():

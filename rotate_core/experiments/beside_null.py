@@ -6,8 +6,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rotate_core.experiments.sample import take
-from rotate_core.experiments.scoreboard import Outcome
-from rotate_core.experiments.statistics import Estimate, difference, difference_within, interval
+from rotate_core.experiments.statistics import (
+    Estimate,
+    Seed,
+    difference,
+    difference_within,
+    interval,
+    spawn,
+)
+from rotate_core.experiments.verdicts import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +74,7 @@ def estimates(
         by: columns that say which group, in the table's order.
         rotation: the column of the same figure for matched rotations; its mean, and what the
             neurons have more than their own rotations, are added.
-        seed: of the bootstraps.
+        seed: of the bootstraps; each estimate has draws of its own.
 
     Returns:
         Columns of ``by``, n and n virtual (how many values), then an `Estimate` a cell.
@@ -75,18 +82,20 @@ def estimates(
     import pandas as pd
 
     rows = []
-    for key, part in table.groupby(by, sort=False):
+    groups = list(table.groupby(by, sort=False))
+    for (key, part), group_seed in zip(groups, spawn(seed, len(groups)), strict=True):
+        seeds = spawn(group_seed, 5)
         there = part[part[column].notna()]
         real, null = (there[there.what == what] for what in (REAL, VIRTUAL))
         row: dict[str, Any] = dict(zip(by, key, strict=True))
         row |= {"n": len(real), "n virtual": len(null)}
-        row["neurons"] = interval(real[column], real.cluster, seed=seed)
-        row["virtual neurons"] = interval(null[column], null.cluster, seed=seed)
-        row["difference"] = _difference(real, null, column, seed)
+        row["neurons"] = interval(real[column], real.cluster, seed=seeds[0])
+        row["virtual neurons"] = interval(null[column], null.cluster, seed=seeds[1])
+        row["difference"] = _difference(real, null, column, seeds[2])
         if rotation is not None:
-            row["rotations"] = interval(real[rotation], real.cluster, seed=seed)
+            row["rotations"] = interval(real[rotation], real.cluster, seed=seeds[3])
             more = real[column] - real[rotation]
-            row["less rotations"] = interval(more, real.cluster, seed=seed)
+            row["less rotations"] = interval(more, real.cluster, seed=seeds[4])
         rows.append(row)
     names = [*by, "n", "n virtual", "neurons", "virtual neurons", "difference"]
     names += [] if rotation is None else ["rotations", "less rotations"]
@@ -139,16 +148,17 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def outcome(table: pd.DataFrame, column: str, *, model: str, seed: int = 0) -> Outcome:
     """Neurons against virtual neurons, for the scoreboard."""
     real, null = (table[table.what == what] for what in (REAL, VIRTUAL))
+    seeds = spawn(seed, 3)
     return Outcome(
-        ours=interval(real[column], real.cluster, seed=seed),
-        null=interval(null[column], null.cluster, seed=seed),
-        over_null=_difference(real, null, column, seed),
+        ours=interval(real[column], real.cluster, seed=seeds[0]),
+        null=interval(null[column], null.cluster, seed=seeds[1]),
+        over_null=_difference(real, null, column, seeds[2]),
         null_is=VIRTUAL,
         model=model,
     )
 
 
-def _difference(real: pd.DataFrame, null: pd.DataFrame, column: str, seed: int) -> Estimate:
+def _difference(real: pd.DataFrame, null: pd.DataFrame, column: str, seed: Seed) -> Estimate:
     """Within layers: what can be measured may be spread over them differently."""
     if "layer" not in real:
         return difference(real[column], null[column], real.cluster, null.cluster, seed=seed)

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from rotate_core.experiments.activations import mlp_of
-from rotate_core.experiments.whole_model import kurtosis_of
+from rotate_core.experiments.whole_model import kurtosis_of, place_seed
 from rotate_core.support import matched_vectors
 
 if TYPE_CHECKING:
@@ -99,35 +99,45 @@ def concept_ranks(
     counts: Sequence[int],
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Percentile of concept vectors' kurtosis among the neurons of their layer, all kinds together.
+    """Percentile of concept vectors' kurtosis among neurons, all kinds together.
+
+    Among neurons of the whole model, as the paper takes it by the note that we know its figure
+    from, and among those of the vector's own layer (ours): a layer that is sharp as a whole lifts
+    the former, and not the latter.
 
     Args:
         means: from :func:`residual_means`.
         layers: that they are of.
         document: which document each window is of.
-        neurons: with columns layer and kurtosis.
+        neurons: of all layers, with columns layer and kurtosis.
         projection: U.
         counts: so many windows of each document at most, one after the other.
         seed: of the shuffle, which is the null: windows dealt to documents at random.
 
     Returns:
         A row a layer, what (:data:`ARTICLES` or :data:`SHUFFLED`), count and document: layer, what,
-        windows, article, percentile.
+        windows, article, percentile (among neurons of all layers) and layer_percentile, 0 to 100.
     """
     import pandas as pd
 
+    generator = torch.Generator().manual_seed(seed)
+    everywhere = torch.tensor(neurons["kurtosis"].values)
     place = pd.Series(document.tolist()).groupby(document.tolist()).cumcount()
     parts = []
     for count in counts:
         kept = torch.tensor((place < count).tolist())
         label = document[kept]
-        order = torch.randperm(len(label), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(label), generator=generator)
         for mean, layer in zip(means, layers, strict=True):
             reference = torch.tensor(neurons[neurons.layer == layer]["kurtosis"].values)
             for what, labels in ((ARTICLES, label), (SHUFFLED, label[order])):
                 vectors = difference_of_means(mean[kept], labels, least=min(counts))
-                ranks = percentile_among(kurtosis_of(vectors, projection), reference)
-                part = {"article": range(len(ranks)), "percentile": ranks.numpy()}
+                kurtosis = kurtosis_of(vectors, projection)
+                part = {
+                    "article": range(len(kurtosis)),
+                    "percentile": percentile_among(kurtosis, everywhere).numpy(),
+                    "layer_percentile": percentile_among(kurtosis, reference).numpy(),
+                }
                 parts.append(pd.DataFrame(part).assign(layer=layer, what=what, windows=count))
     return pd.concat(parts, ignore_index=True)
 
@@ -237,7 +247,7 @@ def coherence_table(
         n_neurons: drawn from each layer, the same for all kinds.
         n_null: matched vectors of each layer and kind.
         ks: numbers of top tokens.
-        seed: of both draws.
+        seed: of both draws; each layer and kind has matched vectors of its own.
 
     Returns:
         A row a vector and k, with layer, kind, what (:data:`NEURONS` or :data:`VIRTUAL`) and
@@ -252,7 +262,7 @@ def coherence_table(
         rows = torch.randperm(model.d_mlp, generator=generator)[:n_neurons]
         for kind in model.kinds:
             everything = model.neurons(layer, kind).vectors
-            null = matched_vectors(everything, n_null, seed=seed)
+            null = matched_vectors(everything, n_null, seed=place_seed(seed, layer, kind))
             for what, vectors in ((NEURONS, everything[rows]), (VIRTUAL, null)):
                 part = coherence_ranks(vectors, projection, ids, npmi, ks=ks)
                 parts.append(part.assign(layer=layer, kind=kind, what=what))

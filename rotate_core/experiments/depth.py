@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rotate_core.experiments.statistics import N_RESAMPLES, difference, interval
+from rotate_core.experiments.statistics import N_RESAMPLES, difference, interval, spawn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,9 +35,10 @@ def medians(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for key, part in table.groupby(["side", "layer", "kind", "null"], sort=False):
+    groups = list(table.groupby(["side", "layer", "kind", "null"], sort=False))
+    for (key, part), child in zip(groups, spawn(seed, len(groups)), strict=True):
         values = np.sort(part["kurtosis"].to_numpy())
-        drawn = resampled_quantile(values, 0.5, np.random.default_rng(seed))
+        drawn = resampled_quantile(values, 0.5, np.random.default_rng(child))
         rows.append((*key, np.median(values), *np.quantile(drawn, INTERVAL), len(values)))
     columns = ["side", "layer", "kind", "null", "median", "low", "high", "n"]
     return pd.DataFrame(rows, columns=columns)
@@ -75,29 +76,41 @@ def shares_above(table: pd.DataFrame, *, n_points: int = 200) -> pd.DataFrame:
 def share_above_null(table: pd.DataFrame, *, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
     """Share of the neurons of each layer, kind and side above a quantile of matched vectors.
 
-    The interval is that of 10,000 bootstraps of both: neurons, and the matched vectors that give
-    the quantile.
+    The quantile is the k-th smallest of the n matched vectors, k = ceil(level n). One more draw
+    from their law falls above it with probability (n + 1 - k) / (n + 1), whatever the law: that is
+    what chance gives, and more than ``1 - level``. The interval is that of 10,000 bootstraps of
+    both: neurons, and the matched vectors that give the quantile.
 
     Args:
         table: from :func:`rotate_core.experiments.whole_model.whole_model`.
-        level: of the quantile; ``1 - level`` is what chance gives.
+        level: of the quantile, between 0 and 1.
         seed: of the bootstrap.
 
     Returns:
-        A row each: side, layer, kind, share, low, high, n, n_null.
+        A row each: side, layer, kind, share, low, high, chance, n, n_null.
+
+    Raises:
+        ValueError: a level that is not between 0 and 1.
+
+    Source: David and Nagaraja (2003), Order Statistics, section 7.2, for chance.
     """
     import pandas as pd
 
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}: wanted a share between 0 and 1")
     rows = []
-    for key, part in table.groupby(["side", "layer", "kind"], sort=False):
+    groups = list(table.groupby(["side", "layer", "kind"], sort=False))
+    for (key, part), child in zip(groups, spawn(seed, len(groups)), strict=True):
         values, null = (np.sort(part[part.null == x]["kurtosis"].to_numpy()) for x in (False, True))
-        n, random = len(values), np.random.default_rng(seed)
-        share = _share_above(values, np.quantile(null, level, method="inverted_cdf"))
+        n, n_null, random = len(values), len(null), np.random.default_rng(child)
+        k = _rank(level, n_null)
+        share = _share_above(values, null[k - 1])
         limits = resampled_quantile(null, level, random)
         # How many of n resampled neurons are above a limit: binomial in the share that is.
         drawn = random.binomial(n, _share_above(values, limits)) / n
-        rows.append((*key, float(share), *np.quantile(drawn, INTERVAL), n, len(null)))
-    columns = ["side", "layer", "kind", "share", "low", "high", "n", "n_null"]
+        chance = (n_null + 1 - k) / (n_null + 1)
+        rows.append((*key, float(share), *np.quantile(drawn, INTERVAL), chance, n, n_null))
+    columns = ["side", "layer", "kind", "share", "low", "high", "chance", "n", "n_null"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -121,8 +134,13 @@ def resampled_quantile(
     Source: Efron (1979), who gives the median's bootstrap distribution in this form.
     """
     n = len(ordered)
-    k = max(1, math.ceil(level * n))
+    k = _rank(level, n)
     return ordered[np.minimum(n - 1, (n * random.beta(k, n - k + 1, n_resamples)).astype(int))]
+
+
+def _rank(level: float, n: int) -> int:
+    """The k-th of n values in order: the smallest that has this share of them at or below it."""
+    return max(1, math.ceil(level * n - 1e-9))  # 0.95 * 20 is 19, also where it rounds up
 
 
 def _share_above(ordered: NDArray[np.float64], limits: Any) -> Any:
@@ -158,7 +176,8 @@ def depth_table(
         for cut in cuts:
             is_late = part.layer >= n_layers * cut
             early, late = part[~is_late], part[is_late]
-            ends = [interval(x[column], x.layer, seed=seed) for x in (early, late)]
-            less = difference(late[column], early[column], late.layer, early.layer, seed=seed)
+            one, other, both = spawn(seed, 3)
+            ends = [interval(x[column], x.layer, seed=s) for x, s in ((early, one), (late, other))]
+            less = difference(late[column], early[column], late.layer, early.layer, seed=both)
             rows.append((side, cut, *ends, less))
     return pd.DataFrame(rows, columns=["side", "cut", "early", "late", "late less early"])

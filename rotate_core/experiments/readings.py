@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-from rotate_core.experiments.scoreboard import CLAIMS, Claim, Outcome, verdict
+from rotate_core.experiments.claims import CLAIMS, Claim
 from rotate_core.experiments.statistics import Estimate
+from rotate_core.experiments.verdicts import (
+    LEAST_NEURONS,
+    Outcome,
+    beats_null,
+    reaches_paper,
+    verdict,
+)
 
 PAPER_MODELS = ("gemma-2-2b", "llama-3.1-8b")
 """The paper's, as they are in a model's name."""
@@ -20,21 +28,26 @@ def reading(claim: Claim, outcome: Outcome | None) -> str:
     decision, why = verdict(claim, outcome)
     if outcome is None or decision == "not run":
         return f"Not judged: {why}."
-    told = _beside_null(outcome)
+    if decision == "inconclusive":
+        return f"We cannot tell: {why}."
     if decision == "proxy":
-        return f"By a stand-in for the paper's measure. It {told}."
+        about = "We cannot tell: " + why.removeprefix("inconclusive: ")
+        told = about if why.startswith("inconclusive") else f"It {_beside_null(claim, outcome)}"
+        return f"By a stand-in for the paper's measure. {told}."
+    told = _beside_null(claim, outcome)
     if decision == "reproduced":
         return f"It {told}."
-    if outcome.over_null.low > 0 and claim.paper is not None:
+    reached = reaches_paper(claim, outcome)
+    if reached is False and beats_null(claim, outcome):
         return f"There, but weaker than in the paper: it {told}. We think that {_other(outcome)}."
-    if claim.paper is None:
-        return f"It {told}. We think that it is not there, or too weak to see on this model."
-    if outcome.ours.high >= claim.paper[0]:
+    if reached is False:
+        return f"Weaker than in the paper, and it {told}. We think that {_other(outcome)}."
+    if reached and claim.judged_on is not None:
         return (
             f"As good as the paper's figure, but it {told}. We think that this figure "
             "does not show what the claim says: chance reaches it too."
         )
-    return f"Weaker than in the paper, and it {told}. We think that {_other(outcome)}."
+    return f"It {told}. We think that it is not there, or too weak to see on this model."
 
 
 def readings(outcomes: Mapping[str, Outcome]) -> list[str]:
@@ -42,28 +55,56 @@ def readings(outcomes: Mapping[str, Outcome]) -> list[str]:
     return [reading(claim, outcomes.get(name)) for name, claim in CLAIMS.items()]
 
 
-def finding(difference: Estimate, *, above: str, around: str, below: str) -> str:
+def finding(
+    difference: Estimate,
+    *,
+    margin: float,
+    above: str,
+    around: str,
+    below: str,
+    unknown: str,
+    missing: str | None = None,
+) -> str:
     """What a caption says of a difference, so that it holds for any model and sample.
 
     Args:
         difference: of two figures.
+        margin: the equivalence bound, in the difference's unit, fixed before figures are seen: a
+            claim's ``least``, or a constant with its reason beside it.
         above: said where its interval lies above 0.
-        around: said where 0 is inside, or where there is no interval.
+        around: "no more", "flat": said only where the whole interval is inside the margin.
         below: said where it lies below 0.
+        unknown: said else: 0 is inside, and so is a difference that would matter. Also said of
+            fewer than eight clusters, whose interval is not to be trusted.
+        missing: said where there is no figure or no interval; None: ``unknown``.
+
+    Raises:
+        ValueError: a margin that is not a positive number.
+
+    Source: Schuirmann (1987) for the margin, here with the 95% interval and not the 90% one.
     """
+    if not 0 < margin < math.inf:
+        raise ValueError(f"margin={margin}: wanted a positive number")
+    if any(math.isnan(x) for x in (difference.value, difference.low, difference.high)):
+        return unknown if missing is None else missing
+    if difference.n_clusters < LEAST_NEURONS:
+        return unknown
     if difference.low > 0:
         return above
-    return below if difference.high < 0 else around
+    if difference.high < 0:
+        return below
+    return around if -margin < difference.low and difference.high < margin else unknown
 
 
-def _beside_null(outcome: Outcome) -> str:
+def _beside_null(claim: Claim, outcome: Outcome) -> str:
     null = f"its null, {outcome.null_is}"
-    return finding(
-        outcome.over_null,
-        above=f"stands out from {null}",
-        around=f"does not stand out from {null} (n = {outcome.ours.n_clusters})",
-        below=f"falls below {null}",
-    )
+    if beats_null(claim, outcome):
+        return f"stands out from {null}"
+    if outcome.over_null.high < 0:
+        return f"falls below {null}"
+    if beats_null(claim, outcome) is None:
+        return f"may or may not stand out from {null} (n = {outcome.ours.n_clusters})"
+    return f"does not stand out from {null} (n = {outcome.ours.n_clusters})"
 
 
 def _other(outcome: Outcome) -> str:

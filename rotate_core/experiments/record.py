@@ -16,7 +16,7 @@ import torch
 from rotate_core.versions import versions
 
 if TYPE_CHECKING:
-    from rotate_core.experiments.scoreboard import Outcome
+    from rotate_core.experiments.verdicts import Outcome
     from rotate_core.models import Model
 
 PACKAGES = ("rotate_core", "torch", "transformers", "numpy", "scipy", "gensim")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -52,6 +53,16 @@ def kurtosis_of(
     return result
 
 
+def place_seed(seed: int, layer: int, kind: str) -> int:
+    """A seed for the draws of one layer and kind, which it shares with no other.
+
+    Matched vectors of one seed are the same normal draws, shaped by each layer's covariance: over
+    layers they would err together.
+    """
+    key = (layer, *kind.encode())
+    return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0])
+
+
 def whole_model(
     model: Model,
     *,
@@ -71,7 +82,7 @@ def whole_model(
         layers: None for all.
         n_neurons: so many of each layer, drawn by seed; None for all.
         n_null: matched vectors for each layer and kind.
-        seed: of both draws.
+        seed: of both draws; each layer and kind has matched vectors of its own.
         device: where to compute; None is the CPU.
         progress: show a bar.
 
@@ -92,7 +103,8 @@ def whole_model(
                     generator = torch.Generator().manual_seed(seed * 10_007 + layer)
                     rows = torch.randperm(len(everything), generator=generator)[:n_neurons]
                     rows = rows.sort().values
-                    null = matched_vectors(everything, n_null, seed=seed)
+                    null_seed = place_seed(seed, layer, kind)
+                    null = matched_vectors(everything, n_null, seed=null_seed)
                     kurtosis = kurtosis_of(torch.cat([everything[rows], null]), projection)
                     table = {
                         "layer": layer,

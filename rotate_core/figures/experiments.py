@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 VERDICT_COLOURS = {
     "reproduced": COLOURS["in"],
     "not reproduced": COLOURS["householder"],
+    "inconclusive": COLOURS["out"],
     "proxy": COLOURS["geodesic"],
     "not run": COLOURS["null"],
 }

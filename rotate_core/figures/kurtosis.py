@@ -50,17 +50,16 @@ def kurtosis_by_depth(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axe
     return _finish(axes)
 
 
-def shares_by_layer(table: pd.DataFrame, axes: Sequence[Axes], *, chance: float) -> Sequence[Axes]:
+def shares_by_layer(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
     """Share above the null against layer with its 95% band, and what chance gives.
 
     Args:
         table: from :func:`rotate_core.experiments.depth.share_above_null`.
         axes: one a side and kind, a row of kinds a side.
-        chance: the share to expect of vectors like the null's.
     """
     for ax, ((side, kind), part) in zip(axes, _by_side_and_kind(table), strict=True):
         colour = COLOURS[kind]
-        ax.axhline(chance, color=COLOURS["null"], linewidth=2, label="chance")
+        ax.plot(part.layer, part.chance, color=COLOURS["null"], linewidth=2, label="chance")
         ax.fill_between(part.layer, part.low, part.high, color=colour, alpha=0.25, linewidth=0)
         ax.plot(part.layer, part.share, color=colour, marker="o", markersize=3, label="neurons")
         ax.set(title=_title(table, side, kind), xlabel="layer")
