@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 from rotate_core.channels import Channels
 from rotate_core.experiments.descriptions.exemplars import from_activations
-from rotate_core.experiments.descriptions.head_to_head import Case, judge, pairs
+from rotate_core.experiments.descriptions.head_to_head import Case, judge
 from rotate_core.experiments.descriptions.kernels import KERNELS, Kernels
 from rotate_core.experiments.descriptions.trials import MARGIN, win_ratio, wins
 from rotate_core.experiments.descriptions.weights import Description, describe, merge, side
@@ -24,10 +25,11 @@ def contests(
     margin: float = MARGIN,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One method against another, by kernel: won, tied, lost, the ratio, the gap, its p.
+    """One method against another, by text and kernel: won, tied, lost, the ratio, the gap, its p.
 
     Args:
-        table: of :func:`~rotate_core.experiments.descriptions.head_to_head.judge`.
+        table: of :func:`~rotate_core.experiments.descriptions.head_to_head.judge`; of several texts
+            one below the other.
         sides: (ours, other), methods.
         margin: of AUROC, within which there is a tie.
         seed: of the resampling.
@@ -38,14 +40,14 @@ def contests(
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    for kernel in KERNELS:
-        part = table[table.kernel == kernel]
+    for text, kernel in product(table.text.unique(), KERNELS):
+        part = table[(table.text == text) & (table.kernel == kernel)]
         wide = part.pivot(index=["cluster", "polarity"], columns="method", values="auroc")
         clusters = wide.index.get_level_values("cluster")
         for ours, other in sides:
             gaps = (wide[ours] - wide[other]).to_numpy()
             won, tied, lost = wins(wide, ours, other, margin=margin)
-            row: dict[str, Any] = {"kernel": kernel, "ours": ours, "against": other}
+            row: dict[str, Any] = {"text": text, "kernel": kernel, "ours": ours, "against": other}
             row |= {"won": won, "tied": tied, "lost": lost}
             row["ratio"] = win_ratio(gaps, clusters, margin=margin, seed=seed)
             row["gap"] = interval(gaps, clusters, seed=seed)
@@ -53,6 +55,59 @@ def contests(
     found = pd.DataFrame(rows)
     found["holm"] = holm(found.p)
     return found
+
+
+def orders(
+    table: pd.DataFrame, methods: Sequence[str], *, level: float = 0.05, seed: int = 0
+) -> pd.DataFrame:
+    """Which of each two methods tells better on one text, and whether it does on another.
+
+    On the neurons and polarities that are judged on both texts, so that a change of order is one of
+    the methods and not of the neurons. The order of two methods is clear on a text where the mean
+    difference of their AUROC has a p-value below the level: by flipping the signs of whole neurons,
+    Holm over the pairs of a text and kernel.
+
+    Args:
+        table: of :func:`~rotate_core.experiments.descriptions.head_to_head.judge`, two texts one
+            below the other.
+        methods: of which to take each two.
+        level: of a clear order.
+        seed: of the flips.
+
+    Returns:
+        One row per kernel and pair: ``kernel``, ``better`` and ``worse`` (by the mean on the first
+        text), ``gap`` and ``other_gap`` (the means on either text), ``clear`` and ``other_clear``,
+        ``n`` (neurons and polarities judged on both).
+
+    Raises:
+        ValueError: the table has not two texts.
+    """
+    import pandas as pd
+
+    texts = list(table.text.unique())
+    if len(texts) != 2:
+        raise ValueError(f"scores of {len(texts)} texts {texts}: wanted two")
+    rows: list[dict[str, Any]] = []
+    for kernel in KERNELS:
+        part = table[(table.kernel == kernel) & table.method.isin(methods)]
+        wide = part.pivot(index=["cluster", "polarity"], columns=["text", "method"], values="auroc")
+        wide = wide.dropna()
+        clusters = wide.index.get_level_values("cluster")
+        pairs = []
+        for pair in combinations(methods, 2):
+            means = wide[texts[0]][list(pair)].mean()
+            better, worse = sorted(pair, key=lambda method: -means[method])
+            gaps = [(wide[text][better] - wide[text][worse]).to_numpy() for text in texts]
+            row: dict[str, Any] = {"kernel": kernel, "better": better, "worse": worse}
+            row |= {"gap": gaps[0].mean(), "other_gap": gaps[1].mean(), "n": len(wide)}
+            for name, gap in zip(("clear", "other_clear"), gaps, strict=True):
+                row[name] = sign_flip(gap, clusters, seed=seed)
+            pairs.append(row)
+        for name in ("clear", "other_clear"):
+            for row, p in zip(pairs, holm([row[name] for row in pairs]), strict=True):
+                row[name] = bool(p < level)
+        rows += pairs
+    return pd.DataFrame(rows)
 
 
 SHARES = (0.1, 0.3, 0.5)
@@ -106,16 +161,12 @@ def sensitivity(
         ]
         return [merge(some) for some in zip(*lists, strict=True)]
 
-    def drawn(case: Case, quantile: float) -> Case:
-        trials = pairs(case.text, case.polarity, quantile=quantile, seed=seed)
-        return case.using(both(case), trials)
-
     variants: list[tuple[str, float, list[Case], float]] = []
     for share in SHARES if other == "MaxAct" else ():
         some = [c.using({**both(c), "MaxAct": activations(c, share)}) for c in cases]
         variants.append(("MaxAct's share", share, some, MARGIN))
     for quantile in QUANTILES:
-        some = [drawn(c, quantile) for c in cases]
+        some = [c.using(both(c)).drawn(quantile=quantile, seed=seed) for c in cases]
         variants.append(("quantile of positives", quantile, some, MARGIN))
     for budget in BUDGETS:
         some = [
