@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rotate_core.experiments.corpus import Windows
-from rotate_core.experiments.descriptions.contests import contests, orders, sensitivity
+from rotate_core.experiments.descriptions.contests import contests, means, sensitivity
 from rotate_core.experiments.descriptions.exemplars import from_activations
 from rotate_core.experiments.descriptions.head_to_head import (
     Case,
@@ -19,6 +19,7 @@ from rotate_core.experiments.descriptions.head_to_head import (
 )
 from rotate_core.experiments.descriptions.kernels import Kernels
 from rotate_core.experiments.descriptions.methods import elsewhere
+from rotate_core.experiments.descriptions.order import count_orders, in_words, orders
 from rotate_core.experiments.descriptions.trials import (
     auroc,
     balanced_accuracy,
@@ -227,19 +228,37 @@ def two_texts(gaps, other_gaps):
 
 
 @pytest.mark.parametrize(
-    ("other", "clear", "sign"), [(0.1, True, 1), (-0.1, True, -1), (None, False, 0)]
+    ("other", "order", "said"),
+    [
+        (0.1, "kept", "does not change where it is clear on both"),
+        (-0.1, "reversed", "changes with the text: of 1 pairs, 1 have"),
+        (None, "open", "is clear for no pair on both texts, so whether it changes is not known"),
+    ],
 )
-def test_the_order_of_methods_is_kept_reversed_or_open(other, clear, sign):
+def test_the_order_of_methods_is_kept_reversed_or_open(other, order, said):
     wave = [0.05 * (-1) ** i for i in range(20)]
     gaps = [0.1 + 0.1 * w for w in wave]
     other_gaps = wave if other is None else [other + 0.1 * w for w in wave]
-    found = orders(two_texts(gaps, other_gaps), ["b", "a"]).set_index("kernel").loc["exact"]
-    assert (found.better, found.worse, found.n) == ("a", "b", 19)
-    assert found.clear
-    assert found.other_clear == clear
-    assert sign == 0 or np.sign(found.other_gap) == sign
+    found = orders(two_texts(gaps, other_gaps), ["b", "a"])
+    exact = found.set_index("kernel").loc["exact"]
+    assert (exact.better, exact.worse, exact.order, exact.n) == ("a", "b", order, 19)
+    counted = count_orders(found)
+    assert counted.loc["exact", order] == counted.loc["exact"].sum() == 1
+    assert said in in_words(counted, "one", "two")
+    unclear = orders(two_texts(wave, other_gaps), ["b", "a"])
+    assert set(unclear.order) == {"unclear"}
     with pytest.raises(ValueError, match=r"1 texts \['one'\]: wanted two"):
         orders(two_texts(gaps, other_gaps)[lambda t: t.text == "one"], ["a", "b"])
+
+
+def test_means_are_of_each_text_by_itself():
+    table = two_texts([0.1] * 20, [-0.1] * 20)
+    table = table.assign(accuracy=0.5, pearson=0.0, empty=False, told=1.0)
+    found = means(table, ["b", "a"])
+    assert found.method.tolist() == ["b", "b", "a", "a"] * 2
+    assert found.text.tolist() == ["one", "two"] * 4
+    a = found[(found.method == "a") & (found.kernel == "exact")].AUROC.tolist()
+    assert [(round(e.value, 9), e.n) for e in a] == [(0.7, 20), (0.5, 19)]
 
 
 def test_contests_are_held_on_each_text():

@@ -152,4 +152,4 @@ def _interval(ax: Axes, estimate: Estimate, at: float, colour: str, place: int) 
 
 def _wrapped(method: str) -> str:
     """On short lines, for a phone."""
-    return textwrap.fill(method, 14)
+    return textwrap.fill(method.replace("+", "+ "), 14).replace("+ ", "+")

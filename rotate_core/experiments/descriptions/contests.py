@@ -1,9 +1,9 @@
-"""Who wins by how much, and how that hangs on the thresholds (chapter 10)."""
+"""Who wins by how much, on which text, and how that hangs on the thresholds (chapter 10)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations, product
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from rotate_core.channels import Channels
@@ -16,6 +16,37 @@ from rotate_core.experiments.statistics import holm, interval, sign_flip
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+MEASURES = {"AUROC": "auroc", "balanced accuracy": "accuracy", "Pearson": "pearson"}
+"""Of a description, by the columns of :func:`.head_to_head.judge`."""
+
+
+def means(table: pd.DataFrame, methods: Sequence[str], *, seed: int = 0) -> pd.DataFrame:
+    """How well each method tells, over all neurons and polarities judged on a text.
+
+    Args:
+        table: of :func:`~rotate_core.experiments.descriptions.head_to_head.judge`; of several texts
+            one below the other.
+        methods: in the order of the rows.
+        seed: of the resampling.
+
+    Returns:
+        One row per kernel, method and text: its :data:`MEASURES` as Estimates, clustered by neuron,
+        and the shares ``empty`` (descriptions without a token) and ``told`` (positions where
+        anything is predicted).
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for kernel, method, text in product(KERNELS, methods, table.text.unique()):
+        here = (table.kernel == kernel) & (table.method == method) & (table.text == text)
+        part = table[here]
+        row: dict[str, Any] = {"kernel": kernel, "method": method, "text": text}
+        for name, column in MEASURES.items():
+            row[name] = interval(part[column], part.cluster, seed=seed)
+        rows.append(row | {"empty": part["empty"].mean(), "told": part.told.mean()})
+    return pd.DataFrame(rows)
 
 
 def contests(
@@ -55,59 +86,6 @@ def contests(
     found = pd.DataFrame(rows)
     found["holm"] = holm(found.p)
     return found
-
-
-def orders(
-    table: pd.DataFrame, methods: Sequence[str], *, level: float = 0.05, seed: int = 0
-) -> pd.DataFrame:
-    """Which of each two methods tells better on one text, and whether it does on another.
-
-    On the neurons and polarities that are judged on both texts, so that a change of order is one of
-    the methods and not of the neurons. The order of two methods is clear on a text where the mean
-    difference of their AUROC has a p-value below the level: by flipping the signs of whole neurons,
-    Holm over the pairs of a text and kernel.
-
-    Args:
-        table: of :func:`~rotate_core.experiments.descriptions.head_to_head.judge`, two texts one
-            below the other.
-        methods: of which to take each two.
-        level: of a clear order.
-        seed: of the flips.
-
-    Returns:
-        One row per kernel and pair: ``kernel``, ``better`` and ``worse`` (by the mean on the first
-        text), ``gap`` and ``other_gap`` (the means on either text), ``clear`` and ``other_clear``,
-        ``n`` (neurons and polarities judged on both).
-
-    Raises:
-        ValueError: the table has not two texts.
-    """
-    import pandas as pd
-
-    texts = list(table.text.unique())
-    if len(texts) != 2:
-        raise ValueError(f"scores of {len(texts)} texts {texts}: wanted two")
-    rows: list[dict[str, Any]] = []
-    for kernel in KERNELS:
-        part = table[(table.kernel == kernel) & table.method.isin(methods)]
-        wide = part.pivot(index=["cluster", "polarity"], columns=["text", "method"], values="auroc")
-        wide = wide.dropna()
-        clusters = wide.index.get_level_values("cluster")
-        pairs = []
-        for pair in combinations(methods, 2):
-            means = wide[texts[0]][list(pair)].mean()
-            better, worse = sorted(pair, key=lambda method: -means[method])
-            gaps = [(wide[text][better] - wide[text][worse]).to_numpy() for text in texts]
-            row: dict[str, Any] = {"kernel": kernel, "better": better, "worse": worse}
-            row |= {"gap": gaps[0].mean(), "other_gap": gaps[1].mean(), "n": len(wide)}
-            for name, gap in zip(("clear", "other_clear"), gaps, strict=True):
-                row[name] = sign_flip(gap, clusters, seed=seed)
-            pairs.append(row)
-        for name in ("clear", "other_clear"):
-            for row, p in zip(pairs, holm([row[name] for row in pairs]), strict=True):
-                row[name] = bool(p < level)
-        rows += pairs
-    return pd.DataFrame(rows)
 
 
 SHARES = (0.1, 0.3, 0.5)

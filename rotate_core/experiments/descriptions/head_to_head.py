@@ -216,10 +216,11 @@ def judge_frequency(cases: Sequence[Case]) -> pd.DataFrame:
 
 
 def coverage(cases: Sequence[Case]) -> pd.DataFrame:
-    """A row a layer and polarity: neurons judged and skipped, and how gate goes where they fire.
+    """One row per layer and polarity: neurons judged, skipped, and how gate goes where they fire.
 
-    ``gate > 0`` is the share of the test trials' positives where ``g . x`` is positive: what
-    :func:`~rotate_core.experiments.descriptions.side` takes for granted.
+    ``text`` is the split that was tested. ``gate > 0`` is the share of its trials' positives where
+    ``g . x`` is positive: what :func:`~rotate_core.experiments.descriptions.weights.side` takes for
+    granted.
     """
     import pandas as pd
 
@@ -231,6 +232,7 @@ def coverage(cases: Sequence[Case]) -> pd.DataFrame:
                 positive.append(gate[pair.test.position[pair.test.label == 1], i] > 0)
         rows.append(
             {
+                "text": case.tested,
                 "layer": case.layer,
                 "polarity": case.polarity,
                 "judged": sum(map(bool, case.trials)),
