@@ -218,19 +218,26 @@ def test_optimised_looks_back_where_the_neuron_fires_after_a_token(windows, afte
             kernels.predict(found, some.token, "exact")
 
 
-def test_neurons_that_are_alike_do_not_share_the_sets_of_exemplars(windows):
-    """Two neurons with one activation: the same sets would be tried for both."""
+def test_neurons_and_polarities_that_are_alike_do_not_share_the_sets_of_exemplars(windows):
+    """Where the exemplars are the same, one seed for all would try the same sets of them."""
     a = noise(windows)
     a[windows.current < 40] += torch.rand(int((windows.current < 40).sum()), 1) + 1
-    tried = {0: [], 1: []}
-    optimised(
-        windows,
-        a.repeat(1, 2),
-        WORDS,
-        lambda i, some: tried[i].append(some.ids) or 0.0,
-        n_subsets=3,
-    )
-    assert tried[0] != tried[1]
+    tried = {key: [] for key in ("positive", "again", "negative", "neighbour")}
+
+    def keep(key, some):
+        tried[key].append(some.ids)
+        return 0.0
+
+    def run(activation, keys, polarity="positive"):
+        score = lambda i, some: keep(keys[i], some)  # noqa: E731
+        optimised(windows, activation, WORDS, score, polarity=polarity, n_subsets=3)
+
+    run(a, ["positive"])
+    run(a.repeat(1, 2), ["again", "neighbour"])
+    run(-a, ["negative"], polarity="negative")
+    assert tried["positive"] == tried["again"]
+    assert tried["positive"] != tried["negative"]
+    assert tried["positive"] != tried["neighbour"]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
