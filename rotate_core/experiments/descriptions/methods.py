@@ -9,7 +9,13 @@ from torch import Tensor
 
 from rotate_core.channels import Channels
 from rotate_core.experiments.descriptions.exemplars import from_activations, optimised
-from rotate_core.experiments.descriptions.head_to_head import Pair, Text, best_of, validation_score
+from rotate_core.experiments.descriptions.head_to_head import (
+    Case,
+    Pair,
+    Text,
+    best_of,
+    validation_score,
+)
 from rotate_core.experiments.descriptions.kernels import Kernels
 from rotate_core.experiments.descriptions.weights import (
     BUDGET,
@@ -20,6 +26,7 @@ from rotate_core.experiments.descriptions.weights import (
     merge,
     side,
 )
+from rotate_core.experiments.sample import own_seed
 
 GROUPS = {
     "ours": ("channels", "supported channels"),
@@ -31,6 +38,7 @@ GROUPS = {
         "projection, best",
     ),
     "text": ("MaxAct", "MaxAct, optimised", "TokenChange"),
+    "weights and text": ("MaxAct+VocabProj",),
     "controls": (
         "another neuron",
         "matched vector",
@@ -63,7 +71,7 @@ def from_weights(
         polarity: of the activation.
         level: q-value below which a channel is supported.
         budget: tokens at most.
-        seed: of the rotations.
+        seed: of the rotations; each layer, kind and polarity draws by itself.
     """
     sides = {kind: side(kind, polarity) for kind in channels}
     u = next(iter(channels.values())).vocabulary
@@ -89,10 +97,10 @@ def from_weights(
         found["projection, gate and in"] = joined(list(projected.values()))
     found["another neuron"] = found["channels"][1:] + found["channels"][:1]
     found["matched vector"] = read(null, 1)
-    rotated = [  # of each kind by itself
-        from_rotations(channels[k], polarity=s, budget=budget, seed=seed + n)
-        for n, (k, s) in enumerate(sides.items())
-    ]
+    rotated = []
+    for k, s in sides.items():
+        own = own_seed(seed, str(channels[k].layer), k, polarity)
+        rotated.append(from_rotations(channels[k], polarity=s, budget=budget, seed=own))
     return found | {"matched rotation": joined(rotated)}
 
 
@@ -103,6 +111,7 @@ def from_text(
     tokens: Sequence[str],
     *,
     polarity: str,
+    layer: int,
     n_subsets: int = 50,
     budget: int = BUDGET,
     seed: int = 0,
@@ -115,11 +124,12 @@ def from_text(
         kernels: by which it chooses: the mean of both.
         tokens: strings of the vocabulary.
         polarity: of the activation.
+        layer: of the neurons.
         n_subsets: that MaxAct-optimised tries.
         budget: tokens at most.
-        seed: of its draws.
+        seed: of its draws; each layer, neuron and polarity draws by itself.
     """
-    train, test = text["train"], text["test"]
+    train = text["train"]
     return {
         "MaxAct": from_activations(
             train.windows, train.activation, tokens, polarity=polarity, budget=budget
@@ -132,21 +142,48 @@ def from_text(
             polarity=polarity,
             n_subsets=n_subsets,
             budget=budget,
-            seed=seed,
+            seed=own_seed(seed, layer),
         ),
-        "oracle": from_activations(
-            test.windows, test.activation, tokens, polarity=polarity, budget=budget
-        ),
+        "oracle": oracle(text["test"], tokens, polarity=polarity, budget=budget),
     }
 
 
-def with_best_projection(
-    words: Mapping[str, list[Description]], trials: Sequence[Pair], kernels: Kernels
-) -> dict[str, list[Description]]:
-    """The methods, and "projection, best": of gate, in and out what is best on validation text.
+def oracle(
+    tested: Text, tokens: Sequence[str], *, polarity: str, budget: int = BUDGET
+) -> list[Description]:
+    """The control that has read the text that it is judged on: MaxAct of that."""
+    windows, activation = tested.windows, tested.activation
+    return from_activations(windows, activation, tokens, polarity=polarity, budget=budget)
 
-    The choice is made for each neuron and polarity, as MaxAct-optimised makes its own.
+
+def with_choices(
+    words: Mapping[str, Sequence[Description]],
+    trials: Sequence[Pair],
+    kernels: Kernels,
+    *,
+    budget: int = BUDGET,
+) -> dict[str, Sequence[Description]]:
+    """The methods, and two that rest on a choice made on validation text.
+
+    "projection, best": of gate, in and out, for each neuron and polarity, as MaxAct-optimised makes
+    its own choice. "MaxAct+VocabProj": the tokens of MaxAct and of that projection in turns, within
+    one budget. The paper names this baseline; how it joins the two is ours, as its code is not
+    public. Its optimised form, MaxAct++, is not here: nothing is known of its recipe.
     """
     kinds = [f"projection, {kind}" for kind in ("gate", "in", "out")]
-    lists = [words[kind] for kind in kinds if kind in words]
-    return {**words, "projection, best": best_of(lists, trials, kernels)}
+    best = best_of([words[kind] for kind in kinds if kind in words], trials, kernels)
+    joined = [merge(some, budget=budget) for some in zip(words["MaxAct"], best, strict=True)]
+    return {**words, "projection, best": best, "MaxAct+VocabProj": joined}
+
+
+def elsewhere(case: Case, split: str, tokens: Sequence[str], *, seed: int = 0) -> Case:
+    """The same descriptions, judged on text from another source; the oracle has read that text.
+
+    Args:
+        case: descriptions, and the choices among them, made on train and validation text.
+        split: the other text, by its name in the case's.
+        tokens: strings of the vocabulary.
+        seed: of the trials.
+    """
+    read = oracle(case.text[split], tokens, polarity=case.polarity)
+    return case.using({**case.words, "oracle": read}).drawn(tested=split, seed=seed)
