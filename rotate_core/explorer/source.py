@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rotate_core.atlas import SIGNIFICANT
+from rotate_core.channels import SIGNIFICANT
 from rotate_core.decomposition import decompose
 from rotate_core.experiments.sample import first_channels
 from rotate_core.explorer.describe import SLIDERS

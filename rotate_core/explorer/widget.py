@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
-from rotate_core.atlas import SIGNIFICANT
+from rotate_core.channels import SIGNIFICANT
 from rotate_core.explorer.describe import SLIDERS, describe, slider_values
 from rotate_core.explorer.jobs import Jobs
 from rotate_core.explorer.live import Answer, Live
