@@ -125,7 +125,7 @@ def test_any_neuron_is_rotated_with_any_settings(explorer):
         ({"n_channels": 1000}, "n_channels=1000"),
         ({"threshold": -1}, "threshold=-1"),
         ({"solver": "magic"}, "solver='magic'"),
-        ({"treshold": 4}, "unknown setting 'treshold'"),
+        ({"limit": 4}, "unknown setting 'limit'"),
     ],
 )
 def test_bad_settings_are_answered_in_one_sentence(explorer, change, message):

@@ -17,6 +17,7 @@ from test_explorer import ask, explorer, model  # noqa: F401  # fixtures
 from rotate_core import PAPER, Atlas, Settings, decompose
 from rotate_core.explorer.describe import decode
 from rotate_core.explorer.evidence import q_among
+from rotate_core.explorer.source import unlike_defaults
 from rotate_core.support import matched_vectors, p_values, statistics
 
 pytest.importorskip("anywidget")
@@ -167,6 +168,13 @@ def test_a_browser_is_not_asked_for_what_its_solver_cannot_do(model, live, chang
     content = live(model, settings=settings, n_channels=1, file=file).content
     assert word in content["refusal"]
     assert content["file"] == (None if word else file)
+
+
+def test_what_follows_from_the_sliders_is_no_setting_of_its_own():
+    chosen = Settings(solver="householder", threshold=6, moments="scaled")
+    assert list(unlike_defaults(chosen)) == ["solver", "moments", "threshold"]
+    assert unlike_defaults(dataclasses.replace(chosen, restarts=3))["restarts"] == 3
+    assert unlike_defaults(Settings()) == {}
 
 
 # --- Side and folding ---------------------------------------------------------------------------

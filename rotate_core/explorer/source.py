@@ -203,8 +203,16 @@ class Source:
 
 
 def unlike_defaults(settings: Settings) -> dict[str, Any]:
-    """The fields of settings that are not as :class:`Settings` has them, by name."""
-    ours = dataclasses.asdict(Settings())
+    """The fields of settings that are not as :class:`Settings` has them, by name.
+
+    A field without a slider is compared with what follows from those that have one: 10,000
+    iterations are nothing of their own where the solver is the paper's.
+    """
+    sliders = {name: getattr(settings, name) for name in SLIDERS}
+    ours, following = Settings(), Settings(**sliders)
+    names = [field.name for field in dataclasses.fields(Settings)]
     return {
-        name: value for name, value in dataclasses.asdict(settings).items() if value != ours[name]
+        name: getattr(settings, name)
+        for name in names
+        if getattr(settings, name) != getattr(ours if name in SLIDERS else following, name)
     }

@@ -122,9 +122,9 @@ export function mountExplorer(root, content, model) {
     return mode === "live" || Boolean(engine?.ready && stored?.vocabulary === engine.file.vocabulary);
   }
 
-  /** The atlas's matched vectors say nothing of channels that were made otherwise. */
+  /** Matched vectors say nothing of what was made otherwise, or from a browser's rounded U. */
   const measured = ({ channels, nNull }) =>
-    nNull && !Number.isFinite(channels[0]?.p) ? ` Not measured against the ${nNull} matched vectors: made otherwise.` : "";
+    nNull && !Number.isFinite(channels[0]?.p) ? " Not measured against matched vectors." : "";
 
   const moved = () => Object.entries(store.state.settings).some(([name, value]) => value !== defaults[name]);
 
