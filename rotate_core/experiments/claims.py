@@ -141,7 +141,7 @@ BASELINES = (
     Baseline(
         "SAEs (Gemma Scope, Llama Scope)",
         ("input_faithfulness", "input_completeness", "output_faithfulness", "output_completeness"),
-        "they belong to the paper's models, and the default model has none",
+        "no chapter measures SAE features yet; there are some for the paper's models",
     ),
     Baseline("MaxAct+VocabProj", ("descriptions",), "no chapter has left its figures"),
     Baseline("MaxAct++", ("descriptions",), "its recipe is not known to us"),
