@@ -63,7 +63,11 @@ def synthetic(d_model: int, d_vocab: int, n: int, device: str = "cpu") -> tuple[
 
 
 def race() -> dict[str, Any]:
-    """Seconds until the geodesic solver's mean objective is where the householder solver ends."""
+    """Seconds until the geodesic solver's mean objective is where the householder solver ends.
+
+    The householder solver ends by its own stopping rule, or after its 10,000 steps; the ratio says
+    nothing without the share of neurons that end lower, beside it for each number of starts.
+    """
     model = load_model("smollm2-135m")
     vocabulary = model.vocabulary(LAYER)
     projection, weights = vocabulary.projection, vocabulary.token_weights
@@ -96,6 +100,7 @@ def race() -> dict[str, Any]:
             "paper_seconds": slow,
             "paper_objective": target,
             "paper_steps": paper.n_iter[:, 0].tolist(),
+            "paper_converged": paper.converged[:, 0].tolist(),
             "seconds_to_target": seconds,
             "iterations_to_target": n_iter,
             "times_sooner": slow / seconds,

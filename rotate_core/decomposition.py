@@ -76,7 +76,7 @@ def decompose(
         TypeError: an unknown setting.
 
     Warns:
-        ConvergenceWarning: some channels hit ``max_iter``.
+        ConvergenceWarning: some channels hit ``max_iter``, or stalled where F is still steep.
     """
     settings = dataclasses.replace(settings or Settings(), **overrides)
     w, labels = _vectors_and_labels(neurons)
@@ -266,9 +266,12 @@ def _join(histories: list[list[Tensor]]) -> Float[Tensor, "n_neurons n_channels 
 def _warn_unless_converged(channels: Channels) -> None:
     n = int((~channels.converged).sum())
     if n:
+        short = channels.n_iter[~channels.converged]
+        n_at_limit = int((short >= channels.settings.max_iter).sum())
         warnings.warn(
             f"{n} of {channels.converged.numel()} channels did not converge within "
-            f"{int(channels.n_iter.max())} iterations: raise max_iter, or look at gradient_norm",
+            f"{int(short.max())} iterations: {n_at_limit} hit max_iter, which can be raised, and "
+            f"{n - n_at_limit} stalled where gradient_norm is not below gradient_tolerance",
             ConvergenceWarning,
             stacklevel=3,
         )

@@ -21,6 +21,8 @@ N_TOP = 50
 """Top tokens kept with each channel; its whole tail is in an atlas."""
 SOLVED = ("vectors", "objective", "gradient_norm", "n_iter", "converged")
 """Arrays of a channel that come from the solver."""
+KICK_DRAW = 1
+"""Sets the draws of kicks apart from those of starts."""
 READ_OUT = ("kurtosis", "skewness", "tail", "top_ids", "top_z", "n_masked", "cosine")
 """Arrays of a channel that follow from its vector and what is masked before it."""
 
@@ -127,6 +129,8 @@ def _best_solution(
                 start=_start(w, token_weights, indices, setup, key),
                 precondition=setup.precondition,
                 tolerance=settings.tolerance,
+                gradient_tolerance=settings.gradient_tolerance,
+                kick=_normal((w.shape[1],), indices, (*key, KICK_DRAW), like=w),
                 max_iter=settings.max_iter,
             )
         best = solution if best is None else _better(best, solution)
@@ -155,6 +159,7 @@ def _start(
             closer,
             precondition=setup.precondition,
             tolerance=1e-3,
+            gradient_tolerance=math.inf,
             max_iter=settings.max_iter,
         ).vectors
     sample = Sample.of(setup.projection, token_weights, settings.moments)

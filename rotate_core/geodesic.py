@@ -29,6 +29,9 @@ from rotate_core.kurtosis import (
 )
 from rotate_core.line_search import joint_moments, line_search, moments_along
 
+KICK = 0.03
+"""Radians that a neuron is moved by, where it stalls: small, so that it keeps its hill."""
+
 
 def preconditioner(
     projection: Float[Tensor, "d_model d_vocab"],
@@ -77,6 +80,8 @@ class State:
     gain: Float[Tensor, " n_active"]
     """What the last iteration added to F."""
     sample: Sample
+    kicked: Tensor
+    """Whether it has been kicked (n_active,), bool."""
     d: Tensor | None = None
     """Tangent search direction, (n_active, d_model), carried along to the current point."""
     g: Tensor | None = None
@@ -101,12 +106,26 @@ def solve(
     start: Float[Tensor, "n_neurons d_model"] | None = None,
     precondition: Float[Tensor, "d_model d_model"] | None = None,
     tolerance: float = 1e-5,
+    gradient_tolerance: float = 3e-3,
+    kick: Float[Tensor, "n_neurons d_model"] | None = None,
     max_iter: int = 200,
 ) -> Solution:
     """One channel of each neuron: maximise F over the sphere by preconditioned conjugate gradients.
 
     Polak-Ribiere+ directions, transported by projection onto the tangent space, restarted where
-    they do not ascend. A neuron whose F gained less than ``tolerance`` leaves the batch.
+    they do not ascend.
+
+    A neuron has converged, and leaves the batch, when an iteration gains less than ``tolerance``
+    AND the gradient along the sphere is shorter than ``gradient_tolerance``. The gain alone is
+    small on a plateau, too. There the gradient is no longer than where the gain of a neuron near
+    its optimum gets small. But a few iterations later it has fallen at an optimum, and on most
+    plateaus has not; so the search goes on until it has.
+
+    A neuron stalls when its gain is lost in rounding while its gradient is not small. It is moved
+    by :data:`KICK` and begins anew with fresh directions, once; if it stalls again it leaves, not
+    converged. What it had before the kick is kept where that is better by ``tolerance``.
+
+    What this does not catch: a saddle, where the gradient is small as well.
 
     Args:
         w: weight vectors, none of norm 0.
@@ -116,6 +135,10 @@ def solve(
         start: where to begin (any norm but 0); None begins at w.
         precondition: symmetric positive definite, see :func:`preconditioner`; None for none.
         tolerance: smallest gain of F worth another iteration.
+        gradient_tolerance: length of F's gradient along the unit sphere, per radian; see
+            ``Settings.gradient_tolerance``.
+        kick: where to kick a neuron that stalls, of any norm but 0 in the tangent space; None
+            lets it leave at once.
         max_iter: iterations after which a neuron is returned as it stands, not converged.
 
     Returns:
@@ -135,20 +158,25 @@ def solve(
         converged=torch.zeros(n_neurons, dtype=torch.bool),
         history=[state.value.clone()],
     )
+    rounding = min(tolerance, torch.finfo(w.dtype).eps)
     for n_iter in range(max_iter + 1):
         g = gradient(state, objective)
-        done = state.gain < tolerance
-        leaving = done if n_iter < max_iter else torch.ones_like(done)
+        steepness = g.norm(dim=1).double()
+        done = (state.gain < tolerance) & (steepness < gradient_tolerance)
+        stalled = (state.gain < rounding) & ~done
+        to_kick = stalled & ~state.kicked if kick is not None else torch.zeros_like(done)
+        leaving = done | (stalled & ~to_kick) if n_iter < max_iter else torch.ones_like(done)
+        noted = leaving | to_kick
+        if noted.any():
+            _note(solution, state, noted, done, steepness, norm, tolerance)
+            solution.n_iter[state.rows[leaving].cpu()] = n_iter
+        if leaving.all():
+            break
+        if kick is not None and (to_kick & ~leaving).any():
+            _kick(state, to_kick, kick[state.rows], objective)
+            g = gradient(state, objective)
         if leaving.any():
-            rows = state.rows[leaving]
-            solution.vectors[rows] = state.s[leaving] * norm[rows]
-            solution.objective[rows] = state.value[leaving]
-            solution.gradient_norm[rows] = g[leaving].norm(dim=1).double()
-            solution.n_iter[rows.cpu()] = n_iter
-            solution.converged[rows.cpu()] = done[leaving].cpu()
             staying = (~leaving).nonzero().squeeze(1)
-            if not len(staying):
-                break
             state.keep(staying)
             g = g[staying]
         advance(state, g, objective, precondition)
@@ -156,6 +184,43 @@ def solve(
         full[state.rows] = state.value
         solution.history.append(full)
     return solution
+
+
+def _note(
+    solution: Solution,
+    state: State,
+    noted: Tensor,
+    done: Tensor,
+    steepness: Tensor,
+    norm: Tensor,
+    tolerance: float,
+) -> None:
+    """Write down where neurons stand, unless they were better by tolerance before their kick."""
+    rows = state.rows
+    worse = state.kicked & (state.value < solution.objective[rows] - tolerance)
+    noted = noted & ~worse
+    rows = rows[noted]
+    solution.vectors[rows] = state.s[noted] * norm[rows]
+    solution.objective[rows] = state.value[noted]
+    solution.gradient_norm[rows] = steepness[noted]
+    solution.converged[rows.cpu()] = done[noted].cpu()
+
+
+def _kick(state: State, to_kick: Tensor, directions: Tensor, objective: Objective) -> None:
+    """Move neurons by :data:`KICK` and forget their directions; one product with ``U``."""
+    which = to_kick.nonzero().squeeze(1)
+    s = state.s[which]
+    aside = tangent(directions[which], s)
+    aside = aside / aside.norm(dim=1, keepdim=True)
+    state.s[which] = math.cos(KICK) * s + math.sin(KICK) * aside
+    a, state.m2[which], state.m4[which] = centred_logits(state.s[which], state.sample.keep(which))
+    state.a[which] = a
+    cosine = (state.w[which] * state.s[which]).sum(1).double()
+    state.value[which] = objective(state.m4[which] / state.m2[which] ** 2 - 3, cosine)
+    state.gain[which] = math.inf
+    state.kicked[which] = True
+    assert state.d is not None
+    state.d[which] = 0.0  # so that the next direction is the preconditioned gradient
 
 
 def begin(
@@ -171,7 +236,9 @@ def begin(
     a, m2, m4 = centred_logits(s, sample)
     value = objective(m4 / m2**2 - 3, (w * s).sum(1).double())
     rows = torch.arange(len(w), device=w.device)
-    return State(rows, w, s, a, m2, m4, value, torch.full_like(value, math.inf), sample)
+    gain = torch.full_like(value, math.inf)
+    kicked = torch.zeros_like(value, dtype=torch.bool)
+    return State(rows, w, s, a, m2, m4, value, gain, sample, kicked)
 
 
 def gradient(state: State, objective: Objective) -> Float[Tensor, "n_active d_model"]:

@@ -85,7 +85,8 @@ class Solution:
     n_iter: Tensor
     """Iterations taken (n_neurons,), int64."""
     converged: Tensor
-    """Whether the solver's own stopping rule was met (n_neurons,), bool."""
+    """Whether the solver's own stopping rule was met (n_neurons,), bool: geodesic, gain and
+    gradient small; householder, the paper's."""
     history: list[Float[Tensor, " n_neurons"]]
     """F after each iteration (householder: each 100 steps), NaN once a neuron has left."""
 

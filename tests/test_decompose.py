@@ -207,9 +207,25 @@ def test_very_different_neurons_share_a_batch():
 
 def test_not_converged_is_a_warning():
     w, vocabulary, _ = planted(0)
-    with pytest.warns(ConvergenceWarning, match="3 of 3 channels did not converge within 1"):
+    with pytest.warns(
+        ConvergenceWarning, match="3 of 3 channels did not converge within 1 iterations: 3 hit"
+    ):
         channels = decompose(w, vocabulary, n_channels=1, max_iter=1, progress=False)
     assert not channels.converged.any()
+
+
+def test_a_stall_is_a_warning_of_its_own_and_its_kick_does_not_feel_the_batch():
+    w, vocabulary, _ = planted(0, torch.float64)
+    # Below what float64 can resolve, so that each neuron stalls and is kicked.
+    options = {"n_channels": 1, "gradient_tolerance": 1e-300, "max_iter": 2000, "progress": False}
+    with pytest.warns(ConvergenceWarning, match="0 hit max_iter.* 3 stalled where gradient_norm"):
+        together = decompose(w, vocabulary, **options)
+    assert not together.converged.any()
+    alone = Neurons(w[1:2], model="toy", layer=0, kind="out", indices=(1,))
+    with pytest.warns(ConvergenceWarning, match="1 stalled"):
+        alone = decompose(alone, vocabulary, **options)
+    similar = torch.cosine_similarity(together.vectors[1:2], alone.vectors, dim=-1)
+    assert similar.min() > 1 - 1e-9
 
 
 def test_result_reads_well():

@@ -133,6 +133,85 @@ def test_iterations_end_at_the_limit_and_say_so():
     assert len(solution.history) == 3
 
 
+def plateau(dtype=torch.float64):
+    """A neuron between two blocks that are as strong as each other: it passes a plateau."""
+    generator = torch.Generator().manual_seed(0)
+    projection = torch.randn(16, 1000, generator=generator, dtype=torch.float64)
+    projection[0, :20] += 8
+    projection[1, 20:40] += 8
+    w = torch.zeros(3, 16, dtype=torch.float64)
+    w[:, 0] = 1
+    w[:, 1] = torch.tensor([1.0, 0.5, -0.9], dtype=torch.float64)
+    weights = torch.ones(3, 1000, dtype=torch.float64)
+    return w.to(dtype), projection.to(dtype), weights.to(dtype), Objective()
+
+
+def test_converged_means_that_the_gradient_is_small():
+    problem = plateau()
+    loose = geodesic.solve(*problem, tolerance=1e-2, gradient_tolerance=math.inf)
+    assert loose.converged.all()
+    assert (loose.gradient_norm >= 3e-3).any(), "by gain alone, one converges where it is steep"
+    solution = geodesic.solve(*problem, tolerance=1e-2)
+    assert solution.converged.all()
+    assert (solution.gradient_norm < 3e-3).all()
+    assert (solution.objective >= loose.objective).all()
+
+
+def test_the_gradient_test_goes_on_along_the_same_path():
+    problem = plateau()
+    loose = geodesic.solve(*problem, tolerance=1e-2, gradient_tolerance=math.inf)
+    solution = geodesic.solve(*problem, tolerance=1e-2)
+    for i, n_iter in enumerate(loose.n_iter.tolist()):
+        before = torch.stack([values[i] for values in loose.history[: n_iter + 1]])
+        after = torch.stack([values[i] for values in solution.history[: n_iter + 1]])
+        torch.testing.assert_close(after, before, rtol=1e-10, atol=1e-10)
+        if loose.gradient_norm[i] < 3e-3:
+            torch.testing.assert_close(solution.vectors[i], loose.vectors[i])
+
+
+def test_a_neuron_that_stalls_is_kicked_once_and_not_called_converged():
+    # No gradient is as short as this, so each neuron stalls when its gain is lost in rounding.
+    options = {"gradient_tolerance": 1e-30, "max_iter": 500}
+    w, projection, weights, objective = problem("weighted", dtype=torch.float32)
+    precondition = geodesic.preconditioner(projection, weights[0])
+    kick = torch.randn(w.shape, generator=torch.Generator().manual_seed(1))
+    options["precondition"] = precondition
+    plain = geodesic.solve(w, projection, weights, objective, **options)
+    kicked = geodesic.solve(w, projection, weights, objective, kick=kick, **options)
+    assert (kicked.n_iter > plain.n_iter).all()
+    assert (kicked.n_iter < 500).all(), "a second stall is the end"
+    assert not kicked.converged.any()
+    assert (kicked.objective >= plain.objective - 1e-5).all(), "the better of before and after"
+    for i in range(len(w)):
+        path = torch.stack([values[i] for values in kicked.history]).double()
+        path = path[~path.isnan()]
+        falls = (path.diff() < -1e-6).sum()
+        assert falls <= 1, "once"
+    torch.testing.assert_close(kicked.vectors.norm(dim=1), w.norm(dim=1))
+    again = geodesic.solve(w, projection, weights, objective, kick=kick, **options)
+    assert torch.equal(again.vectors, kicked.vectors)
+
+
+def test_a_kick_leaves_an_exact_saddle():
+    # Two equal blocks, and a neuron exactly between them: by symmetry no gradient leads out.
+    projection = torch.zeros(8, 400, dtype=torch.float64)
+    projection[:, :200] = torch.randn(8, 200, generator=torch.Generator().manual_seed(0)).double()
+    projection[0, :8] += 6
+    projection[:, 200:] = projection[:, :200]
+    projection[[0, 1], 200:] = projection[[1, 0], :200]  # the mirror image
+    w = torch.zeros(1, 8, dtype=torch.float64)
+    w[0, :2] = 1
+    weights = torch.ones(1, 400, dtype=torch.float64)
+    options = {"gradient_tolerance": 1e-30, "max_iter": 500}
+    stuck = geodesic.solve(w, projection, weights, Objective(), **options)
+    assert stuck.vectors[0, 0] == pytest.approx(stuck.vectors[0, 1].item(), abs=1e-6)
+    kick = torch.zeros_like(w)
+    kick[0, 0] = 1.0
+    free = geodesic.solve(w, projection, weights, Objective(), kick=kick, **options)
+    assert free.objective.item() > stuck.objective.item() + 0.01
+    assert abs(free.vectors[0, 0] - free.vectors[0, 1]) > 0.1
+
+
 def test_preconditioner_is_the_inverse_covariance():
     _, projection, weights, _ = problem("weighted")
     p = (weights[0] / weights[0].sum()).double()

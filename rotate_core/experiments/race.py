@@ -18,12 +18,15 @@ from rotate_core.channels import Channels, NeuronsLike, VocabularyLike
 from rotate_core.decomposition import ConvergenceWarning, decompose
 from rotate_core.kurtosis import Objective, centred_logits
 from rotate_core.line_search import joint_moments, line_search
+from rotate_core.settings import PAPER
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MARGIN = 0.01
 """A difference of the objective that counts."""
+BY_GAIN_ALONE = 1e9
+"""A ``gradient_tolerance`` that every gradient passes."""
 
 
 @dataclass(frozen=True)
@@ -109,15 +112,62 @@ def seconds_to(run: Run, objective: float) -> float | None:
     return float(reached.seconds.iloc[0]) if len(reached) else None
 
 
+def times_sooner(ours: Run, other: Run) -> float | None:
+    """How many times sooner our mean objective is where the other run ends.
+
+    None where there is no such number: the other run has not ended by its own rule (it converged,
+    or took the paper's 10,000 steps, for each neuron), or ours never gets there.
+
+    Raises:
+        ValueError: the two maximise different objectives.
+    """
+    a, b = ours.channels.settings.objective, other.channels.settings.objective
+    if a != b:
+        raise ValueError(f"objectives {a} and {b}: wanted the same, to say which is sooner")
+    seconds = seconds_to(ours, other.channels.objective.mean().item())
+    if not _ended(other).all() or seconds is None:
+        return None
+    return other.seconds / seconds
+
+
+def race_finding(ours: Run, other: Run) -> str:
+    """The race in a sentence; a ratio only where :func:`times_sooner` has one."""
+    n = len(other.channels.objective)
+    n_short = int((~_ended(other)).sum())
+    n_lower = int((by_neuron(ours, other).gain < -MARGIN).sum())
+    lower = f"ends lower by {MARGIN} or more for {n_lower / n:.0%} of {n} neurons"
+    if n_short:
+        steps = int(other.channels.n_iter.max())
+        return (
+            f"No ratio is given: the paper's solver had not converged for {n_short} of {n} neurons "
+            f"after {steps:,} steps. The geodesic solver {lower}"
+        )
+    ratio = times_sooner(ours, other)
+    if ratio is None:
+        return f"The geodesic solver stays below the paper's end, and {lower}"
+    return f"The geodesic solver passes the paper's end {ratio:.0f} times sooner, and {lower}"
+
+
+def _ended(run: Run) -> Tensor:
+    """Which neurons have ended by the solver's own rule, or taken the paper's 10,000 steps."""
+    channels = run.channels
+    return (channels.converged | (channels.n_iter >= PAPER.max_iter))[:, 0]
+
+
 def left_to_gain(
     neurons: NeuronsLike, vocabulary: VocabularyLike, **options: Any
 ) -> Float[Tensor, "n_neurons n_iterations"]:
     """What each neuron's first channel has still to gain in F, after 0, 1, 2, ... iterations.
 
-    The geodesic solver goes on until an iteration gains less than 1e-9; 0 once it has ended.
-    Options as of :func:`rotate_core.decompose`. Float64.
+    The geodesic solver goes on until an iteration gains less than 1e-9, whatever its gradient, and
+    without a kick; 0 once it has ended. Options as of :func:`rotate_core.decompose`. Float64.
     """
-    endless = {"tolerance": 1e-9, "max_iter": 400, "progress": False}
+    endless = {
+        "tolerance": 1e-9,
+        "gradient_tolerance": BY_GAIN_ALONE,
+        "max_iter": 400,
+        "progress": False,
+    }
     channels = clocked(neurons, vocabulary, **endless, **options).channels
     assert channels.history is not None
     return (channels.objective - channels.history[:, 0]).nan_to_num(0.0).clamp_min(0.0)
@@ -130,7 +180,7 @@ def stops(
 
     Args:
         left: from :func:`left_to_gain`.
-        tolerances: gains of F in one iteration, below which a neuron stops.
+        tolerances: gains of F in one iteration, below which a neuron stops, whatever its gradient.
 
     Returns:
         A row a tolerance: mean iterations, median_loss, mean_loss, and n_on_plateau: neurons that
@@ -143,13 +193,38 @@ def stops(
     for tolerance in tolerances:
         taken = ((gains < tolerance).double().argmax(1) + 1).clamp_max(left.shape[1] - 1)
         loss = left.gather(1, taken.unsqueeze(1))[:, 0]
-        rows.append(
-            {
-                "tolerance": tolerance,
-                "iterations": taken.double().mean().item(),
-                "median_loss": loss.median().item(),
-                "mean_loss": loss.mean().item(),
-                "n_on_plateau": int((loss > MARGIN).sum()),
-            }
-        )
+        rows.append({"tolerance": tolerance, **_stop(taken, loss)})
     return pd.DataFrame(rows)
+
+
+def stop_of_solver(
+    left: Float[Tensor, "n_neurons n_iterations"],
+    neurons: NeuronsLike,
+    vocabulary: VocabularyLike,
+    **options: Any,
+) -> dict[str, float]:
+    """Where the solver really stops, gradient test and kick included: a row as of :func:`stops`.
+
+    Losses are against the end of ``left``; below 0 where the solver ends higher. ``n_converged``
+    is the number of neurons that it calls converged.
+
+    Args:
+        left: from :func:`left_to_gain`, for the same neurons.
+        neurons: with their vocabulary and options, as of :func:`rotate_core.decompose`.
+        vocabulary: U.
+        options: as of :func:`rotate_core.decompose`.
+    """
+    channels = clocked(neurons, vocabulary, progress=False, **options).channels
+    assert channels.history is not None
+    gained = (channels.objective - channels.history[:, :, 0])[:, 0]
+    row = _stop(channels.n_iter[:, 0], left[:, 0] - gained)
+    return {**row, "n_converged": int(channels.converged.sum())}
+
+
+def _stop(taken: Tensor, loss: Tensor) -> dict[str, float]:
+    return {
+        "iterations": taken.double().mean().item(),
+        "median_loss": loss.median().item(),
+        "mean_loss": loss.mean().item(),
+        "n_on_plateau": int((loss > MARGIN).sum()),
+    }

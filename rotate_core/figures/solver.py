@@ -55,12 +55,12 @@ def agreement(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def remaining(left: ArrayLike, tolerances: Mapping[float, float], ax: Axes) -> Axes:
-    """What each iteration leaves to gain, a line a neuron, and where tolerances stop on average.
+def remaining(left: ArrayLike, rules: Mapping[str, float], ax: Axes) -> Axes:
+    """What each iteration leaves to gain, a line a neuron, and where rules stop on average.
 
     Args:
         left: objective still to gain (neurons, iterations); 0 once a neuron has ended.
-        tolerances: iterations that a neuron takes on average, by tolerance.
+        rules: iterations that a neuron takes on average, by the rule's name.
         ax: to draw on.
     """
     values = np.asarray(left, dtype=float)
@@ -68,10 +68,10 @@ def remaining(left: ArrayLike, tolerances: Mapping[float, float], ax: Axes) -> A
     ax.plot(np.where(values > least, values, np.nan).T, color=COLOURS["geodesic"], alpha=0.25, lw=1)
     median = np.median(values, axis=0)
     ax.plot(np.where(median > least, median, np.nan), color=COLOURS["geodesic"], linewidth=3)
-    for tolerance, n_iter in tolerances.items():
+    for rule, n_iter in rules.items():
         ax.axvline(n_iter, color=COLOURS["null"], linewidth=1)
         ax.annotate(
-            f"{tolerance:.0e}",
+            rule,
             (n_iter, 0.98),
             xycoords=("data", "axes fraction"),
             rotation=90,
