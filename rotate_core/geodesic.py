@@ -30,7 +30,8 @@ from rotate_core.kurtosis import (
 from rotate_core.line_search import joint_moments, line_search, moments_along
 
 KICK = 0.03
-"""Radians that a neuron is moved by, where it stalls: small, so that it keeps its hill."""
+"""Radians that a neuron is moved by, where it stalls: so small that it keeps its hill. For plateaus
+such a kick alone is no help: most fall back on them; what leads off is to go on."""
 
 
 def preconditioner(
@@ -142,7 +143,7 @@ def solve(
         max_iter: iterations after which a neuron is returned as it stands, not converged.
 
     Returns:
-        The channels; ``history`` starts with F at the start.
+        The channels; ``history`` starts with F at the start, and falls where a neuron is kicked.
 
     Source: ours; Absil, Mahony and Sepulchre (2008), chapter 8, for conjugate gradients on a
     manifold. For the line search see :mod:`rotate_core.line_search`.

@@ -1,20 +1,25 @@
 import { lineSearch, momentsAlong, objective } from "./linesearch.js";
 import { combine, dot, multiply, norm, scaled, tangent, unit } from "./vectors.js";
 
+/** Of float32: a gain below it is lost. */
+const ROUNDING = 2 ** -23;
+
 /**
  * One channel of one neuron: preconditioned conjugate gradients on the sphere with an exact line
- * search. Step for step what rotate_core/geodesic.py does, with weighted moments.
+ * search. Step for step what rotate_core/geodesic.py does, with weighted moments; only that a neuron
+ * which stalls where its gradient is not small gets no kick, but is returned as not converged.
  *
  * @param {import("./backend.js").Backend} backend
  * @param {Float32Array} w the neuron
  * @param {Float32Array} p sample weights of the tokens, sum 1
- * @param {{lambdaKurtosis: number, lambdaFidelity: number, tolerance?: number, maxIter?: number,
- *   precondition?: Float32Array, signal?: AbortSignal, onIteration?: (n: number, value: number) => void
+ * @param {{lambdaKurtosis: number, lambdaFidelity: number, tolerance?: number,
+ *   gradientTolerance?: number, maxIter?: number, precondition?: Float32Array, signal?: AbortSignal, onIteration?: (n: number, value: number) => void
  * }} options
  * @returns {Promise<{vector: Float64Array, objective: number, nIter: number, converged: boolean}>}
  */
 export async function solve(backend, w, p, options) {
-  const { tolerance = 1e-5, maxIter = 200, precondition, signal, onIteration } = options;
+  const { tolerance = 1e-5, gradientTolerance = 3e-3, maxIter = 200 } = options;
+  const { precondition, signal, onIteration } = options;
   const wUnit = unit(w);
   const mean = await backend.sample(p);
   let s = wUnit;
@@ -28,13 +33,14 @@ export async function solve(backend, w, p, options) {
   for (let nIter = 0; ; nIter++) {
     signal?.throwIfAborted();
     const sums = await backend.advance(cos, sin, m4 / m2);
-    if (gain < tolerance || nIter === maxIter) {
-      return { vector: scaled(s, norm(w)), objective: value, nIter, converged: gain < tolerance };
-    }
     const third = sums[s.length];
     const slope = (4 * options.lambdaKurtosis) / (m2 * m2) / (1 + Math.abs(m4 / (m2 * m2) - 3));
     const inLogits = combine(slope, sums.subarray(0, s.length), -slope * third, mean);
     const g = tangent(combine(1, inLogits, options.lambdaFidelity, wUnit), s);
+    const converged = gain < tolerance && norm(g) < gradientTolerance;
+    if (converged || gain < Math.min(tolerance, ROUNDING) || nIter === maxIter) {
+      return { vector: scaled(s, norm(w)), objective: value, nIter, converged };
+    }
     const pg = precondition ? tangent(multiply(precondition, g), s) : g;
     d = d ? conjugate(pg, g, tangent(d, s), gOld, pgOld, s) : pg;
     [gOld, pgOld] = [g, pg];
