@@ -40,6 +40,7 @@ from rotate_core.support import (
     STATISTICS,
     TailEvidence,
     matched_vectors,
+    own_seed,
     statistics,
     tail_evidence,
 )
@@ -193,7 +194,8 @@ def _decompose(
     fold = manifest.fold_norm
     if shard.null:
         layer_vectors = model.neurons(*shard.group, fold_norm=fold).vectors
-        drawn = matched_vectors(layer_vectors, shard.indices[-1] + 1, seed=manifest.seed)
+        own = own_seed(manifest.seed, shard.layer, shard.kind)
+        drawn = matched_vectors(layer_vectors, shard.indices[-1] + 1, seed=own)
         neurons = Neurons(
             drawn[list(shard.indices)], model.name, shard.layer, shard.kind, shard.indices
         )

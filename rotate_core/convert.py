@@ -35,7 +35,7 @@ def convert_gguf(gguf: Path, directory: Path, origin: dict[str, Any]) -> Path:
     )
     config = loaded.config
     # A model loaded from GGUF refuses to be saved: a plain one takes its weights over.
-    del config.quantization_config
+    config.__dict__.pop("quantization_config", None)  # transformers 4 sets none
     config.rotate_core = origin | {"quantization": quantization}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)

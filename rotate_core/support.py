@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -155,6 +156,23 @@ def statistics(
     return {name: getattr(evidence if name in EVIDENCE else channels, name) for name in names}
 
 
+def own_seed(seed: int, *names: int | str) -> int:
+    """A seed for one layer, neuron, split, ... alone, so that no two share their draws.
+
+    Two draws from one seed are the same draw: of as many positions, say, the same ones. Their
+    errors then add up where a mean over neurons should cancel them.
+
+    Args:
+        seed: of the run.
+        names: of whom it is for; the same names give the same seed, whoever else draws.
+
+    Returns:
+        64 bits.
+    """
+    entropy = int.from_bytes(repr((seed, *names)).encode(), "big")
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+
+
 def matched_vectors(
     layer_vectors: Float[Tensor, "n_mlp d_model"], n: int, *, seed: int = 0
 ) -> Float[Tensor, "n d_model"]:
@@ -190,7 +208,8 @@ def matched_rotations(
     Args:
         channels: whose cosines and neurons to match.
         n: how many for each channel.
-        seed: rotation i depends on the seed, i and the shape alone, not on n.
+        seed: rotation i depends on the seed, i, the channels' layer and kind, and the shape; not
+            on n.
     """
     if n < 1:
         raise ValueError(f"n={n}: wanted at least 1")
@@ -199,7 +218,8 @@ def matched_rotations(
     w_unit = w / norm
     rho = torch.cosine_similarity(channels.vectors, w, dim=-1).unsqueeze(-1)
     shape = channels.vectors.shape
-    draws = [torch.randn(shape, generator=_generator(seed, i)) for i in range(n)]
+    own = own_seed(seed, str(channels.layer), str(channels.kind))
+    draws = [torch.randn(shape, generator=_generator(own, i)) for i in range(n)]
     tangent = torch.stack(draws).to(w)
     tangent -= w_unit * (tangent * w_unit).sum(-1, keepdim=True)
     tangent /= tangent.norm(dim=-1, keepdim=True)

@@ -10,9 +10,10 @@ from tiny_models import TOKENS, tiny
 from rotate_core import load_model
 from rotate_core.experiments import concepts, depth
 from rotate_core.experiments.depth import share_above_null
-from rotate_core.experiments.whole_model import kurtosis_of, place_seed, whole_model
+from rotate_core.experiments.whole_model import kurtosis_of, whole_model
 from rotate_core.figures.kurtosis import shares_by_layer
 from rotate_core.kurtosis import excess_kurtosis
+from rotate_core.support import own_seed
 
 KINDS = ("gate", "in", "out")
 
@@ -39,9 +40,9 @@ def test_whole_model_has_every_neuron_once_and_its_null(checkpoints):
 
 
 def test_layers_and_kinds_have_seeds_of_their_own():
-    seeds = {place_seed(s, layer, kind) for s in (0, 1) for layer in (0, 1) for kind in KINDS}
+    seeds = {own_seed(s, layer, kind) for s in (0, 1) for layer in (0, 1) for kind in KINDS}
     assert len(seeds) == 12
-    assert place_seed(0, 1, "in") == place_seed(0, 1, "in")
+    assert own_seed(0, 1, "in") == own_seed(0, 1, "in")
 
 
 def test_both_sides_of_an_untied_model_are_measured(checkpoints):

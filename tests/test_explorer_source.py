@@ -18,7 +18,7 @@ from rotate_core import PAPER, Atlas, Settings, decompose
 from rotate_core.explorer.describe import decode
 from rotate_core.explorer.evidence import q_among
 from rotate_core.explorer.source import unlike_defaults
-from rotate_core.support import matched_vectors, p_values, statistics
+from rotate_core.support import matched_vectors, own_seed, p_values, statistics
 
 pytest.importorskip("anywidget")
 
@@ -106,7 +106,7 @@ def test_an_atlas_of_other_settings_is_not_shown_as_if_it_were_alike(model, atla
         torch.testing.assert_close(vectors(neuron), by_hand(model, settings).vectors[0])
         assert neuron["made"]["threshold"] == widget.content["settings"]["threshold"] == 3
         assert [channel["q"] for channel in neuron["channels"]] == [None, None]
-        assert "the atlas was made otherwise (threshold: 2.5 -> 3)" in neuron["source"]
+        assert "the atlas was made otherwise (threshold: 2.5 -> 3.0)" in neuron["source"]
     found = ask(widget, "search", token="the", layer=1, kind="in", index=2)
     assert all(hit["channel"] is None for hit in found["hits"]), "channels of the atlas"
 
@@ -234,7 +234,7 @@ def test_a_stored_neuron_has_its_stored_q_value(model, atlases, live):  # noqa: 
     held = atlases().channels(layer=1, kind="in", neuron=2)
     q = [channel["q"] for channel in neuron["channels"]]
     assert q == pytest.approx(held.q_value[0, :2].tolist(), rel=1e-3)
-    assert "3 neurons that the atlas has of layer 1, in, against 7 matched" in neuron["source"]
+    assert "q over 3 neurons, p against 7 matched vectors" in neuron["source"]
 
 
 def test_another_neuron_gets_its_q_value_among_the_atlas(model, atlases, live):  # noqa: F811
@@ -247,7 +247,7 @@ def test_another_neuron_gets_its_q_value_among_the_atlas(model, atlases, live): 
     asked = ask(live(model, atlas, n_channels=2), "stored", layer=1, kind="in", index=5)["neuron"]
 
     ours = by_hand(model, atlas.manifest.settings, index=5)
-    drawn = matched_vectors(model.neurons(1, "in").vectors, 7)
+    drawn = matched_vectors(model.neurons(1, "in").vectors, 7, seed=own_seed(0, 1, "in"))
     null = decompose(
         drawn, model.vocabulary(1), n_channels=2, settings=ours.settings, progress=False
     )

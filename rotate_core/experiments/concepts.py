@@ -16,8 +16,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from rotate_core.experiments.activations import mlp_of
-from rotate_core.experiments.whole_model import kurtosis_of, place_seed
-from rotate_core.support import matched_vectors
+from rotate_core.experiments.whole_model import kurtosis_of
+from rotate_core.support import matched_vectors, own_seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -262,7 +262,7 @@ def coherence_table(
         rows = torch.randperm(model.d_mlp, generator=generator)[:n_neurons]
         for kind in model.kinds:
             everything = model.neurons(layer, kind).vectors
-            null = matched_vectors(everything, n_null, seed=place_seed(seed, layer, kind))
+            null = matched_vectors(everything, n_null, seed=own_seed(seed, layer, kind))
             for what, vectors in ((NEURONS, everything[rows]), (VIRTUAL, null)):
                 part = coherence_ranks(vectors, projection, ids, npmi, ks=ks)
                 parts.append(part.assign(layer=layer, kind=kind, what=what))

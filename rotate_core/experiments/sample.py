@@ -6,28 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rotate_core.channels import Channels
-
-
-def own_seed(seed: int, *names: int | str) -> int:
-    """A seed for one layer, neuron, split, ... alone, so that no two share their draws.
-
-    Two draws from one seed are the same draw: of as many positions, say, the same ones. Their
-    errors then add up where a mean over neurons should cancel them.
-
-    Args:
-        seed: of the run.
-        names: of whom it is for; the same names give the same seed, whoever else draws.
-
-    Returns:
-        64 bits.
-    """
-    entropy = int.from_bytes(repr((seed, *names)).encode(), "big")
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
 
 
 def take(channels: Channels, rows: Sequence[int]) -> Channels:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from rotate_core.kurtosis import Sample
-from rotate_core.support import matched_vectors
+from rotate_core.support import matched_vectors, own_seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,16 +50,6 @@ def kurtosis_of(
         d_vocab = projection.shape[1]
         result[start : start + BATCH] = (m4 / d_vocab / (m2 / d_vocab) ** 2 - 3).cpu()
     return result
-
-
-def place_seed(seed: int, layer: int, kind: str) -> int:
-    """A seed for the draws of one layer and kind, which it shares with no other.
-
-    Matched vectors of one seed are the same normal draws, shaped by each layer's covariance: over
-    layers they would err together.
-    """
-    key = (layer, *kind.encode())
-    return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0])
 
 
 def whole_model(
@@ -103,7 +92,7 @@ def whole_model(
                     generator = torch.Generator().manual_seed(seed * 10_007 + layer)
                     rows = torch.randperm(len(everything), generator=generator)[:n_neurons]
                     rows = rows.sort().values
-                    null_seed = place_seed(seed, layer, kind)
+                    null_seed = own_seed(seed, layer, kind)
                     null = matched_vectors(everything, n_null, seed=null_seed)
                     kurtosis = kurtosis_of(torch.cat([everything[rows], null]), projection)
                     table = {

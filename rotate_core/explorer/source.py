@@ -13,7 +13,7 @@ from rotate_core.explorer.describe import SLIDERS
 from rotate_core.explorer.evidence import Comparison, measure
 from rotate_core.neurons import Neurons
 from rotate_core.settings import Settings
-from rotate_core.support import matched_vectors, statistics
+from rotate_core.support import matched_vectors, own_seed, statistics
 
 if TYPE_CHECKING:
     from rotate_core.atlas import Atlas
@@ -126,7 +126,8 @@ class Source:
         """Decompose n matched vectors of a layer and kind to compare with, where there are none."""
         if self.comparison(layer, kind) is not None:
             return
-        drawn = matched_vectors(self.neurons(layer, kind).vectors, n, seed=self.seed)
+        own = own_seed(self.seed, layer, kind)  # as an atlas draws them
+        drawn = matched_vectors(self.neurons(layer, kind).vectors, n, seed=own)
         vectors = Neurons(drawn, self.model.name, layer, kind, tuple(range(n)), self.fold_norm)
         values = statistics(self.decompose(vectors), ("core",))["core"]
         self._comparisons[layer, kind] = Comparison("core", values)

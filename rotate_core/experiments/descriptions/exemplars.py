@@ -21,7 +21,7 @@ from rotate_core.experiments.descriptions.weights import (
     sign_of,
 )
 from rotate_core.experiments.output_ablation import logit_drops
-from rotate_core.experiments.sample import own_seed
+from rotate_core.support import own_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

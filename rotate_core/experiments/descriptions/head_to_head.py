@@ -15,7 +15,7 @@ from rotate_core.experiments.descriptions.exemplars import previous
 from rotate_core.experiments.descriptions.kernels import KERNELS, Kernels
 from rotate_core.experiments.descriptions.trials import Trial, auroc, scores, trial
 from rotate_core.experiments.descriptions.weights import POLARITIES, Description
-from rotate_core.experiments.sample import own_seed
+from rotate_core.support import own_seed
 
 if TYPE_CHECKING:
     import pandas as pd

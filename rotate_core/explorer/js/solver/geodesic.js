@@ -13,7 +13,8 @@ const ROUNDING = 2 ** -23;
  * @param {Float32Array} w the neuron
  * @param {Float32Array} p sample weights of the tokens, sum 1
  * @param {{lambdaKurtosis: number, lambdaFidelity: number, tolerance?: number,
- *   gradientTolerance?: number, maxIter?: number, precondition?: Float32Array, signal?: AbortSignal, onIteration?: (n: number, value: number) => void
+ *   gradientTolerance?: number, maxIter?: number, precondition?: Float32Array,
+ *   signal?: AbortSignal, onIteration?: (n: number, value: number) => void
  * }} options
  * @returns {Promise<{vector: Float64Array, objective: number, nIter: number, converged: boolean}>}
  */
