@@ -72,6 +72,12 @@ class Source:
             )
         return self._vocabularies[layer]
 
+    def settings_of(self, layer: int, kind: str) -> Settings:
+        """Those of a layer and kind: an atlas may have exceptions."""
+        if self.atlas is None or not self.reads_atlas:
+            return self.settings
+        return self.atlas.manifest.settings_of(layer, kind)
+
     def neurons(self, layer: int, kind: str, indices: Sequence[int] | None = None) -> Neurons:
         """Weight vectors, folded where the atlas's are; None for the whole layer."""
         return self.model.neurons(layer, kind, indices, fold_norm=self.fold_norm)
@@ -98,17 +104,18 @@ class Source:
         on_channel: Callable[[], object] | None = None,
     ) -> Channels:
         """Channels of neurons of one layer and kind, measured where there is something alike."""
+        alike = self.settings_of(neurons.layer, neurons.kind)
         channels = decompose(
             neurons,
             self.vocabulary(neurons.layer),
             n_channels=n_channels or self.n_channels,
-            settings=settings or self.settings,
+            settings=settings or alike,
             seed=self.seed,
             progress=False,
             on_channel=on_channel,
         )
         against = self.comparison(neurons.layer, neurons.kind)
-        if against is None or channels.settings != self.settings:
+        if against is None or channels.settings != alike:
             return channels
         return measure(channels, against)
 
