@@ -205,7 +205,7 @@ class Channels:
         return [(tokens[i], value) for i, value in zip(ids.tolist(), z.tolist(), strict=True)]
 
     def table(self, k: int = 10) -> pd.DataFrame:
-        """A row a channel, with its k top tokens as a list of strings."""
+        """One row per channel, with its k top tokens as a list of strings."""
         import pandas as pd
 
         n, c = self.n_neurons, self.n_channels

@@ -63,7 +63,7 @@ def preconditioner(
 
 @dataclass
 class State:
-    """Where the batch stands; a row a neuron that is still at work."""
+    """Where the batch stands; one row per neuron that is still at work."""
 
     rows: Int[Tensor, " n_active"]
     """Row of the caller's batch."""
@@ -131,7 +131,7 @@ def solve(
     Args:
         w: weight vectors, none of norm 0.
         projection: U.
-        token_weights: m, a row a neuron.
+        token_weights: m, one row per neuron.
         objective: F.
         start: where to begin (any norm but 0); None begins at w.
         precondition: symmetric positive definite, see :func:`preconditioner`; None for none.

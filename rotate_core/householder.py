@@ -78,7 +78,7 @@ def solve(
     Args:
         w: weight vectors, none of norm 0.
         projection: U.
-        token_weights: m, a row a neuron.
+        token_weights: m, one row per neuron.
         objective: F; the loss is ``lambda_fidelity - F``.
         start: u, drawn from a standard normal in the paper.
         max_iter: steps at most (paper: 10,000, so that the last candidate is that of step 9,900).

@@ -23,7 +23,7 @@ class Neurons:
     """
 
     vectors: Float[Tensor, "n_neurons d_model"] = field(repr=False)
-    """w of section 3 of the paper, a row a neuron; float32, on the CPU."""
+    """w of section 3 of the paper, one row per neuron; float32, on the CPU."""
     model: str
     """The model's name."""
     layer: int

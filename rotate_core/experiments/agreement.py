@@ -39,7 +39,7 @@ def reading_at_tails(
         least: positions that a channel needs; below it z is NaN.
 
     Returns:
-        A row a channel: neuron, channel, n_positions, z.
+        One row per channel: neuron, channel, n_positions, z.
     """
     import pandas as pd
 

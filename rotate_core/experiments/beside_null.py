@@ -66,7 +66,7 @@ def both(
 def estimates(
     table: pd.DataFrame, column: str, by: list[str], *, rotation: str | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """A row a group: neurons, virtual neurons and their difference, with 95% intervals.
+    """One row per group: neurons, virtual neurons and their difference, with 95% intervals.
 
     Args:
         table: with the columns what and cluster; rows without a value are left out.
@@ -110,9 +110,9 @@ def by_certainty(
     A virtual neuron counts beside a group only where the group has neurons of its layer and kind.
 
     Args:
-        table: a row a channel, as :func:`both` makes them.
+        table: one row per channel, as :func:`both` makes them.
         column: the figure.
-        q: a row a channel: layer, kind, neuron, channel, q_value, as :meth:`Atlas.table` has them.
+        q: layer, kind, neuron, channel and q_value of each channel, as :meth:`Atlas.table` has it.
         level: q-value below which a channel is beyond the null.
         seed: of the bootstraps.
 

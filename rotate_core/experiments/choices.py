@@ -84,8 +84,8 @@ def compare(
         device: where to compute; None is the CPU.
 
     Returns:
-        A row a change and vector (change, what, row, and :func:`measures`); and a row a change and
-        channel with the seconds that the whole batch took for it.
+        One row per change and vector (change, what, row, and :func:`measures`); and one row per change
+        and channel with the seconds that the whole batch took for it.
     """
     import pandas as pd
 
@@ -122,7 +122,7 @@ def compare(
 
 
 def summary(table: pd.DataFrame, columns: Sequence[str], *, seed: int = 0) -> pd.DataFrame:
-    """The mean of each figure with its interval over neurons, a row a change and what.
+    """The mean of each figure with its interval over neurons, one row per change and what.
 
     Args:
         table: from :func:`compare`, with a column cluster.
@@ -177,8 +177,8 @@ def reflections(
         device: where to compute; None is the CPU.
 
     Returns:
-        A row a solver and neuron: solver, reflections (0 for ours), cluster, objective, kurtosis,
-        cosine, support, converged, seconds (of the whole batch, over its neurons).
+        One row per solver and neuron: solver, reflections (0 for ours), cluster, objective,
+        kurtosis, cosine, support, converged, seconds (of the whole batch, over its neurons).
     """
     import pandas as pd
 
@@ -209,7 +209,7 @@ def reflections(
 
 
 def solver_table(solved: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """The mean of each figure with its interval over neurons, a row a solver.
+    """The mean of each figure with its interval over neurons, one row per solver.
 
     Args:
         solved: from :func:`reflections`.

@@ -115,8 +115,9 @@ def concept_ranks(
         seed: of the shuffle, which is the null: windows dealt to documents at random.
 
     Returns:
-        A row a layer, what (:data:`ARTICLES` or :data:`SHUFFLED`), count and document: layer, what,
-        windows, article, percentile (among neurons of all layers) and layer_percentile, 0 to 100.
+        One row per layer, what (:data:`ARTICLES` or :data:`SHUFFLED`), count and document: layer,
+        what, windows, article, percentile (among neurons of all layers) and layer_percentile, both
+        0 to 100.
     """
     import pandas as pd
 
@@ -210,7 +211,8 @@ def coherence_ranks(
         ks: numbers of top tokens.
 
     Returns:
-        A row a vector and k: row, k, rank (share of the vectors at least as coherent), percentile.
+        One row per vector and k: row, k, rank (share of the vectors at least as coherent),
+        percentile.
     """
     import pandas as pd
 
@@ -250,7 +252,7 @@ def coherence_table(
         seed: of both draws; each layer and kind has matched vectors of its own.
 
     Returns:
-        A row a vector and k, with layer, kind, what (:data:`NEURONS` or :data:`VIRTUAL`) and
+        One row per vector and k, with layer, kind, what (:data:`NEURONS` or :data:`VIRTUAL`) and
         cluster (the neuron).
     """
     import pandas as pd

@@ -160,14 +160,14 @@ def depth_table(
     The interval resamples layers: they are what the claim is about, and kinds go with their layer.
 
     Args:
-        values: a row a layer and kind (and side), with columns layer, side and those named.
+        values: one row per layer and kind (and side), with columns layer, side and those named.
         column: the figure.
         n_layers: of the model.
         cuts: share of the layers that counts as early.
         seed: of the bootstrap.
 
     Returns:
-        A row a side and cut: side, cut, early, late and late less early, each an `Estimate`.
+        One row per side and cut: side, cut, early, late and late less early, each an `Estimate`.
     """
     import pandas as pd
 

@@ -202,7 +202,7 @@ def divergence(
         seed: of the rotations.
 
     Returns:
-        A row a channel: nats on topic, active, matched, elsewhere (means over positions), and
+        One row per channel: nats on topic, active, matched, elsewhere (means over positions), and
         ``over_active``, ``over_matched``, ``over_elsewhere``: log10 of the ratio of on topic to
         each. With ``rotate``, the same for the rotation, names ending in ``_rotation``.
     """

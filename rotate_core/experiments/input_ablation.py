@@ -99,8 +99,8 @@ def input_ablation(
         seed: of the rotations.
 
     Returns:
-        A row a channel, reading, rule and mode ("subtract" takes away ``alpha_k c_k`` with alpha by
-        least squares, "project" the whole component along c_k): n_own, n_other, d_own, d_other,
+        One row per channel, reading, rule and mode ("subtract" takes away ``alpha_k c_k`` with alpha
+        by least squares, "project" the whole component along c_k): n_own, n_other, d_own, d_other,
         faithfulness, rotation (its mean over rotations), passes; NaN where skipped. And a row a
         neuron and share of positions: completeness, rotation. Both modes are one there, because
         least squares of all channels takes out just their span.
@@ -158,7 +158,7 @@ def _scores(
     member: Bool[Tensor, "n_channels n_top"],
     rule: Rule,
 ) -> list[dict[str, Any]]:
-    """A row a channel; the first set is the neuron's own channels, the others are rotations."""
+    """One row per channel; the first set is the neuron's own channels, the others are rotations."""
     own = member.to(before)
     other = (member.any(0) & ~member).to(before)
     d_own, d_other = (

@@ -35,7 +35,7 @@ def logit_drops(
         layer: whose MLP.
         tokens: contexts; the edit is at the last token, and so are the logits.
         activation: a, at the last tokens.
-        vectors: what is taken out of v, a row a variant.
+        vectors: what is taken out of v, one row per variant.
 
     Returns:
         ``sign(a) * (logit before - logit after)``, mean over positions, float32 on the CPU.

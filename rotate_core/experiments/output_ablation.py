@@ -90,7 +90,7 @@ def output_ablation(
         seed: of the rotations.
 
     Returns:
-        A row a channel and rule: faithfulness, auroc, and their means over rotations. A row a
+        One row per channel and rule: faithfulness, auroc, and their means over rotations. A row a
         neuron and rule: completeness and its mean over rotations. And the drops of all logits by
         channel.
     """
@@ -144,7 +144,7 @@ def _scores(
     frequency: Float[Tensor, " d_vocab"],
     ordered: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """A row a channel that has a tail; the first set is the neuron's own, others are rotations."""
+    """One row per channel that has a tail; the first set is the neuron's own, the rest rotations."""
     rows = []
     for k, mine in enumerate(own):
         if not len(mine):

@@ -98,7 +98,7 @@ def clocked(neurons: NeuronsLike, vocabulary: VocabularyLike, **options: Any) ->
 
 
 def by_neuron(ours: Run, other: Run) -> pd.DataFrame:
-    """A row a neuron: the cosine between the two channels, and our gain in F."""
+    """One row per neuron: the cosine between the two channels, and our gain in F."""
     import pandas as pd
 
     a, b = ours.channels, other.channels
@@ -183,8 +183,8 @@ def stops(
         tolerances: gains of F in one iteration, below which a neuron stops, whatever its gradient.
 
     Returns:
-        A row a tolerance: mean iterations, median_loss, mean_loss, and n_on_plateau: neurons that
-        stop where more than :data:`MARGIN` is left.
+        One row per tolerance: mean iterations, median_loss, mean_loss, and n_on_plateau: neurons
+        that stop where more than :data:`MARGIN` is left.
     """
     import pandas as pd
 

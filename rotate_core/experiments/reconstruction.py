@@ -60,7 +60,7 @@ def reconstruction_table(
         seed: of the rotations.
 
     Returns:
-        A row a neuron, C and what: neuron, what ("channels" or "matched rotations"), channels,
+        One row per neuron, C and what: neuron, what ("channels" or "matched rotations"), channels,
         cosine, norm.
     """
     import pandas as pd
@@ -133,7 +133,7 @@ def stability_table(runs: Sequence[Channels], n_tops: Sequence[int] = (50,)) -> 
         n_tops: top tokens that the Jaccard is over.
 
     Returns:
-        A row a pair of runs, neuron and n_top: neuron, n_top and the fields of :class:`Match`.
+        One row per pair of runs, neuron and n_top: neuron, n_top and the fields of :class:`Match`.
     """
     import pandas as pd
 

@@ -66,7 +66,7 @@ def table(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) 
 
 
 def shown(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) -> Styler:
-    """:func:`table` as a chapter shows it: a column a claim, and no word cut off.
+    """:func:`table` as a chapter shows it: one column per claim, and no word cut off.
 
     Args:
         outcomes: by the claim's name.

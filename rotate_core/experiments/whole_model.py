@@ -76,7 +76,7 @@ def whole_model(
         progress: show a bar.
 
     Returns:
-        A row a vector: layer, kind, side, neuron (-1 for a matched vector), null, kurtosis.
+        One row per vector: layer, kind, side, neuron (-1 for a matched vector), null, kurtosis.
     """
     import pandas as pd
 

@@ -36,7 +36,7 @@ NULL_MODEL_COLOURS = {
 
 
 def map_of_a_model(summary: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Kurtosis, support and the share of significant channels against layer, a line a kind.
+    """Kurtosis, support and the share of significant channels against layer, one line per kind.
 
     Args:
         summary: of :meth:`Atlas.summary`, with a null.
@@ -67,8 +67,8 @@ def beside_the_null(
     """One statistic's distribution over neurons, over the same of matched vectors.
 
     Args:
-        neurons: a row a channel.
-        null: a row a channel of a matched vector.
+        neurons: one row per channel.
+        null: one row per channel of a matched vector.
         ax: where to.
         column: which statistic.
         label: of its axis.
@@ -93,7 +93,7 @@ def certified(table: pd.DataFrame, ax: Axes, *, level: float = 0.1) -> Axes:
     """Each channel by its cosine and its kurtosis: significant ones in colour, the others grey.
 
     Args:
-        table: a row a channel, with q_value.
+        table: one row per channel, with q_value.
         ax: where to.
         level: q-value below which a channel is significant.
     """
@@ -169,7 +169,7 @@ def null_models(valid: pd.DataFrame, found: pd.DataFrame, axes: Sequence[Axes]) 
 def p_value_histograms(
     groups: Mapping[str, Sequence[float]], axes: Sequence[Axes]
 ) -> Sequence[Axes]:
-    """p-values in ten bins, a panel a group; the dashed line is what chance gives.
+    """p-values in ten bins, one panel per group; the dashed line is what chance gives.
 
     Args:
         groups: p-values by title.
@@ -187,7 +187,7 @@ def p_value_histograms(
 
 
 def by_position(shares: pd.DataFrame, ax: Axes, *, level: float = 0.05) -> Axes:
-    """Share of channels below a p-value, by the channel's position, a line a statistic.
+    """Share of channels below a p-value, by the channel's position, one line per statistic.
 
     Args:
         shares: rows with statistic, channel and share.

@@ -34,7 +34,7 @@ def points_with_means(
     """Three rows of points a group, neurons above their nulls, each with its mean and interval.
 
     Args:
-        table: a row a value, with the columns ``value``, ``group`` and ``what``.
+        table: one row per value, with the columns ``value``, ``group`` and ``what``.
         means: the `Estimate` of each (group, what) that there is.
         ax: where to.
         value: the column to draw.

@@ -93,7 +93,7 @@ def steps(points: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
 def tail_tokens(
     tops: Sequence[Sequence[tuple[str, float]]], axes: Sequence[Axes]
 ) -> Sequence[Axes]:
-    """Tokens of each channel's tail with their z-scores as bars, a panel a channel.
+    """Tokens of each channel's tail with their z-scores as bars, one panel per channel.
 
     Args:
         tops: of each channel, pairs of a token and its z-score, the furthest first.

@@ -24,7 +24,7 @@ MARKS = ("o", "s")
 def strips_by_polarity(
     table: pd.DataFrame, axes: Sequence[Axes], *, groups: Mapping[str, Sequence[str]], value: str
 ) -> Sequence[Axes]:
-    """A row a method, a point a neuron, the two polarities above each other, a bar at each median.
+    """One row per method, one point per neuron; the polarities one above the other, medians barred.
 
     Args:
         table: columns method, kernel, polarity and the value's.

@@ -38,7 +38,7 @@ def strips(
     """A row of points a group with its median: every value is seen, none is summed away.
 
     Args:
-        table: a row a value.
+        table: one row per value.
         ax: where to.
         value: the column to draw.
         group: the column that says which row.
@@ -77,7 +77,7 @@ def curves(
     colours: Mapping[str, str],
     labels: tuple[str, str],
 ) -> Axes:
-    """Mean with its 95% interval against x, a line a group; the intervals are in the table.
+    """Mean with its 95% interval against x, one line per group; the intervals are in the table.
 
     Args:
         table: columns x, y, ``low``, ``high`` and the group's.
@@ -100,7 +100,7 @@ def curves(
 def changes(
     table: pd.DataFrame, axes: Sequence[Axes], *, labels: Mapping[str, str]
 ) -> Sequence[Axes]:
-    """Estimates for each change of the method: a row a change, neurons and null, 95% intervals.
+    """Estimates for each change of the method: one row per change, neurons and null, 95% intervals.
 
     Args:
         table: from :func:`rotate_core.experiments.choices.summary`.
@@ -145,7 +145,7 @@ def verdicts(rows: Sequence[tuple[str, Any, str]], ax: Axes) -> Axes:
 def against_paper(
     rows: Sequence[tuple[str, Any, Any, tuple[float, float]]], ax: Axes, *, most: float = 1.0
 ) -> Axes:
-    """Ours, its null, and the paper's figure, a row a claim.
+    """Ours, its null, and the paper's figure, one row per claim.
 
     Args:
         rows: (name, our Estimate, the null's Estimate, the paper's range).

@@ -29,7 +29,7 @@ def geodesic_profile(profile: pd.DataFrame, chosen: tuple[float, float], ax: Axe
 
 
 def race(curves: Mapping[str, pd.DataFrame], ax: Axes) -> Axes:
-    """Mean objective against seconds, a line a solver, on a logarithmic clock.
+    """Mean objective against seconds, one line per solver, on a logarithmic clock.
 
     Args:
         curves: by solver; columns seconds and objective.
@@ -46,7 +46,7 @@ def agreement(table: pd.DataFrame, ax: Axes) -> Axes:
     """Cosine between the two solvers' channels against the geodesic solver's gain in F.
 
     Args:
-        table: a row a neuron; columns cosine and gain.
+        table: one row per neuron; columns cosine and gain.
         ax: to draw on.
     """
     ax.axhline(0, color=COLOURS["null"], linewidth=1)
@@ -56,7 +56,7 @@ def agreement(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def remaining(left: ArrayLike, rules: Mapping[str, float], ax: Axes) -> Axes:
-    """What each iteration leaves to gain, a line a neuron, and where rules stop on average.
+    """What each iteration leaves to gain, one line per neuron, and where rules stop on average.
 
     Args:
         left: objective still to gain (neurons, iterations); 0 once a neuron has ended.
@@ -84,7 +84,7 @@ def remaining(left: ArrayLike, rules: Mapping[str, float], ax: Axes) -> Axes:
 
 
 def distinct(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Channels that are not copies of another, by moments, a point a neuron.
+    """Channels that are not copies of another, by moments, one point per neuron.
 
     Args:
         table: columns moments and distinct.

@@ -118,7 +118,7 @@ def sensitivity(
         seed: of the trials and of the resampling.
 
     Returns:
-        A row a threshold and value: won, tied, lost and the gap in AUROC, by kernel.
+        One row per threshold and value: won, tied, lost and the gap in AUROC, by kernel.
     """
     import pandas as pd
 

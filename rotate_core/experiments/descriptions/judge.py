@@ -138,7 +138,7 @@ def tournament(
         progress: show a bar.
 
     Returns:
-        A row a neuron and pair: neuron, first, second (methods), first_prose, second_prose,
+        One row per neuron and pair: neuron, first, second (methods), first_prose, second_prose,
         forward and backward (answers, with the first as A and as B), forward_said and
         backward_said (word by word), verdict (:func:`combine`), agree (the orders do; None where
         one is invalid).
@@ -180,7 +180,7 @@ def tournament(
 
 
 def summary(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """A row a pair of methods, from a tournament: how often the first won, tied, lost, was invalid.
+    """One row per pair of methods in a tournament: how often the first won, tied, lost, was invalid.
 
     ``orders_agree`` is the share of valid verdicts where both orders say the same. A judge that
     goes by position has a share near 0.
