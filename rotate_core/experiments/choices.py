@@ -84,8 +84,8 @@ def compare(
         device: where to compute; None is the CPU.
 
     Returns:
-        One row per change and vector (change, what, row, and :func:`measures`); and one row per change
-        and channel with the seconds that the whole batch took for it.
+        One row per change and vector (change, what, row, and :func:`measures`); and one per
+        change and channel with the seconds that the whole batch took for it.
     """
     import pandas as pd
 

@@ -99,10 +99,10 @@ def input_ablation(
         seed: of the rotations.
 
     Returns:
-        One row per channel, reading, rule and mode ("subtract" takes away ``alpha_k c_k`` with alpha
-        by least squares, "project" the whole component along c_k): n_own, n_other, d_own, d_other,
-        faithfulness, rotation (its mean over rotations), passes; NaN where skipped. And a row a
-        neuron and share of positions: completeness, rotation. Both modes are one there, because
+        One row per channel, reading, rule and mode ("subtract" takes away ``alpha_k c_k``, alpha by
+        least squares, "project" the whole component along c_k): n_own, n_other, d_own, d_other,
+        faithfulness, rotation (its mean over rotations), passes; NaN where skipped. And one row
+        per neuron and share of positions: completeness, rotation. Both modes are one there, because
         least squares of all channels takes out just their span.
     """
     import pandas as pd

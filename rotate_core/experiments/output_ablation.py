@@ -144,7 +144,7 @@ def _scores(
     frequency: Float[Tensor, " d_vocab"],
     ordered: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """One row per channel that has a tail; the first set is the neuron's own, the rest rotations."""
+    """One row per channel that has a tail; first the neuron's own, then rotations."""
     rows = []
     for k, mine in enumerate(own):
         if not len(mine):

@@ -180,7 +180,7 @@ def tournament(
 
 
 def summary(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """One row per pair of methods in a tournament: how often the first won, tied, lost, was invalid.
+    """One row per pair of methods in a tournament: won, tied, lost and invalid verdicts.
 
     ``orders_agree`` is the share of valid verdicts where both orders say the same. A judge that
     goes by position has a share near 0.
