@@ -123,12 +123,16 @@ def search(
     with _errors():
         from rotate_core.atlas import Atlas
 
-        found = Atlas.open(atlas).search(word, limit=limit)
+        opened = Atlas.open(atlas)
+        found = opened.search(word, limit=limit)
         if found.empty and not as_json:
             typer.echo(f"no channel of {atlas} has {word!r} in its tail")
             return
         columns = "layer kind neuron channel token z support q_value top_tokens"
         _print(found, columns.split(), as_json)
+        groups = dict.fromkeys(zip(found["layer"], found["kind"], strict=True))
+        for layer, kind in groups if opened.manifest.null and not as_json else ():
+            typer.echo(f"layer {layer}, {kind}: {opened.calibration(layer, kind)}")
 
 
 @app.command()

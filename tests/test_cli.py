@@ -79,6 +79,7 @@ def test_info_search_and_show(built: Path) -> None:
     word = next(token for token in first["top_tokens"] if token.strip())
     result = ask("search", built, word, "--limit", 5)
     assert result.exit_code == 0
+    assert ": q over 48 neurons, p against 20 matched vectors" in result.stdout
     assert "top_tokens" in result.stdout
     result = ask("show", built, "--layer", 2, "--kind", "out", "--neuron", first["neuron"])
     assert result.exit_code == 0
