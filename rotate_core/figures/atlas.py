@@ -158,7 +158,7 @@ def null_models(valid: pd.DataFrame, found: pd.DataFrame, axes: Sequence[Axes]) 
             )  # fmt: skip
     left.axhline(1, color=COLOURS["neutral"], linewidth=0.8, linestyle="--")
     left.set(title="too often", xlabel="p-value of at most", ylabel="times as often as honest")
-    left.set(xscale="log", yscale="symlog", ylim=(0, None))
+    left.set(xscale="log", yscale="symlog", ylim=(0, 2 * max(1, valid["ratio"].max())))
     right.set(title="found", xlabel="planted strength", ylabel="certified", ylim=(0, 1.02))
     right.yaxis.set_major_formatter("{x:.0%}")
     lines = right.get_legend_handles_labels()
