@@ -70,6 +70,12 @@ def test_decoys_are_counted_by_hand() -> None:
     np.testing.assert_allclose(null_models.decoy_q_values(observed, null), expected)
 
 
+def test_values_may_be_read_only() -> None:
+    values = np.linspace(-1, 1, 50)
+    values.flags.writeable = False  # as a table's columns are; torch warns, and a warning is an error
+    assert null_models.rank(values, values).shape == (50,)
+
+
 def test_draws_are_seeded(fresh: np.ndarray) -> None:
     first, again, other = (null_models.validity(fresh, n_repeats=3, seed=s) for s in (0, 0, 1))
     assert first.equals(again)

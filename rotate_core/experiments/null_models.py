@@ -223,7 +223,7 @@ def choose(valid: pd.DataFrame, found: pd.DataFrame, *, level: float = SIGNIFICA
 
 
 def _p(observed: Values, null: Values, *, extrapolate: bool) -> Values:
-    columns = (torch.from_numpy(np.asarray(x, dtype=float)).unsqueeze(1) for x in (observed, null))
+    columns = (torch.tensor(x, dtype=torch.float64).unsqueeze(1) for x in (observed, null))
     return p_values(*columns, extrapolate=extrapolate)[:, 0].numpy()
 
 
@@ -231,7 +231,7 @@ def _q(name: str, observed: Values, null: Values, others: Sequence[Values]) -> V
     if name == DECOYS:
         return decoy_q_values(observed, null)
     p = P_VALUES[name](observed, null, others)
-    return q_values(torch.from_numpy(p).unsqueeze(1))[:, 0].numpy()
+    return q_values(torch.tensor(p).unsqueeze(1))[:, 0].numpy()
 
 
 def certified_by_rank(atlas: Atlas, *, level: float = SIGNIFICANT) -> list[float]:
