@@ -72,7 +72,7 @@ def test_decoys_are_counted_by_hand() -> None:
 
 def test_values_may_be_read_only() -> None:
     values = np.linspace(-1, 1, 50)
-    values.flags.writeable = False  # as a table's columns are; torch warns, and a warning is an error
+    values.flags.writeable = False  # as columns of a table are; torch warns of it
     assert null_models.rank(values, values).shape == (50,)
 
 
