@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rotate_core.channels import Channels, VocabularyLike
-from rotate_core.decomposition import decompose
+from rotate_core.decomposition import ConvergenceWarning, decompose
 from rotate_core.support import STATISTICS, p_values, statistics
 
 if TYPE_CHECKING:
@@ -83,14 +84,16 @@ def planted_statistics(
     for size in sizes:
         _, directions = token_clusters(vocabulary, len(vectors), size, seed=seed)
         for strength in strengths:
-            channels = decompose(
-                plant(vectors, directions, strength),
-                vocabulary,
-                n_channels=1,
-                settings=settings,
-                device=device,
-                progress=False,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # one that stalls counts, too
+                channels = decompose(
+                    plant(vectors, directions, strength),
+                    vocabulary,
+                    n_channels=1,
+                    settings=settings,
+                    device=device,
+                    progress=False,
+                )
             values = {name: x[:, 0].numpy() for name, x in statistics(channels, names).items()}
             parts.append(pd.DataFrame({"size": size, "strength": strength} | values))
     return pd.concat(parts, ignore_index=True)
