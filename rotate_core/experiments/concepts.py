@@ -116,8 +116,8 @@ def concept_ranks(
 
     Returns:
         One row per layer, what (:data:`ARTICLES` or :data:`SHUFFLED`), count and document: layer,
-        what, windows, article, percentile (among neurons of all layers) and layer_percentile, both
-        0 to 100.
+        what, windows, article, percentile (among neurons of all layers, in whole percent) and
+        layer_percentile, both 0 to 100.
     """
     import pandas as pd
 
@@ -136,7 +136,9 @@ def concept_ranks(
                 kurtosis = kurtosis_of(vectors, projection)
                 part = {
                     "article": range(len(kurtosis)),
-                    "percentile": percentile_among(kurtosis, everywhere).numpy(),
+                    # In whole percent: among so many neurons, rounding in the model's forward pass
+                    # moves a concept past one or the other; a rerun has to give this table again.
+                    "percentile": percentile_among(kurtosis, everywhere).round().numpy(),
                     "layer_percentile": percentile_among(kurtosis, reference).numpy(),
                 }
                 parts.append(pd.DataFrame(part).assign(layer=layer, what=what, windows=count))
