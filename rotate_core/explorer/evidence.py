@@ -44,7 +44,8 @@ class Comparison:
             return None
         if not atlas.shards(layer=layer, kind=kind):
             return None
-        columns, shape = ["neuron", "channel"], (-1, atlas.manifest.n_channels)
+        columns = ["neuron", "channel"]
+        shape = (-1, atlas.manifest.n_channels_of(layer, kind))
         statistic = atlas.manifest.statistic
         null, neurons = (
             atlas.table([*columns, name], layer=layer, kind=kind, null=of_null).sort_values(columns)

@@ -87,7 +87,9 @@ class Source:
         if self.atlas is None or not self.reads_atlas:
             return None
         made = self.atlas.manifest
-        if (layer, kind) not in made.groups() or made.n_channels < self.n_channels:
+        if (layer, kind) not in made.groups():
+            return None
+        if made.n_channels_of(layer, kind) < self.n_channels:
             return None
         if not any(index in shard.indices for shard in self.atlas.shards(layer=layer, kind=kind)):
             return None
@@ -175,7 +177,7 @@ class Source:
         vectors = f"{n_null} matched vectors"
         if channels.q_value is None:
             return f"p-values against {vectors}; no q-value: nothing to adjust over"
-        said = getattr(channels, "calibration", None)
+        said: object = channels.calibration
         if said is None:
             against = self._comparison_of(channels)
             known = set() if against is None else set(against.indices)
