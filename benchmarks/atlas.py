@@ -33,14 +33,15 @@ import pyarrow.dataset  # noqa: F401 (likewise)
 import torch
 from measured import keep
 
-from rotate_core.atlas import Atlas, StoredVocabulary
-from rotate_core.calibration import finish_group, index_path
+from rotate_core.atlas import Atlas
+from rotate_core.atlas.atlas import StoredVocabulary
+from rotate_core.atlas.index import finish_group, index_path
+from rotate_core.atlas.manifest import Manifest, Shard, write_manifest
+from rotate_core.atlas.search import look_up, token_ids
+from rotate_core.atlas.shards import write_shard, write_tokens
 from rotate_core.channels import Channels
-from rotate_core.manifest import Manifest, Shard, write_manifest
-from rotate_core.search import look_up, token_ids
-from rotate_core.settings import Settings
-from rotate_core.shards import write_shard, write_tokens
-from rotate_core.tails import Tails
+from rotate_core.rotation.settings import Settings
+from rotate_core.rotation.tails import Tails
 
 KINDS, N_CHANNELS, D_VOCAB = ("gate", "in", "out"), 50, 128_000
 DRAWN, TAIL = 400, 300

@@ -3,7 +3,7 @@
     python benchmarks/calibration.py [--vectors 2000] [--planted 200]
 
 For six layers and kinds of the embedded model: first channels of so many matched vectors, tested
-against a hundred of them over and over (rotate_core.experiments.null_models); and for one of them
+against a hundred of them over and over (rotate_core.experiments.null_validity); and for one of them
 channels planted in other matched vectors, 1 or 5 among 25. Writes benchmarks/calibration.json,
 which chapter 4 shows. About fifteen minutes on two cores.
 """
@@ -17,9 +17,10 @@ import pandas as pd
 from measured import keep
 
 from rotate_core import decompose, load_model
-from rotate_core.experiments import null_models
-from rotate_core.experiments.power import planted_statistics
-from rotate_core.support import matched_vectors, statistics
+from rotate_core.experiments import null_validity as null_models
+from rotate_core.experiments.null_power import planted_statistics
+from rotate_core.null.evidence import statistics
+from rotate_core.null.matched import matched_vectors
 
 FILE = Path(__file__).with_suffix(".json")
 GROUPS = [(29, "out"), (0, "in"), (15, "gate"), (22, "out"), (29, "gate"), (15, "out")]

@@ -20,9 +20,9 @@ import torch
 from measured import keep
 
 from rotate_core import load_model
-from rotate_core.experiments import corpus
-from rotate_core.experiments.activations import readings
-from rotate_core.experiments.whole_model import whole_model
+from rotate_core.experiments.kurtosis import whole_model
+from rotate_core.text import corpus
+from rotate_core.text.activations import readings
 
 OUTPUT = Path(__file__).with_suffix(".json")
 LAYERS, NEURONS_A_LAYER, WINDOW = (0, 15, 22, 29), 25, 128

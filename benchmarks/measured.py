@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from rotate_core.experiments.record import PACKAGES, processor
-from rotate_core.versions import versions
+from rotate_core.storage import versions
+from rotate_core.verdicts.record import PACKAGES, processor
 
 
 def keep(file: Path, part: str, figures: dict[str, Any]) -> None:

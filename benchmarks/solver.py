@@ -24,16 +24,9 @@ import torch
 from measured import keep
 from torch import Tensor
 
-from rotate_core import (
-    PAPER,
-    ConvergenceWarning,
-    Settings,
-    Vocabulary,
-    decompose,
-    geodesic,
-    load_model,
-)
-from rotate_core.kurtosis import Objective
+from rotate_core import PAPER, ConvergenceWarning, Settings, Vocabulary, decompose, load_model
+from rotate_core.rotation import sphere as geodesic
+from rotate_core.rotation.moments import Objective
 
 OUTPUT = Path(__file__).with_suffix(".json")
 LAYER, KIND = 20, "gate"

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from rotate_core.channels import Channels
 from rotate_core.decomposition import ConvergenceWarning, decompose
 from rotate_core.models import Model, load_model
-from rotate_core.neurons import Neurons
-from rotate_core.settings import PAPER, Settings
-from rotate_core.vocabulary import Vocabulary
+from rotate_core.models.neurons import Neurons
+from rotate_core.models.vocabulary import Vocabulary
+from rotate_core.rotation.settings import PAPER, Settings
 
 if TYPE_CHECKING:
     from rotate_core.atlas import Atlas
-    from rotate_core.experiments.ablation import ablate, save_ablated
     from rotate_core.explorer import Explorer
+    from rotate_core.text.edit import ablate, save_ablated
 
 __version__ = "0.1.0"
 __all__ = [
@@ -44,8 +44,8 @@ __all__ = [
 _ON_DEMAND = {
     "Atlas": "rotate_core.atlas",
     "Explorer": "rotate_core.explorer",  # ipywidgets is imported only where a widget is wanted
-    "ablate": "rotate_core.experiments.ablation",
-    "save_ablated": "rotate_core.experiments.ablation",
+    "ablate": "rotate_core.text.edit",
+    "save_ablated": "rotate_core.text.edit",
 }
 
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
-import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rotate_core.settings import Settings
+from rotate_core.rotation.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SIGNIFICANT = 0.1
-"""Channels with a q-value below this count as the neuron's; a tenth of them is not, at most."""
+    from rotate_core.null.calibration import Calibration
+
 TAILS = {1: "+", -1: "-", 0: "±"}
 """How a table writes the tail that a channel masks."""
 
@@ -66,67 +66,6 @@ class NeuronsLike(Protocol):
     @property
     def indices(self) -> tuple[int, ...]:
         """Neuron numbers within the layer."""
-
-
-class CalibrationWarning(UserWarning):
-    """The null is too small for any of the channels to be certified."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What p- and q-values were made from, and so what they are able to say."""
-
-    n_neurons: int
-    """Neurons that a q-value is adjusted over, position by position."""
-    n_null: int
-    """Matched vectors behind a p-value."""
-    statistic: str = "core"
-    """What channels are ranked by."""
-
-    def fewest(self, level: float = SIGNIFICANT) -> int:
-        """How many channels of one position have to share the smallest rank before any has q below.
-
-        With ranks alone no p-value is below ``1 / (n_null + 1)``, so Benjamini-Hochberg certifies
-        nothing at ``level`` unless ``n_neurons / (level (n_null + 1))`` channels or more are beyond
-        all matched vectors. p-values that are extrapolated have no such floor, but what they say
-        below ``1 / (n_null + 1)`` is as good as the model of the null's tail.
-        """
-        return max(1, math.ceil(self.n_neurons / (level * (self.n_null + 1)) - 1e-9))
-
-    @property
-    def extrapolated(self) -> bool:
-        """Whether the null is large enough for a model of its tail: five matched vectors."""
-        return self.n_null >= 5
-
-    def warn(self, *, level: float = SIGNIFICANT, stacklevel: int = 1) -> None:
-        """Warn where nothing can be certified: ranks alone, and their floor above all neurons.
-
-        Warns:
-            CalibrationWarning: with the number of matched vectors that would do.
-        """
-        if not self.extrapolated and self.fewest(level) > self.n_neurons:
-            warnings.warn(
-                f"{self.n_null} matched vectors can certify no channel at q < {level:g}: "
-                f"wanted at least {math.ceil(1 / level) - 1}",
-                CalibrationWarning,
-                stacklevel=stacklevel + 1,
-            )
-
-    def __str__(self) -> str:
-        least = 1 / (self.n_null + 1)
-        beyond = f"p below {least:.2g} is extrapolated"
-        if not self.extrapolated:
-            beyond = f"no p below {least:.2g}"
-        many = self.fewest()
-        floor = f", ranks alone would need {many} beyond all of these for q < {SIGNIFICANT:g}"
-        return (
-            f"q over {_count(self.n_neurons, 'neuron')}, p against "
-            f"{_count(self.n_null, 'matched vector')}: {beyond}{floor if many > 1 else ''}"
-        )
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -257,3 +196,51 @@ class Channels:
     def _repr_html_(self) -> str:
         table = self._display().to_html(index=False, escape=True, border=0)
         return f"<p><strong>Channels</strong> of {html.escape(self._title())}</p>{table}"
+
+
+def take(channels: Channels, rows: Sequence[int]) -> Channels:
+    """The channels of some of the neurons, by row and in the order given."""
+    chosen = list(rows)
+    changes: dict[str, Any] = {name: value[chosen] for name, value in _arrays(channels).items()}
+    indices = tuple(channels.indices[row] for row in chosen)
+    return dataclasses.replace(channels, indices=indices, **changes)
+
+
+def join(parts: Sequence[Channels]) -> Channels:
+    """Several results with one vocabulary as one, neurons numbered by row: a batch to go on with.
+
+    Small batches are slow, and neurons do not influence each other. :func:`split` takes it apart.
+    """
+    arrays = [_arrays(part) for part in parts]
+    names = set.intersection(*map(set, arrays)) - {"history"}
+    changes: dict[str, Any] = {name: torch.cat([some[name] for some in arrays]) for name in names}
+    n = len(changes["vectors"])
+    labels: dict[str, Any] = {"indices": tuple(range(n)), "layer": None, "kind": None}
+    return dataclasses.replace(parts[0], **changes, **labels, history=None)
+
+
+def split(channels: Channels, parts: Sequence[Channels]) -> list[Channels]:
+    """Channels of joined neurons, apart and with the parts' own labels again."""
+    found, start = [], 0
+    for part in parts:
+        some = take(channels, range(start, start + part.n_neurons))
+        labels: dict[str, Any] = {
+            n: getattr(part, n) for n in ("indices", "layer", "kind", "model")
+        }
+        found.append(dataclasses.replace(some, **labels))
+        start += part.n_neurons
+    return found
+
+
+def first_channels(channels: Channels, n: int) -> Channels:
+    """The first n channels of every neuron."""
+    arrays = _arrays(channels)
+    del arrays["weight_vectors"]
+    changes: dict[str, Any] = {name: value[:, :n] for name, value in arrays.items()}
+    return dataclasses.replace(channels, **changes)
+
+
+def _arrays(channels: Channels) -> dict[str, Tensor]:
+    """The arrays that a result has, by name."""
+    fields = {field.name: getattr(channels, field.name) for field in dataclasses.fields(channels)}
+    return {name: value for name, value in fields.items() if isinstance(value, Tensor)}

@@ -86,7 +86,7 @@ def decompose(
         }
         from rotate_core.atlas import Atlas
         from rotate_core.models import load_model
-        from rotate_core.settings import Settings
+        from rotate_core.rotation.settings import Settings
 
         _check_device(device)
         atlas = Atlas.build(
@@ -188,7 +188,7 @@ def _print(frame: pd.DataFrame, columns: list[str], as_json: bool) -> None:
     """A table on stdout; ``columns`` of it in this order, or all."""
     import pandas as pd
 
-    from rotate_core.tokens import visible
+    from rotate_core.models.tokens import visible
 
     if as_json:
         for line in frame.to_dict(orient="records"):

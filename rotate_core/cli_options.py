@@ -41,7 +41,7 @@ class Engine(str, enum.Enum):
 
 def numbers(text: str) -> tuple[int, ...] | None:
     """Numbers out of "0,15,20-29"; None out of "all"."""
-    from rotate_core.manifest import parse_indices
+    from rotate_core.atlas.manifest import parse_indices
 
     try:
         return None if text == "all" else parse_indices(text)

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 from tqdm.auto import tqdm
 
-from rotate_core import geodesic
 from rotate_core.channels import Channels, NeuronsLike, VocabularyLike
-from rotate_core.deflation import READ_OUT, SOLVED, Setup, deflate, first_numbers
-from rotate_core.settings import Settings
+from rotate_core.rotation import sphere as geodesic
+from rotate_core.rotation.deflate import READ_OUT, SOLVED, Setup, deflate, first_numbers
+from rotate_core.rotation.settings import Settings
 
 ARRAYS_PER_NEURON = 12
 """Arrays of d_vocab values that a neuron takes at the peak."""

@@ -22,10 +22,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rotate_core.channels import Channels
-from rotate_core.experiments.ablation import contributions
-from rotate_core.experiments.activations import neuron_activations
-from rotate_core.experiments.tails import signed_z
-from rotate_core.support import matched_rotations
+from rotate_core.null.matched import matched_rotations
+from rotate_core.null.tails import signed_z
+from rotate_core.text.activations import neuron_activations
+from rotate_core.text.edit import contributions
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,10 +24,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rotate_core.channels import Channels
-from rotate_core.experiments.ablation import contributions
-from rotate_core.experiments.logit_drops import active_contexts, drops_at_each, logit_drops
-from rotate_core.experiments.tails import heaviest, signed_z, token_signs
-from rotate_core.support import matched_rotations
+from rotate_core.experiments.output_logits import active_contexts, drops_at_each, logit_drops
+from rotate_core.null.matched import matched_rotations
+from rotate_core.null.tails import heaviest, signed_z, token_signs
+from rotate_core.text.edit import contributions
 
 if TYPE_CHECKING:
     import pandas as pd

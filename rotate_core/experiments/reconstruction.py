@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rotate_core.channels import Channels
-from rotate_core.support import matched_rotations
+from rotate_core.null.matched import matched_rotations
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rotate_core.channels import Channels
-from rotate_core.kurtosis import standardised_moments
-from rotate_core.settings import Settings
-from rotate_core.support import support
+from rotate_core.null.evidence import support
+from rotate_core.rotation.moments import standardised_moments
+from rotate_core.rotation.settings import Settings
 
 BIN = 0.5
 """Width of a histogram's bins, in standard deviations."""

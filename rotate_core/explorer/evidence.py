@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rotate_core.support import p_values, q_values, statistics
+from rotate_core.null.calibration import p_values, q_values
+from rotate_core.null.evidence import statistics
 
 if TYPE_CHECKING:
     from rotate_core.atlas import Atlas

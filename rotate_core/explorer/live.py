@@ -15,7 +15,7 @@ from rotate_core.decomposition import ConvergenceWarning
 from rotate_core.explorer.describe import Place, decode, describe
 from rotate_core.explorer.jobs import Job
 from rotate_core.explorer.source import Source
-from rotate_core.settings import Settings
+from rotate_core.rotation.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -133,10 +133,10 @@ class Live:
         """The neuron on a text, and the next token; with one channel switched off, both again.
 
         A channel is switched off by subtracting the part of the weight vector that is its own (see
-        :func:`rotate_core.experiments.ablation.contributions`). The request brings the channels
+        :func:`rotate_core.text.edit.contributions`). The request brings the channels
         that are shown, ``vectors`` in base64.
         """
-        from rotate_core.experiments.ablation import ablate
+        from rotate_core.text.edit import ablate
 
         place = _place(request)
         ids = self.model.tokenizer(str(request["text"]), return_tensors="pt").input_ids
@@ -167,7 +167,7 @@ class Live:
         decomposed again. Where norms are folded in, gate and in are ``gain * raw weights``: a part
         of the folded vector is divided by the gain. Where the gain is 0 it reads nothing.
         """
-        from rotate_core.experiments.ablation import contributions
+        from rotate_core.text.edit import contributions
 
         w = self.source.neurons(place["layer"], place["kind"], [place["index"]]).vectors
         shown = [decode(str(text)) for text in request.get("vectors", [])]
@@ -193,7 +193,7 @@ class Live:
     @torch.no_grad()
     def _run(self, ids: Tensor, place: Place) -> tuple[Tensor, Tensor]:
         """The neuron's activation at each token, and the probabilities of the next one."""
-        from rotate_core.experiments.activations import mlp_of
+        from rotate_core.text.activations import mlp_of
 
         out = self.model.checkpoint.architecture.weight("out").name.rsplit(".", 2)[1]
         seen: list[Tensor] = []

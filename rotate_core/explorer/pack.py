@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor
 
-from rotate_core import geodesic
-from rotate_core.vocabulary import Vocabulary
+from rotate_core.models.vocabulary import Vocabulary
+from rotate_core.rotation import sphere as geodesic
 
 MAGIC = b"ROTATEU1"
 ALIGNMENT = 16

@@ -6,20 +6,21 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rotate_core.channels import SIGNIFICANT
+from rotate_core.channels import first_channels
 from rotate_core.decomposition import decompose
-from rotate_core.experiments.sample import first_channels
 from rotate_core.explorer.describe import SLIDERS
 from rotate_core.explorer.evidence import Comparison, measure
-from rotate_core.neurons import Neurons
-from rotate_core.settings import Settings
-from rotate_core.support import matched_vectors, own_seed, statistics
+from rotate_core.models.neurons import Neurons
+from rotate_core.null.calibration import SIGNIFICANT
+from rotate_core.null.evidence import statistics
+from rotate_core.null.matched import matched_vectors, own_seed
+from rotate_core.rotation.settings import Settings
 
 if TYPE_CHECKING:
     from rotate_core.atlas import Atlas
     from rotate_core.channels import Channels
     from rotate_core.models import Model
-    from rotate_core.vocabulary import Vocabulary
+    from rotate_core.models.vocabulary import Vocabulary
 
 Group = tuple[int, str]
 """(layer, kind)."""

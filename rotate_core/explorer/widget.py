@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
-from rotate_core.channels import SIGNIFICANT
 from rotate_core.explorer.describe import SLIDERS, describe, slider_values
 from rotate_core.explorer.jobs import Jobs
 from rotate_core.explorer.live import Answer, Live
 from rotate_core.explorer.page import STATIC, page_script
 from rotate_core.explorer.source import Source, unlike_defaults
-from rotate_core.settings import Settings
+from rotate_core.null.calibration import SIGNIFICANT
+from rotate_core.rotation.settings import Settings
 
 if TYPE_CHECKING:
     from rotate_core.atlas import Atlas

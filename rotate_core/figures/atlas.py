@@ -140,8 +140,8 @@ def null_models(valid: pd.DataFrame, found: pd.DataFrame, axes: Sequence[Axes]) 
     """How honest each way to a p-value is, and how often it certifies one planted channel.
 
     Args:
-        valid: of :func:`rotate_core.experiments.null_models.validity`.
-        found: of :func:`rotate_core.experiments.null_models.discoveries`; rows with one planted.
+        valid: of :func:`rotate_core.experiments.null_validity.validity`.
+        found: of :func:`rotate_core.experiments.null_validity.discoveries`; rows with one planted.
         axes: two.
     """
     left, right = axes

@@ -11,7 +11,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
 
 from rotate_core.figures.style import COLOURS
-from rotate_core.tokens import visible
+from rotate_core.models.tokens import visible
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from rotate_core.experiments.statistics import Estimate
+    from rotate_core.verdicts.intervals import Estimate
 
 KERNEL_COLOURS = {"exact": COLOURS["neutral"], "related": COLOURS["masked"]}
 MARKS = ("o", "s")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from rotate_core.experiments.statistics import Estimate
+    from rotate_core.verdicts.intervals import Estimate
 
 VERDICT_COLOURS = {
     "reproduced": COLOURS["in"],
@@ -103,7 +103,7 @@ def changes(
     """Estimates for each change of the method: one row per change, neurons and null, 95% intervals.
 
     Args:
-        table: from :func:`rotate_core.experiments.choices.summary`.
+        table: from :func:`rotate_core.experiments.ablations_of_the_method.summary`.
         axes: one a figure.
         labels: of each figure, by its column in the table.
     """

@@ -16,7 +16,7 @@ def kurtosis_tails(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
     """Share of the vectors above each kurtosis, neurons and null, with 95% bands.
 
     Args:
-        table: from :func:`rotate_core.experiments.depth.shares_above`.
+        table: from :func:`rotate_core.experiments.kurtosis_by_depth.shares_above`.
         axes: one a side and kind, a row of kinds a side.
     """
     for ax, ((side, kind), part) in zip(axes, _by_side_and_kind(table), strict=True):
@@ -36,7 +36,7 @@ def kurtosis_by_depth(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axe
     """Median kurtosis against layer, neurons and null, with 95% bands.
 
     Args:
-        table: from :func:`rotate_core.experiments.depth.medians`.
+        table: from :func:`rotate_core.experiments.kurtosis_by_depth.medians`.
         axes: one a side and kind, a row of kinds a side.
     """
     for ax, ((side, kind), part) in zip(axes, _by_side_and_kind(table), strict=True):
@@ -54,7 +54,7 @@ def shares_by_layer(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]
     """Share above the null against layer with its 95% band, and what chance gives.
 
     Args:
-        table: from :func:`rotate_core.experiments.depth.share_above_null`.
+        table: from :func:`rotate_core.experiments.kurtosis_by_depth.share_above_null`.
         axes: one a side and kind, a row of kinds a side.
     """
     for ax, ((side, kind), part) in zip(axes, _by_side_and_kind(table), strict=True):

@@ -12,7 +12,7 @@ from rotate_core.experiments.descriptions.head_to_head import Case, judge
 from rotate_core.experiments.descriptions.kernels import KERNELS, Kernels
 from rotate_core.experiments.descriptions.trials import MARGIN, win_ratio, wins
 from rotate_core.experiments.descriptions.weights import Description, describe, merge, side
-from rotate_core.experiments.statistics import holm, interval, sign_flip
+from rotate_core.verdicts.intervals import holm, interval, sign_flip
 
 if TYPE_CHECKING:
     import pandas as pd

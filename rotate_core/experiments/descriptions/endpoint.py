@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from rotate_core.files import write_whole
+from rotate_core.storage import write_whole
 
 URL, MODEL, KEY = "ROTATE_JUDGE_URL", "ROTATE_JUDGE_MODEL", "ROTATE_JUDGE_KEY"
 """Variables of the environment: base URL, model, and key, which local servers do not need."""

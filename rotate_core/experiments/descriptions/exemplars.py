@@ -13,15 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rotate_core.experiments.corpus import Windows
-from rotate_core.experiments.descriptions.weights import (
-    BUDGET,
-    Description,
-    from_scores,
-    sign_of,
-)
+from rotate_core.experiments.descriptions.weights import BUDGET, Description, from_scores, sign_of
 from rotate_core.experiments.output_ablation import logit_drops
-from rotate_core.support import own_seed
+from rotate_core.null.matched import own_seed
+from rotate_core.text.corpus import Windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rotate_core.experiments.corpus import Windows
 from rotate_core.experiments.descriptions.exemplars import previous
 from rotate_core.experiments.descriptions.kernels import KERNELS, Kernels
 from rotate_core.experiments.descriptions.trials import Trial, auroc, scores, trial
 from rotate_core.experiments.descriptions.weights import POLARITIES, Description
-from rotate_core.support import own_seed
+from rotate_core.null.matched import own_seed
+from rotate_core.text.corpus import Windows
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -26,7 +26,7 @@ from rotate_core.experiments.descriptions.weights import (
     merge,
     side,
 )
-from rotate_core.support import own_seed
+from rotate_core.null.matched import own_seed
 
 GROUPS = {
     "ours": ("channels", "supported channels"),

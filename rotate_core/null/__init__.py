@@ -1,0 +1,29 @@
+"""Is a channel the neuron's, or the vocabulary's? Evidence, two nulls, p- and q-values (ours)."""
+
+from rotate_core.null.calibration import (
+    SIGNIFICANT,
+    Calibration,
+    CalibrationWarning,
+    calibrate,
+    p_values,
+    q_values,
+)
+from rotate_core.null.evidence import STATISTICS, TailEvidence, statistics, support, tail_evidence
+from rotate_core.null.matched import matched_rotations, matched_vectors, own_seed
+
+__all__ = [
+    "SIGNIFICANT",
+    "STATISTICS",
+    "Calibration",
+    "CalibrationWarning",
+    "TailEvidence",
+    "calibrate",
+    "matched_rotations",
+    "matched_vectors",
+    "own_seed",
+    "p_values",
+    "q_values",
+    "statistics",
+    "support",
+    "tail_evidence",
+]

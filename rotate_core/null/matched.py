@@ -1,0 +1,84 @@
+"""Vectors and rotations that mean nothing: what channels are held against (ours)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rotate_core.channels import Channels
+
+
+def own_seed(seed: int, *names: int | str) -> int:
+    """A seed for one layer, neuron, split, ... alone, so that no two share their draws.
+
+    Two draws from one seed are the same draw: of as many positions, say, the same ones. Their
+    errors then add up where a mean over neurons should cancel them.
+
+    Args:
+        seed: of the run.
+        names: of whom it is for; the same names give the same seed, whoever else draws.
+
+    Returns:
+        64 bits.
+    """
+    entropy = int.from_bytes(repr((seed, *names)).encode(), "big")
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+
+
+def matched_vectors(
+    layer_vectors: Float[Tensor, "n_mlp d_model"], n: int, *, seed: int = 0
+) -> Float[Tensor, "n d_model"]:
+    """Gaussian vectors with the mean and the covariance of a layer's neurons: no neuron, yet alike.
+
+    Drawn as ``mean + (W - mean)^T g / sqrt(n_mlp - 1)``, g standard normal: exact without forming
+    the covariance, and valid where the layer has fewer neurons than ``d_model``.
+
+    Args:
+        layer_vectors: all weight vectors of one layer and kind.
+        n: how many.
+        seed: vector i depends on the seed and i alone, not on n.
+    """
+    if layer_vectors.ndim != 2 or len(layer_vectors) < 2:
+        raise ValueError(
+            f"layer_vectors of shape {tuple(layer_vectors.shape)}: wanted (n_mlp > 1, d_model)"
+        )
+    if n < 1:
+        raise ValueError(f"n={n}: wanted at least 1")
+    mean = layer_vectors.mean(0)
+    root = (layer_vectors - mean) / (len(layer_vectors) - 1) ** 0.5
+    draws = [torch.randn(len(root), generator=_generator(seed, i)) for i in range(n)]
+    return mean + torch.stack(draws).to(root) @ root
+
+
+def matched_rotations(
+    channels: Channels, n: int, *, seed: int = 0
+) -> Float[Tensor, "n n_neurons n_channels d_model"]:
+    """Random directions at each channel's own cosine with its neuron, of the neuron's norm.
+
+    ``rho * w/|w| + sqrt(1 - rho^2) * t``, t a random unit vector orthogonal to w.
+
+    Args:
+        channels: whose cosines and neurons to match.
+        n: how many for each channel.
+        seed: rotation i depends on the seed, i, the channels' layer and kind, and the shape; not
+            on n.
+    """
+    if n < 1:
+        raise ValueError(f"n={n}: wanted at least 1")
+    w = channels.weight_vectors.unsqueeze(1)
+    norm = w.norm(dim=-1, keepdim=True)
+    w_unit = w / norm
+    rho = torch.cosine_similarity(channels.vectors, w, dim=-1).unsqueeze(-1)
+    shape = channels.vectors.shape
+    own = own_seed(seed, str(channels.layer), str(channels.kind))
+    draws = [torch.randn(shape, generator=_generator(own, i)) for i in range(n)]
+    tangent = torch.stack(draws).to(w)
+    tangent -= w_unit * (tangent * w_unit).sum(-1, keepdim=True)
+    tangent /= tangent.norm(dim=-1, keepdim=True)
+    return norm * (rho * w_unit + (1 - rho**2).clamp_min(0).sqrt() * tangent)
+
+
+def _generator(seed: int, i: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 0x9E3779B1 + i * 0x85EBCA77 + 1) % 2**63)

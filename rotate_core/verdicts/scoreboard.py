@@ -1,0 +1,163 @@
+"""The scoreboard: the paper's claims beside what the chapters found, as tables and for figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rotate_core.verdicts.claims import BASELINES, CLAIMS
+from rotate_core.verdicts.intervals import Estimate
+from rotate_core.verdicts.rules import LEAST_NEURONS, VERDICTS, Outcome, verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pandas.io.formats.style import Styler
+
+__all__ = [
+    "CLAIMS",
+    "LEAST_NEURONS",
+    "VERDICTS",
+    "Outcome",
+    "baselines",
+    "collect",
+    "over_null_rows",
+    "paper_rows",
+    "shown",
+    "table",
+]
+
+
+def table(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row per claim: the paper's figure and its source, ours with interval and null, verdict.
+
+    Args:
+        outcomes: by the claim's name; what is missing was not run.
+        claims: names, in order; None for all.
+
+    Raises:
+        KeyError: an outcome of no known claim.
+    """
+    import pandas as pd
+
+    if unknown := set(outcomes) - set(CLAIMS):
+        raise KeyError(f"no claims {sorted(unknown)}; known are {', '.join(CLAIMS)}")
+    rows = []
+    for name in CLAIMS if claims is None else claims:
+        claim, outcome = CLAIMS[name], outcomes.get(name)
+        decision, why = verdict(claim, outcome)
+        rows.append(
+            {
+                "claim": claim.text,
+                "paper": claim.paper_text,
+                "source": claim.source,
+                "ours": str(outcome.ours) if outcome else "",
+                "null": f"{outcome.null} ({outcome.null_is})" if outcome else "",
+                "ours less null": str(outcome.over_null) if outcome else "",
+                "neurons": outcome.ours.n_clusters if outcome else 0,
+                "model": outcome.model if outcome else "",
+                "verdict": decision,
+                "why": why,
+                "notebook": claim.notebook,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def shown(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) -> Styler:
+    """:func:`table` as a chapter shows it: one column per claim, and no word cut off.
+
+    Args:
+        outcomes: by the claim's name.
+        claims: names, in order; None for those of the outcomes.
+    """
+    rows = table(outcomes, list(outcomes) if claims is None else claims)
+    return rows.drop(columns="notebook").set_index("claim").rename_axis(None).T.style
+
+
+def over_null_rows(outcomes: Mapping[str, Outcome]) -> list[tuple[str, Estimate, str]]:
+    """(name, ours less the null, verdict) of each claim, percentiles as shares; for a figure."""
+    return [
+        (_label(name), _as_share(name, outcome.over_null), verdict(CLAIMS[name], outcome)[0])
+        for name, outcome in outcomes.items()
+    ]
+
+
+def paper_rows(
+    outcomes: Mapping[str, Outcome],
+) -> list[tuple[str, Estimate, Estimate, tuple[float, float]]]:
+    """(name, ours, null, paper's range) of each claim with a figure that ours compares with.
+
+    Percentiles as shares.
+    """
+    rows = []
+    for name, outcome in outcomes.items():
+        if (paper := CLAIMS[name].judged_on) is not None:
+            low, high = (x / _unit(name) for x in paper)
+            ours, null = (_as_share(name, x) for x in (outcome.ours, outcome.null))
+            rows.append((_label(name), ours, null, (low, high)))
+    return rows
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _unit(name: str) -> float:
+    return 100.0 if name.endswith("_percentile") else 1.0
+
+
+def _as_share(name: str, estimate: Estimate) -> Estimate:
+    value, low, high = (x / _unit(name) for x in (estimate.value, estimate.low, estimate.high))
+    return Estimate(value, low, high, estimate.n, estimate.n_clusters)
+
+
+def collect(folder: str | Path, *, checksum: str | None = None) -> dict[str, Outcome]:
+    """The outcomes that the chapters left in results/*.json.
+
+    Args:
+        folder: of the files.
+        checksum: of a model; results of others are left out, and so count as not run.
+    """
+    found: dict[str, Outcome] = {}
+    for stored in _stored(folder, checksum):
+        for name, outcome in stored.get("claims", {}).items():
+            found[name] = Outcome.of(outcome)
+    return found
+
+
+def baselines(folder: str | Path, *, checksum: str | None = None) -> pd.DataFrame:
+    """The paper's own baselines, and whether the chapters left figures of them.
+
+    Args:
+        folder: of results/*.json.
+        checksum: of a model; results of others are left out.
+
+    Returns:
+        One row per baseline: baseline, beside (claims), state ("run" or "not run"), where or why.
+    """
+    import pandas as pd
+
+    where: dict[str, str] = {}
+    for stored in _stored(folder, checksum):
+        notebooks = {CLAIMS[name].notebook for name in stored.get("claims", {})}
+        for row in stored["metrics"].get("scores", ()):
+            where[row["method"]] = ", ".join(sorted(notebooks))
+    rows = [
+        {
+            "baseline": baseline.name,
+            "beside": ", ".join(_label(name) for name in baseline.claims),
+            "state": "run" if baseline.name in where else "not run",
+            "where or why": where.get(baseline.name, baseline.missing),
+        }
+        for baseline in BASELINES
+    ]
+    return pd.DataFrame(rows)
+
+
+def _stored(folder: str | Path, checksum: str | None) -> Iterator[dict[str, Any]]:
+    for file in sorted(Path(folder).glob("[0-9][0-9]_*.json")):
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        if checksum in (None, stored["model"]["checksum"]):
+            yield stored

@@ -1,0 +1,107 @@
+"""What the figures say in words, by rule: verdicts with our reasons, and what a caption states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from rotate_core.verdicts.claims import CLAIMS, Claim
+from rotate_core.verdicts.intervals import Estimate
+from rotate_core.verdicts.rules import LEAST_NEURONS, Outcome, beats_null, reaches_paper, verdict
+
+PAPER_MODELS = ("gemma-2-2b", "llama-3.1-8b")
+"""The paper's, as they are in a model's name."""
+
+
+def reading(claim: Claim, outcome: Outcome | None) -> str:
+    """One or two sentences from the figures alone.
+
+    Our guesses at reasons: where the null is as good, the figure does not show what the claim says;
+    where it is smaller than the paper's, the model is another one, or else our measure is.
+    """
+    decision, why = verdict(claim, outcome)
+    if outcome is None or decision == "not run":
+        return f"Not judged: {why}."
+    if decision == "inconclusive":
+        return f"We cannot tell: {why}."
+    if decision == "proxy":
+        about = "We cannot tell: " + why.removeprefix("inconclusive: ")
+        told = about if why.startswith("inconclusive") else f"It {_beside_null(claim, outcome)}"
+        return f"By a stand-in for the paper's measure. {told}."
+    told = _beside_null(claim, outcome)
+    if decision == "reproduced":
+        return f"It {told}."
+    reached = reaches_paper(claim, outcome)
+    if reached is False and beats_null(claim, outcome):
+        return f"There, but weaker than in the paper: it {told}. We think that {_other(outcome)}."
+    if reached is False:
+        return f"Weaker than in the paper, and it {told}. We think that {_other(outcome)}."
+    if reached and claim.judged_on is not None:
+        return (
+            f"As good as the paper's figure, but it {told}. We think that this figure "
+            "does not show what the claim says: chance reaches it too."
+        )
+    return f"It {told}. We think that it is not there, or too weak to see on this model."
+
+
+def readings(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """A reading for each claim, in the order of the scoreboard."""
+    return [reading(claim, outcomes.get(name)) for name, claim in CLAIMS.items()]
+
+
+def finding(
+    difference: Estimate,
+    *,
+    margin: float,
+    above: str,
+    around: str,
+    below: str,
+    unknown: str,
+    missing: str | None = None,
+) -> str:
+    """What a caption says of a difference, so that it holds for any model and sample.
+
+    Args:
+        difference: of two figures.
+        margin: the equivalence bound, in the difference's unit, fixed before figures are seen: a
+            claim's ``least``, or a constant with its reason beside it.
+        above: said where its interval lies above 0.
+        around: "no more", "flat": said only where the whole interval is inside the margin.
+        below: said where it lies below 0.
+        unknown: said else: 0 is inside, and so is a difference that would matter. Also said of
+            fewer than eight clusters, whose interval is not to be trusted.
+        missing: said where there is no figure or no interval; None: ``unknown``.
+
+    Raises:
+        ValueError: a margin that is not a positive number.
+
+    Source: Schuirmann (1987) for the margin, here with the 95% interval and not the 90% one.
+    """
+    if not 0 < margin < math.inf:
+        raise ValueError(f"margin={margin}: wanted a positive number")
+    if any(math.isnan(x) for x in (difference.value, difference.low, difference.high)):
+        return unknown if missing is None else missing
+    if difference.n_clusters < LEAST_NEURONS:
+        return unknown
+    if difference.low > 0:
+        return above
+    if difference.high < 0:
+        return below
+    return around if -margin < difference.low and difference.high < margin else unknown
+
+
+def _beside_null(claim: Claim, outcome: Outcome) -> str:
+    null = f"its null, {outcome.null_is}"
+    if beats_null(claim, outcome):
+        return f"stands out from {null}"
+    if outcome.over_null.high < 0:
+        return f"falls below {null}"
+    if beats_null(claim, outcome) is None:
+        return f"may or may not stand out from {null} (n = {outcome.ours.n_clusters})"
+    return f"does not stand out from {null} (n = {outcome.ours.n_clusters})"
+
+
+def _other(outcome: Outcome) -> str:
+    if any(name in outcome.model.lower() for name in PAPER_MODELS):
+        return "our measure asks for more than the paper's, which is not public"
+    return "this model, which is not one of the paper's, has fewer neurons of that sort"

@@ -1,0 +1,164 @@
+"""The built book in a real browser without a network, page by page, at desktop and phone width.
+
+Run by .ci/run after ``PROFILE=quick make book``; by hand: ``pytest -m book``. The browser is
+Chromium: the one that CHROMIUM names, or the first of CANDIDATES that is installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.book
+
+HTML = Path(__file__).parents[2] / "book/_build/html"
+CANDIDATES = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = [
+    "--no-sandbox",  # CI runs as root
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+SCREENS: dict[str, dict[str, Any]] = {
+    "desktop": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
+    "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
+}
+
+SETTLE = """async () => {
+    if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
+    await document.fonts.ready;
+}"""
+FACTS = """() => {
+    const all = (selector) => Array.from(document.querySelectorAll(selector));
+    return {
+        images: all("article img").map((image) => [image.src, image.alt.trim()]),
+        broken: all("img").filter((i) => i.complete && !i.naturalWidth).map((i) => i.src),
+        equations: all("article .math").length,
+        rendered: all("article .math").filter((e) => e.querySelector("mjx-container")).length,
+        bad_equations: all("mjx-merror").map((error) => error.textContent),
+        stderr: all("article .output.stderr").map((output) => output.textContent),
+        width: [document.documentElement.scrollWidth, window.innerWidth],
+    };
+}"""
+
+
+@dataclass
+class Visit:
+    """What one page did and looked like on one screen."""
+
+    page: str
+    screen: str
+    errors: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    handler = functools.partial(QuietHandler, directory=str(HTML))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def visits(address: str, tmp_path_factory: pytest.TempPathFactory) -> list[Visit]:
+    from playwright.sync_api import sync_playwright
+
+    names = [os.environ.get("CHROMIUM", ""), *CANDIDATES]
+    chromium = next((path for name in names if name and (path := shutil.which(name))), None)
+    assert chromium, f"no browser: install one of {', '.join(CANDIDATES)} or set CHROMIUM"
+    pages = sorted(
+        path.relative_to(HTML).as_posix()
+        for path in HTML.rglob("*.html")
+        if "_static" not in path.parts and path.name != "index.html"  # only sends on to intro.html
+    )
+    assert "intro.html" in pages, "no book: run `make book` first"
+
+    done = []
+    with sync_playwright() as playwright:
+        for screen, options in SCREENS.items():
+            with playwright.chromium.launch_persistent_context(
+                tmp_path_factory.mktemp(screen), executable_path=chromium, args=FLAGS, **options
+            ) as context:
+                done += [visit(context, address, page, screen) for page in pages]
+    return done
+
+
+def visit(context: Any, address: str, page: str, screen: str) -> Visit:
+    """Open one page, wait until it has settled, and note what happened."""
+    it = Visit(page, screen)
+    tab = context.new_page()
+    tab.on("console", lambda m: it.errors.append(m.text) if m.type == "error" else None)
+    tab.on("pageerror", lambda error: it.errors.append(str(error)))
+    tab.on("request", lambda request: it.requested.append(request.url))
+    tab.on("requestfailed", lambda request: it.failed.append(request.url))
+    tab.on(
+        "response",
+        lambda response: it.failed.append(response.url) if response.status >= 400 else None,
+    )
+    tab.goto(address + page, wait_until="networkidle")
+    tab.evaluate(SETTLE)
+    it.facts = tab.evaluate(FACTS)
+    tab.close()
+    return it
+
+
+def found(visits: list[Visit], key: str) -> dict[str, list[Any]]:
+    """Pages for which a list among the facts is not empty."""
+    return {f"{v.page} ({v.screen})": v.facts[key] for v in visits if v.facts[key]}
+
+
+def test_no_page_writes_an_error_to_the_console(visits: list[Visit]):
+    assert {v.page: v.errors for v in visits if v.errors} == {}
+
+
+def test_no_request_fails_and_none_leaves_the_book(visits: list[Visit], address: str):
+    assert {v.page: v.failed for v in visits if v.failed} == {}
+    for v in visits:
+        assert [url for url in v.requested if not url.startswith((address, "data:", "blob:"))] == []
+
+
+def test_every_image_loads_and_has_a_description(visits: list[Visit]):
+    assert found(visits, "broken") == {}
+    for v in visits:
+        assert [source for source, alt in v.facts["images"] if not alt] == [], v.page
+
+
+def test_every_equation_is_rendered(visits: list[Visit]):
+    assert sum(v.facts["equations"] for v in visits) > 0
+    assert found(visits, "bad_equations") == {}
+    for v in visits:
+        assert v.facts["rendered"] == v.facts["equations"], v.page
+
+
+def test_no_page_is_wider_than_its_screen(visits: list[Visit]):
+    for v in visits:
+        content, screen = v.facts["width"]
+        assert content <= screen, f"{v.page} on a {v.screen}"
+
+
+def test_no_chapter_shows_a_warning(visits: list[Visit]):
+    assert found(visits, "stderr") == {}

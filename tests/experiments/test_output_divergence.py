@@ -1,0 +1,137 @@
+"""KL on topic and off, on models of known truth."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from tiny_models import D_MODEL, D_VOCAB, TOKENS, tiny
+
+from rotate_core import Vocabulary, ablate, decompose
+from rotate_core.experiments.output_divergence import (
+    LEAST_NATS,
+    divergence,
+    divergences,
+    kl_divergence,
+    places,
+)
+from rotate_core.text.activations import activation_function, neuron_activations, readings
+from rotate_core.text.corpus import Windows
+
+
+def test_kl_is_torchs_and_right_where_it_is_tiny():
+    generator = torch.Generator().manual_seed(0)
+    before = 3 * torch.randn(5, 400, generator=generator)
+    after = before + 0.1 * torch.randn(5, 400, generator=generator)
+    p, q = before.double().log_softmax(-1), after.double().log_softmax(-1)
+    expected = torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
+    torch.testing.assert_close(kl_divergence(before, after).double(), expected, rtol=1e-4, atol=0)
+    assert (kl_divergence(before, before) == 0).all()
+    after = before + 1e-4 * torch.randn(5, 400, generator=generator)
+    q = after.double().log_softmax(-1)
+    expected = torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
+    torch.testing.assert_close(kl_divergence(before, after).double(), expected, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_no_ablation_is_no_divergence_and_one_is_what_ablate_gives(family):
+    model = tiny(family)
+    vector = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(0))
+    found = divergences(model, [(1, 3, "out", 0 * vector), (1, 3, "out", vector)], TOKENS)
+    assert found.shape == (2, *TOKENS.shape)
+    assert (found[0] == 0).all()
+    with torch.no_grad():
+        before = model(TOKENS).logits.log_softmax(-1)
+        with ablate(model, [(1, 3, "out", vector)]):
+            after = model(TOKENS).logits.log_softmax(-1)
+    expected = (before.exp() * (before - after)).sum(-1)
+    torch.testing.assert_close(found[1], expected, atol=1e-5, rtol=1e-3)
+    assert (found[1] > 0).any()
+    assert not any(module._forward_hooks for module in model.modules())
+    with pytest.raises(ValueError, match=r"layers \[0, 1\]: wanted one layer"):
+        divergences(model, [(0, 3, "out", vector), (1, 3, "out", vector)], TOKENS)
+
+
+def text(n_windows=8, length=12, seed=0):
+    tokens = torch.randint(
+        8, D_VOCAB, (n_windows, length), generator=torch.Generator().manual_seed(seed)
+    )
+    return Windows(tokens, torch.arange(n_windows), ("",) * n_windows)
+
+
+def test_places_are_what_they_are_called():
+    windows = text()
+    tail = torch.zeros(D_VOCAB, dtype=torch.bool)
+    tail[:4] = True
+    windows.tokens[0, 5], windows.tokens[1, 7] = 2, 1  # the only tokens of the tail
+    a = torch.full(windows.tokens.shape, 0.01)
+    a[0, 5], a[1, 6], a[2, 3], a[3, 4] = -9, 8, 7, -8.5  # on, on by what follows, two elsewhere
+    a[4, 0] = 100  # a window's first position never counts
+    frequency = torch.arange(D_VOCAB).float()
+    at = places(windows, a, tail, frequency, n=2, top_share=0.05)
+    assert at.windows.tolist() == [0, 3, 1, 2]
+    assert at.on.nonzero().tolist() == [[0, 5], [2, 6]]
+    assert at.active.nonzero().tolist() == [[1, 4], [3, 3]]
+    current, following = windows.tokens[at.windows], windows.tokens.roll(-1, 1)[at.windows]
+    rarest = {"current": current[at.elsewhere].min(), "next": following[at.elsewhere].min()}
+    assert 1 <= at.matched.sum() <= 2, "what is rarest, since those on topic are rarer still"
+    assert ((current == rarest["current"]) | (following == rarest["next"]))[at.matched].all()
+    assert (at.elsewhere | ~at.matched).all()
+    assert not (at.elsewhere & (at.on | at.active)).any()
+    assert not at.elsewhere[:, [0, -1]].any()
+    one = places(windows, a, tail, frequency, n=1, top_share=0.05)
+    assert one.windows.tolist() == [0, 3]
+    assert places(windows, a, torch.zeros_like(tail), frequency) is None
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """A neuron of the last layer that fires on token 7 and writes what token 3 is read by."""
+    model = tiny("llama")
+    mlp = model.model.layers[1].mlp
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        model.lm_head.weight.normal_(generator=generator)
+        model.lm_head.weight[:4] += 6 * torch.eye(D_MODEL)[0]
+        model.lm_head.weight[4:8] += 6 * torch.eye(D_MODEL)[1]
+        model.model.embed_tokens.weight[:, 5] = 0
+        model.model.embed_tokens.weight[7] = 30 * torch.eye(D_MODEL)[5]  # plain to see
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[5] = 0  # and nowhere else: dimension 5 is token 7's
+            layer.mlp.down_proj.weight[5] = 0
+        mlp.gate_proj.weight[0] = mlp.up_proj.weight[0] = torch.eye(D_MODEL)[5]
+        mlp.down_proj.weight[:, 0] = 0.6 * (torch.eye(D_MODEL)[0] + 0.2 * torch.eye(D_MODEL)[1])
+    windows = text(24)
+    windows.tokens[::2, 5] = 7
+    windows.tokens[::4, 6] = 3  # half of the times it fires, its token follows
+    fires = windows.tokens == 7
+    x = readings(model, windows.tokens, {1: None}, progress=False)[1]
+    rows = mlp.gate_proj.weight[:1], mlp.up_proj.weight[:1]
+    a = neuron_activations(x, *rows, activation_function(model)).detach()
+    return model, windows, a, fires
+
+
+def test_a_planted_neuron_changes_the_prediction_on_topic_alone(planted):
+    model, windows, a, fires = planted
+    assert (a[fires].abs() > 1).all()
+    assert (a[~fires] == 0).all()
+    projection = model.lm_head.weight.detach().T.clone()
+    w = model.model.layers[1].mlp.down_proj.weight[:, 0].detach()[None].clone()
+    vocabulary = Vocabulary(projection, torch.ones(D_VOCAB))
+    channels = decompose(w, vocabulary, n_channels=1, threshold=1.5, progress=False)
+    kl = divergences(model, [(1, 0, "out", w[0])], windows.tokens)[0]
+    assert kl[fires].mean() > 0.05
+    assert (kl[~fires] == 0).all(), "the last layer: no later position reads what it writes"
+
+    channels = dataclasses.replace(channels, layer=1, kind="out")
+    frequency = torch.bincount(windows.tokens.flatten(), minlength=D_VOCAB).float()
+    rows = divergence(model, channels, [0], windows, a, frequency, n_windows=2, top_share=0.05)
+    (row,) = rows.to_dict("records")
+    assert row["n_on"] == 2
+    assert row["on"] > 0.05
+    assert row["elsewhere"] == row["matched"] == 0
+    assert row["over_elsewhere"] == pytest.approx(math.log10(row["on"] / LEAST_NATS), abs=1e-3)
+    assert row["over_active"] == pytest.approx(math.log10(row["on"] / row["active"]), abs=1e-3)
+    assert row["on"] > row["on_rotation"]
+    assert {"on_rotation", "over_active_rotation"} <= set(rows)
+    assert not any(module._forward_hooks for module in model.modules())

@@ -1,0 +1,231 @@
+"""The explorer on the built book's page, in a real browser without Python and without a network.
+
+Run by .ci/run after ``PROFILE=quick make book``; by hand: ``pytest -m book``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_book_pages import CANDIDATES, FLAGS, HTML, address  # noqa: F401  # a fixture
+
+pytestmark = pytest.mark.book
+
+CHAPTER = "executed/12_explorer.html"
+AXE = Path(__file__).parents[1] / "web/node_modules/axe-core/axe.min.js"
+ROTATE = "Rotate it yourself"
+FINISHED = "document.querySelector('.rotate-status').textContent.includes('channels in')"
+LISTEN = """() => {
+    window.results = [];
+    document.addEventListener("rotate:channels", ({ detail: { neuron, stored } }) => {
+        const plain = (c) => ({ vector: Array.from(c.vector), top: c.top.map(([token]) => token) });
+        window.results.push([neuron.channels.map(plain), stored.channels.map(plain)]);
+    });
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    names = [os.environ.get("CHROMIUM", ""), *CANDIDATES]
+    chromium = next((path for name in names if name and (path := shutil.which(name))), None)
+    assert chromium, f"no browser: install one of {', '.join(CANDIDATES)} or set CHROMIUM"
+    assert (HTML / CHAPTER).is_file(), "no book: run `make book` first"
+    with sync_playwright() as playwright:
+
+        def launch(folder: Path, **options: Any) -> Any:
+            return playwright.chromium.launch_persistent_context(
+                folder, executable_path=chromium, args=FLAGS, **options
+            )
+
+        yield launch
+
+
+@pytest.fixture
+def page(browser: Any, address: str, tmp_path: Path) -> Iterator[Any]:  # noqa: F811
+    """The chapter, opened; at the end there must have been no error and no request elsewhere."""
+    with browser(tmp_path / "profile", viewport={"width": 1280, "height": 900}) as context:
+        tab = context.new_page()
+        tab.errors, tab.requested = [], []
+        tab.on("console", lambda m: tab.errors.append(m.text) if m.type == "error" else None)
+        tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+        tab.on("request", lambda request: tab.requested.append(request.url))
+        tab.goto(address + CHAPTER)
+        tab.wait_for_selector(".rotate-card")
+        yield tab
+        assert tab.errors == []
+        local = (address, "blob:", "data:")
+        assert [url for url in tab.requested if not url.startswith(local)] == []
+
+
+def rotate(page: Any) -> None:
+    page.get_by_role("button", name=ROTATE).click()
+    page.wait_for_function(FINISHED, timeout=120_000)
+
+
+def status(page: Any) -> str:
+    return page.locator(".rotate-status").inner_text()
+
+
+def channels(page: Any) -> list[str]:
+    return page.locator(".rotate-tokens").all_inner_texts()
+
+
+def test_the_page_is_light_and_ready_soon(page: Any):
+    sizes = page.evaluate(
+        """() => performance.getEntries()
+            .filter((entry) => "encodedBodySize" in entry)
+            .map((entry) => entry.encodedBodySize)"""
+    )
+    assert 100_000 < sum(sizes) < 5_000_000
+    assert not any(url.split("?")[0].endswith(".bin") for url in page.requested)
+    drawn = page.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
+    assert drawn < 5_000, "milliseconds until the page can be used"
+
+
+def test_browsing_needs_no_python(page: Any):
+    first = channels(page)
+    page.get_by_role("button", name="Next neuron").click()
+    assert channels(page) != first
+    page.get_by_role("button", name="Previous neuron").click()
+    assert channels(page) == first
+    page.locator(".rotate-choose").nth(1).click()
+    assert page.locator(".rotate-choose").nth(1).get_attribute("aria-pressed") == "true"
+    page.get_by_label("Find a token").fill("speaking")
+    page.locator(".rotate-search button").first.click()
+    assert page.locator(".rotate-results button").count() >= 1
+    page.wait_for_timeout(1000)
+    for label in ("solver", "Try the neuron on a text", "Layer"):
+        assert not page.get_by_label(label, exact=True).is_visible(), "needs Python"
+
+
+def test_a_link_restores_the_neuron(page: Any, address: str):  # noqa: F811
+    page.locator("a[href='#layer=25&kind=out&neuron=460']").click()
+    page.wait_for_function("location.hash.includes('460')")
+    assert "460" in page.locator(".rotate-embedded option:checked").inner_text()
+    before = channels(page)
+    other = page.context.new_page()
+    other.goto(address + CHAPTER + "#layer=25&kind=out&neuron=460&lambda_kurtosis=0.2")
+    other.wait_for_selector(".rotate-card")
+    assert channels(other) == before
+    rotate(other)
+    assert other.locator("input[name=lambda_kurtosis]").input_value() == "0.2"
+    other.goto(address + CHAPTER + "#layer=1&kind=out&neuron=1")
+    other.reload()
+    other.wait_for_selector(".rotate-card")
+    assert "not among the neurons of this page" in status(other)
+
+
+def test_channels_agree_with_pythons(page: Any):
+    """The first channels of at least 19 of 20 neurons, and nearly all others."""
+    page.evaluate(LISTEN)
+    rotate(page)
+    for n in range(1, 20):
+        page.get_by_role("button", name="Next neuron").click()
+        slider = page.locator("input[name=threshold]")
+        # Away from the default and back: a run with the default settings.
+        slider.focus()
+        slider.press("ArrowRight")
+        slider.press("ArrowLeft")
+        page.wait_for_function(f"window.results.length > {n}", timeout=120_000)
+    results = page.evaluate("window.results")
+    assert len(results) == 20
+
+    def agrees(ours: dict[str, Any], pythons: dict[str, Any]) -> bool:
+        a, b = np.array(ours["vector"]), np.array(pythons["vector"])
+        cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+        return cosine > 0.99 and len(set(ours["top"]) & set(pythons["top"])) >= 45
+
+    table = np.array([list(map(agrees, *pair)) for pair in results])
+    print(f"channels that agree, by position: {table.sum(0).tolist()} of {len(table)}")
+    assert table[:, 0].sum() >= 19
+    assert table.mean() >= 0.85
+
+
+def test_a_slider_rotates_again_and_cancel_stops_it(page: Any):
+    rotate(page)
+    before = channels(page)
+    slider = page.locator("input[name=lambda_kurtosis]")
+    slider.focus()
+    slider.press("End")
+    page.get_by_role("button", name="Cancel").click(timeout=10_000)
+    assert status(page) == "Cancelled."
+    page.wait_for_timeout(500)
+    assert status(page) == "Cancelled."
+    slider.press("Home")
+    page.wait_for_function(FINISHED, timeout=120_000)
+    assert channels(page) != before
+    page.get_by_role("button", name="Back to the stored channels").click()
+    assert slider.input_value() == "0.3"
+
+
+def test_a_second_visit_downloads_nothing(page: Any):
+    rotate(page)
+    assert sum(".bin?v=" in url for url in page.requested) == 1
+    page.reload()
+    page.wait_for_selector(".rotate-card")
+    rotate(page)
+    assert sum(".bin?v=" in url for url in page.requested) == 1
+
+
+def test_a_download_that_fails_is_said_and_can_be_tried_again(page: Any):
+    page.route("**/*.bin?*", lambda route: route.fulfill(body=b"ROTATEU1" + bytes(1000)))
+    page.get_by_role("button", name=ROTATE).click()
+    page.wait_for_selector(".rotate-error")
+    assert "cut short" in status(page)
+    page.unroute("**/*.bin?*")
+    rotate(page)
+
+
+def test_a_browser_without_workers_or_simd_computes_all_the_same(page: Any):
+    page.add_init_script("delete window.Worker; delete window.WebAssembly;")
+    page.reload()
+    page.wait_for_selector(".rotate-card")
+    rotate(page)
+    assert "JavaScript, no worker" in status(page)
+
+
+def test_what_is_seen_can_be_copied_as_python(page: Any):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy as Python").click()
+    text = page.evaluate("navigator.clipboard.readText()")
+    assert len(text.splitlines()) == 5
+    compile(text, "copied", "exec")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark"), (390, "light")])
+@pytest.mark.parametrize("name", [CHAPTER, "intro.html"])
+def test_is_accessible_and_fits(
+    browser: Any,
+    address: str,  # noqa: F811
+    tmp_path: Path,
+    width: int,
+    scheme: str,
+    name: str,
+):
+    if not AXE.is_file():
+        pytest.skip("no axe-core: run `make js`")
+    options = {"viewport": {"width": width, "height": 844}, "color_scheme": scheme}
+    with browser(tmp_path / "profile", **options) as context:
+        tab = context.new_page()
+        tab.goto(address + name)
+        tab.wait_for_selector(".rotate-card")
+        if name == CHAPTER:
+            rotate(tab)
+        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert tab.locator(".rotate-explorer").get_attribute("data-theme") == scheme
+        tab.add_script_tag(content=AXE.read_text(encoding="utf-8"))
+        found = tab.evaluate("axe.run('.rotate-explorer')")
+        serious = [
+            (violation["id"], [node["html"][:200] for node in violation["nodes"][:3]])
+            for violation in found["violations"]
+            if violation["impact"] in ("serious", "critical")
+        ]
+        assert serious == []

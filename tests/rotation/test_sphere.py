@@ -1,0 +1,222 @@
+"""The sphere: the line search against brute force, iterations on the sphere, optima that hold."""
+
+import math
+
+import pytest
+import torch
+
+from rotate_core.rotation import sphere as geodesic
+from rotate_core.rotation.line_search import joint_moments, line_search, moments_along
+from rotate_core.rotation.moments import Objective, Sample, centred_logits, excess_kurtosis
+
+MOMENTS = ["weighted", "scaled"]
+
+
+def problem(moments, n_neurons=4, d_model=12, d_vocab=300, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(n_neurons, d_model, generator=generator, dtype=dtype)
+    # Heavy-tailed columns, so that there is something to find.
+    projection = torch.randn(d_model, d_vocab, generator=generator, dtype=dtype) ** 3
+    weights = torch.ones(n_neurons, d_vocab, dtype=dtype)
+    weights[:, :5] = 1e-4
+    return w, projection, weights, Objective(moments=moments)
+
+
+def value_of(s, w, projection, weights, objective):
+    """F from its definition."""
+    z = s @ projection
+    if objective.moments == "scaled":
+        kurtosis = excess_kurtosis(weights * z)
+    else:
+        kurtosis = excess_kurtosis(z, weights)
+    return objective(kurtosis, torch.cosine_similarity(s, w))
+
+
+def unit(v):
+    return v / v.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("moments", MOMENTS)
+def test_moments_along_a_geodesic_are_those_of_its_points(moments):
+    w, projection, weights, _ = problem(moments)
+    s = unit(w)
+    d = unit(geodesic.tangent(torch.randn_like(w), s))
+    sample = Sample.of(projection, weights, moments)
+    a, _, _ = centred_logits(s, sample)
+    _, joint = joint_moments(a, d, sample)
+    t = torch.linspace(-math.pi, math.pi, 7, dtype=torch.float64).expand(len(w), -1)
+    m2, m4 = moments_along(joint, t)
+    for i in range(t.shape[1]):
+        point = torch.cos(t[0, i]) * s + torch.sin(t[0, i]) * d
+        _, v, fourth = centred_logits(point, sample)
+        torch.testing.assert_close(m2[:, i], v)
+        torch.testing.assert_close(m4[:, i], fourth)
+
+
+@pytest.mark.parametrize("moments", MOMENTS)
+@pytest.mark.parametrize("seed", range(5))
+def test_line_search_finds_what_brute_force_finds(moments, seed):
+    w, projection, weights, objective = problem(moments, seed=seed)
+    s = unit(w)
+    d = unit(geodesic.tangent(torch.randn(w.shape, dtype=w.dtype), s))
+    sample = Sample.of(projection, weights, moments)
+    a, _, _ = centred_logits(s, sample)
+    _, joint = joint_moments(a, d, sample)
+    t = line_search(joint, (s * s).sum(1), (s * d).sum(1), objective)
+    found = value_of(
+        torch.cos(t).unsqueeze(1) * s + torch.sin(t).unsqueeze(1) * d,
+        w,
+        projection,
+        weights,
+        objective,
+    )
+    for angle in torch.linspace(0, math.pi / 2, 4001, dtype=torch.float64):
+        point = torch.cos(angle) * s + torch.sin(angle) * d
+        assert (value_of(point, w, projection, weights, objective) <= found + 1e-6).all()
+
+
+@pytest.mark.parametrize("moments", MOMENTS)
+def test_every_iteration_stays_on_the_sphere_moves_along_it_and_ascends(moments):
+    w, projection, weights, objective = problem(moments)
+    precondition = geodesic.preconditioner(projection, weights[0], moments=moments)
+    state = geodesic.begin(unit(w), w, projection, weights, objective)
+    for _ in range(12):
+        before = state.value
+        g = geodesic.gradient(state, objective)
+        torch.testing.assert_close((g * state.s).sum(1), torch.zeros(len(w), dtype=w.dtype))
+        geodesic.advance(state, g, objective, precondition)
+        torch.testing.assert_close(state.s.norm(dim=1), torch.ones(len(w), dtype=w.dtype))
+        torch.testing.assert_close((state.d * state.s).sum(1), torch.zeros(len(w), dtype=w.dtype))
+        assert (state.value >= before - 1e-12).all()
+        # What is carried along is what a fresh start from here would compute.
+        fresh = geodesic.begin(unit(w), state.s, projection, weights, objective)
+        torch.testing.assert_close(state.a, fresh.a)
+        torch.testing.assert_close(state.value, fresh.value)
+
+
+@pytest.mark.parametrize("moments", MOMENTS)
+@pytest.mark.parametrize("preconditioned", [True, False])
+def test_the_solution_is_a_stationary_point_of_the_definition(moments, preconditioned):
+    w, projection, weights, objective = problem(moments)
+    precondition = None
+    if preconditioned:
+        precondition = geodesic.preconditioner(projection, weights[0], moments=moments)
+    solution = geodesic.solve(
+        w, projection, weights, objective, precondition=precondition, tolerance=1e-12
+    )
+    assert solution.converged.all()
+    torch.testing.assert_close(solution.vectors.norm(dim=1), w.norm(dim=1))
+    s = unit(solution.vectors).requires_grad_()
+    value = value_of(s, w, projection, weights, objective)
+    torch.testing.assert_close(solution.objective, value.detach())
+    (g,) = torch.autograd.grad(value.sum(), s)
+    g = geodesic.tangent(g, s.detach())
+    assert (g.norm(dim=1) < 1e-4).all()
+    torch.testing.assert_close(solution.gradient_norm, g.norm(dim=1), atol=1e-6, rtol=1e-3)
+    assert (solution.objective > solution.history[0]).all()
+
+
+def test_a_neuron_does_not_feel_its_batch():
+    w, projection, weights, objective = problem("weighted", n_neurons=7)
+    together = geodesic.solve(w, projection, weights, objective)
+    for i in range(len(w)):
+        alone = geodesic.solve(w[i : i + 1], projection, weights[i : i + 1], objective)
+        assert alone.n_iter[0] == together.n_iter[i]
+        torch.testing.assert_close(alone.vectors[0], together.vectors[i], rtol=1e-8, atol=1e-8)
+
+
+def test_iterations_end_at_the_limit_and_say_so():
+    w, projection, weights, objective = problem("weighted")
+    solution = geodesic.solve(w, projection, weights, objective, max_iter=2)
+    assert not solution.converged.any()
+    assert solution.n_iter.tolist() == [2] * len(w)
+    assert len(solution.history) == 3
+
+
+def plateau(dtype=torch.float64):
+    """A neuron between two blocks that are as strong as each other: it passes a plateau."""
+    generator = torch.Generator().manual_seed(0)
+    projection = torch.randn(16, 1000, generator=generator, dtype=torch.float64)
+    projection[0, :20] += 8
+    projection[1, 20:40] += 8
+    w = torch.zeros(3, 16, dtype=torch.float64)
+    w[:, 0] = 1
+    w[:, 1] = torch.tensor([1.0, 0.5, -0.9], dtype=torch.float64)
+    weights = torch.ones(3, 1000, dtype=torch.float64)
+    return w.to(dtype), projection.to(dtype), weights.to(dtype), Objective()
+
+
+def test_converged_means_that_the_gradient_is_small():
+    problem = plateau()
+    loose = geodesic.solve(*problem, tolerance=1e-2, gradient_tolerance=math.inf)
+    assert loose.converged.all()
+    assert (loose.gradient_norm >= 3e-3).any(), "by gain alone, one converges where it is steep"
+    solution = geodesic.solve(*problem, tolerance=1e-2)
+    assert solution.converged.all()
+    assert (solution.gradient_norm < 3e-3).all()
+    assert (solution.objective >= loose.objective).all()
+
+
+def test_the_gradient_test_goes_on_along_the_same_path():
+    problem = plateau()
+    loose = geodesic.solve(*problem, tolerance=1e-2, gradient_tolerance=math.inf)
+    solution = geodesic.solve(*problem, tolerance=1e-2)
+    for i, n_iter in enumerate(loose.n_iter.tolist()):
+        before = torch.stack([values[i] for values in loose.history[: n_iter + 1]])
+        after = torch.stack([values[i] for values in solution.history[: n_iter + 1]])
+        torch.testing.assert_close(after, before, rtol=1e-10, atol=1e-10)
+        if loose.gradient_norm[i] < 3e-3:
+            torch.testing.assert_close(solution.vectors[i], loose.vectors[i])
+
+
+def test_a_neuron_that_stalls_is_kicked_once_and_not_called_converged():
+    # No gradient is as short as this, so each neuron stalls when its gain is lost in rounding.
+    options = {"gradient_tolerance": 1e-30, "max_iter": 500}
+    w, projection, weights, objective = problem("weighted", dtype=torch.float32)
+    precondition = geodesic.preconditioner(projection, weights[0])
+    kick = torch.randn(w.shape, generator=torch.Generator().manual_seed(1))
+    options["precondition"] = precondition
+    plain = geodesic.solve(w, projection, weights, objective, **options)
+    kicked = geodesic.solve(w, projection, weights, objective, kick=kick, **options)
+    assert (kicked.n_iter > plain.n_iter).all()
+    assert (kicked.n_iter < 500).all(), "a second stall is the end"
+    assert not kicked.converged.any()
+    assert (kicked.objective >= plain.objective - 1e-5).all(), "the better of before and after"
+    for i in range(len(w)):
+        path = torch.stack([values[i] for values in kicked.history]).double()
+        path = path[~path.isnan()]
+        falls = (path.diff() < -1e-6).sum()
+        assert falls <= 1, "once"
+    torch.testing.assert_close(kicked.vectors.norm(dim=1), w.norm(dim=1))
+    again = geodesic.solve(w, projection, weights, objective, kick=kick, **options)
+    assert torch.equal(again.vectors, kicked.vectors)
+
+
+def test_a_kick_leaves_an_exact_saddle():
+    # Two equal blocks, and a neuron exactly between them: by symmetry no gradient leads out.
+    projection = torch.zeros(8, 400, dtype=torch.float64)
+    projection[:, :200] = torch.randn(8, 200, generator=torch.Generator().manual_seed(0)).double()
+    projection[0, :8] += 6
+    projection[:, 200:] = projection[:, :200]
+    projection[[0, 1], 200:] = projection[[1, 0], :200]  # the mirror image
+    w = torch.zeros(1, 8, dtype=torch.float64)
+    w[0, :2] = 1
+    weights = torch.ones(1, 400, dtype=torch.float64)
+    options = {"gradient_tolerance": 1e-30, "max_iter": 500}
+    stuck = geodesic.solve(w, projection, weights, Objective(), **options)
+    assert stuck.vectors[0, 0] == pytest.approx(stuck.vectors[0, 1].item(), abs=1e-6)
+    kick = torch.zeros_like(w)
+    kick[0, 0] = 1.0
+    free = geodesic.solve(w, projection, weights, Objective(), kick=kick, **options)
+    assert free.objective.item() > stuck.objective.item() + 0.01
+    assert abs(free.vectors[0, 0] - free.vectors[0, 1]) > 0.1
+
+
+def test_preconditioner_is_the_inverse_covariance():
+    _, projection, weights, _ = problem("weighted")
+    p = (weights[0] / weights[0].sum()).double()
+    centred = projection - (projection * p).sum(1, keepdim=True)
+    covariance = (centred * p) @ centred.T
+    covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance))
+    ours = geodesic.preconditioner(projection, weights[0])
+    torch.testing.assert_close(ours @ covariance, torch.eye(len(ours), dtype=torch.float64))

@@ -1,0 +1,382 @@
+"""decompose(): planted channels come back, masked tokens do not, and bad input is named."""
+
+import dataclasses
+import gc
+import math
+import warnings
+from collections import namedtuple
+
+import pytest
+import torch
+
+from rotate_core import PAPER, ConvergenceWarning, Neurons, Vocabulary, decompose
+from rotate_core import decomposition as decomposition_module
+from rotate_core.rotation import deflate as deflation
+from rotate_core.rotation import reflection as householder
+
+D_MODEL, D_VOCAB, BLOCKS = 32, 2000, (40, 30)
+
+
+def planted(seed, dtype=torch.float32):
+    """Two blocks of tokens shifted along orthogonal directions, neurons that mix the directions."""
+    generator = torch.Generator().manual_seed(seed)
+    projection = torch.randn(D_MODEL, D_VOCAB, generator=generator)
+    directions = torch.linalg.qr(torch.randn(D_MODEL, 2, generator=generator)).Q
+    first, second = torch.randperm(D_VOCAB, generator=generator).split((BLOCKS[0], D_VOCAB - 40))
+    blocks = (set(first.tolist()), set(second[: BLOCKS[1]].tolist()))
+    for block, direction in zip(blocks, directions.T, strict=True):
+        projection[:, sorted(block)] += 6 * direction.unsqueeze(1)
+    mixture = torch.tensor([[0.8, 0.6], [0.6, 0.8], [0.7, -0.7]])
+    w = mixture @ directions.T + 0.02 * torch.randn(3, D_MODEL, generator=generator)
+    return w.to(dtype), Vocabulary(projection.to(dtype)), blocks
+
+
+def share_in(tokens, block):
+    return sum(int(token) in block for token, _ in tokens) / len(tokens)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("moments", ["weighted", "scaled"])
+def test_planted_channels_come_back_up_to_order_and_sign(seed, moments):
+    w, vocabulary, blocks = planted(seed)
+    channels = decompose(w, vocabulary, n_channels=2, moments=moments, progress=False)
+    for neuron in range(len(w)):
+        found = []
+        for channel in range(2):
+            tokens = channels.top_tokens(neuron, channel, k=25)
+            shares = [share_in(tokens, block) for block in blocks]
+            assert max(shares) >= 0.8
+            found.append(shares.index(max(shares)))
+        assert sorted(found) == [0, 1]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_papers_solver_finds_a_planted_channel(seed, monkeypatch):
+    # Its stopping rule ends on the plateau between the two blocks, at step 2,000; given 6,000
+    # steps it leaves the plateau.
+    monkeypatch.setattr(householder, "STOP_DEVIATION", 0.0)
+    w, vocabulary, blocks = planted(seed)
+    with pytest.warns(ConvergenceWarning):
+        channels = decompose(
+            w, vocabulary, n_channels=1, settings=PAPER, max_iter=6000, progress=False
+        )
+    for neuron in range(len(w)):
+        tokens = channels.top_tokens(neuron, 0, k=25)
+        assert max(share_in(tokens, block) for block in blocks) >= 0.8
+
+
+def test_masked_tokens_never_return():
+    w, vocabulary, _ = planted(1)
+    channels = decompose(w, vocabulary, n_channels=4, threshold=2.5, progress=False)
+    z = torch.einsum("ncd,dv->ncv", channels.vectors, vocabulary.projection)
+    z = (z - z.mean(-1, keepdim=True)) / z.std(-1, correction=0, keepdim=True)
+    for neuron in range(len(w)):
+        masked = torch.zeros(D_VOCAB, dtype=torch.bool)
+        for channel in range(4):
+            tail = channels.tail[neuron, channel]
+            reach = z[neuron, channel] * tail if tail else z[neuron, channel].abs()
+            new = (reach > 2.5) & ~masked & (vocabulary.token_weights > 1e-6)
+            assert channels.n_masked[neuron, channel] == new.sum()
+            masked |= reach > 2.5
+    assert (channels.cosine <= 1).all()
+
+
+def test_kurtosis_skewness_and_cosine_are_those_of_the_vectors():
+    w, vocabulary, _ = planted(2, torch.float64)
+    channels = decompose(w, vocabulary, n_channels=2, progress=False)
+    z = channels.vectors @ vocabulary.projection
+    c = z - z.mean(-1, keepdim=True)
+    v = (c * c).mean(-1)
+    torch.testing.assert_close(channels.kurtosis, (c**4).mean(-1) / v**2 - 3)
+    torch.testing.assert_close(channels.skewness, (c**3).mean(-1) / v**1.5)
+    cosine = torch.cosine_similarity(channels.vectors, w.unsqueeze(1), dim=-1)
+    torch.testing.assert_close(channels.cosine, cosine)
+    norms = w.norm(dim=1, keepdim=True).expand(-1, 2)
+    torch.testing.assert_close(channels.vectors.norm(dim=-1), norms)
+
+
+@pytest.mark.parametrize("solver", ["geodesic", "householder"])
+def test_the_same_input_gives_the_same_bytes(solver):
+    w, vocabulary, _ = planted(0)
+    options = {"n_channels": 2, "solver": solver, "progress": False, "seed": 3}
+    if solver == "householder":
+        options["max_iter"] = 50
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        first, second = (decompose(w, vocabulary, **options) for _ in range(2))
+    assert torch.equal(first.vectors, second.vectors)
+    assert first.table().equals(second.table())
+
+
+def test_batch_and_chunks_change_nothing_beyond_rounding():
+    """Alone or in a batch: a cosine of 1 - 1e-9 in float64 and of 1 - 1e-4 in float32."""
+    for dtype, least in ((torch.float64, 1 - 1e-9), (torch.float32, 1 - 1e-4)):
+        w, vocabulary, _ = planted(0, dtype)
+        options = {"n_channels": 2, "start": "reflection", "progress": False}
+        together = decompose(w, vocabulary, **options)
+        each = 12 * (D_VOCAB + D_MODEL) * w.element_size()
+        chunked = decompose(w, vocabulary, memory=each, **options)
+        assert torch.cosine_similarity(together.vectors, chunked.vectors, dim=-1).min() > least
+        alone = Neurons(w[2:], model="toy", layer=0, kind="out", indices=(2,))
+        alone = decompose(alone, vocabulary, **options)
+        similar = torch.cosine_similarity(together.vectors[2:], alone.vectors, dim=-1)
+        assert similar.min() > least
+
+
+def test_more_starts_never_lower_the_objective():
+    w, vocabulary, _ = planted(0)
+    w = w + 0.3 * torch.randn(w.shape, generator=torch.Generator().manual_seed(5))
+    best = [
+        decompose(w, vocabulary, n_channels=1, restarts=n, progress=False).objective
+        for n in (1, 2, 4)
+    ]
+    assert (best[1] >= best[0] - 1e-6).all()
+    assert (best[2] >= best[1] - 1e-6).all()
+
+
+@pytest.mark.parametrize("way", ["mask", "subtract", "subtract-grid"])
+def test_going_on_behind_known_channels_gives_what_one_run_gives(way):
+    w, vocabulary, _ = planted(0)
+    options = {"deflation": way, "start": "reflection", "progress": False}
+    whole = decompose(w, vocabulary, n_channels=5, **options)
+    first = decompose(w, vocabulary, n_channels=2, **options)
+    after = decompose(w, vocabulary, n_channels=5, after=first, **options)
+    for field in dataclasses.fields(whole):
+        value = getattr(whole, field.name)
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(getattr(after, field.name), value), field.name
+    again = decompose(w, vocabulary, n_channels=2, after=first, history=True, **options)
+    assert torch.equal(again.vectors, first.vectors)
+    assert again.history.isnan().all(), "nothing was solved for"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "after has seed 0: wanted those asked for, 1"),
+        ({"threshold": 5.0}, "after has settings .*threshold=4.0.*wanted"),
+        ({"n_channels": 1}, "n_channels=1: after has 2 already"),
+    ],
+)
+def test_known_channels_must_fit(change, message):
+    w, vocabulary, _ = planted(0)
+    first = decompose(w, vocabulary, n_channels=2, progress=False)
+    with pytest.raises(ValueError, match=message):
+        decompose(w, vocabulary, **{"n_channels": 3, "after": first, "progress": False} | change)
+    with pytest.raises(ValueError, match="other weight vectors"):
+        decompose(w + 1, vocabulary, n_channels=3, after=first, progress=False)
+
+
+def test_history_rises_to_the_objective():
+    w, vocabulary, _ = planted(0)
+    channels = decompose(w, vocabulary, n_channels=2, history=True, progress=False)
+    history = channels.history
+    assert history.shape[:2] == (3, 2)
+    for neuron in range(3):
+        for channel in range(2):
+            points = history[neuron, channel]
+            points = points[~points.isnan()]
+            assert len(points) == channels.n_iter[neuron, channel] + 1
+            assert (points.diff() >= -1e-6).all()
+            assert points[-1] == channels.objective[neuron, channel]
+    assert decompose(w, vocabulary, n_channels=1, progress=False).history is None
+
+
+def test_deflation_by_subtraction_gives_orthogonal_targets():
+    w, vocabulary, _ = planted(0)
+    channels = decompose(w, vocabulary, n_channels=2, deflation="subtract", progress=False)
+    first, second = channels.vectors.unbind(1)
+    assert (torch.cosine_similarity(first, second).abs() < 0.5).all()
+
+
+def test_very_different_neurons_share_a_batch():
+    w, vocabulary, _ = planted(0)
+    column = vocabulary.projection[:, 7]  # exactly a vocabulary direction
+    mixed = torch.stack([w[0] * 1e-6, w[0] * 1e6, column, w[1]])
+    channels = decompose(mixed, vocabulary, n_channels=2, progress=False)
+    assert channels.vectors.isfinite().all()
+    assert torch.cosine_similarity(channels.vectors[0], channels.vectors[1], dim=-1).min() > 0.999
+    assert channels.cosine[2, 0] > 0.5
+
+
+def test_not_converged_is_a_warning():
+    w, vocabulary, _ = planted(0)
+    with pytest.warns(
+        ConvergenceWarning, match="3 of 3 channels did not converge within 1 iterations: 3 hit"
+    ):
+        channels = decompose(w, vocabulary, n_channels=1, max_iter=1, progress=False)
+    assert not channels.converged.any()
+
+
+def test_a_stall_is_a_warning_of_its_own_and_its_kick_does_not_feel_the_batch():
+    w, vocabulary, _ = planted(0, torch.float64)
+    # Below what float64 can resolve, so that each neuron stalls and is kicked.
+    options = {"n_channels": 1, "gradient_tolerance": 1e-300, "max_iter": 2000, "progress": False}
+    with pytest.warns(ConvergenceWarning, match="0 hit max_iter.* 3 stalled where gradient_norm"):
+        together = decompose(w, vocabulary, **options)
+    assert not together.converged.any()
+    alone = Neurons(w[1:2], model="toy", layer=0, kind="out", indices=(1,))
+    with pytest.warns(ConvergenceWarning, match="1 stalled"):
+        alone = decompose(alone, vocabulary, **options)
+    similar = torch.cosine_similarity(together.vectors[1:2], alone.vectors, dim=-1)
+    assert similar.min() > 1 - 1e-9
+
+
+def test_result_reads_well():
+    w, vocabulary, _ = planted(0)
+    neurons = Neurons(w, model="toy", layer=3, kind="gate", indices=(4, 9, 2))
+    channels = decompose(neurons, vocabulary, n_channels=2, progress=False)
+    table = channels.table()
+    assert " ".join(table.columns[:13]) == (
+        "model layer kind neuron channel kurtosis skewness cosine n_masked n_iter converged tail "
+        "top_tokens"
+    )
+    assert table.neuron.tolist() == [4, 4, 9, 9, 2, 2]
+    assert "toy, layer 3, gate: 3 neurons x 2 channels" in repr(channels)
+    assert "<table" in channels._repr_html_()
+    hostile = dataclasses.replace(
+        channels, vocabulary=Vocabulary(vocabulary.projection, tokens=["<script>"] * D_VOCAB)
+    )
+    assert "<script>" not in hostile._repr_html_()
+    with pytest.raises(IndexError, match="neuron=3: there are 3"):
+        channels.top_tokens(neuron=3)
+    with pytest.raises(ValueError, match="k=99: wanted 1 to 50"):
+        channels.top_tokens(k=99)
+
+
+def _bad_inputs():
+    w, vocabulary, _ = planted(0)
+    nan = w.clone()
+    nan[1, 3] = math.nan
+    zero = w.clone()
+    zero[2] = 0
+    constant = Vocabulary(vocabulary.projection[:, :1].repeat(1, 100))
+    return {
+        "n_channels=0: wanted at least 1": (w, vocabulary, {"n_channels": 0}),
+        "d_model 31.*has 32: wanted the same": (w[:, :31], vocabulary, {}),
+        "at least one neuron": (w[:0], vocabulary, {}),
+        r"not finite: \[1\]": (nan, vocabulary, {}),
+        r"norm 0, and so no direction: \[2\]": (zero, vocabulary, {}),
+        "do not vary": (w, constant, {}),
+        "all tokens are masked before channel 1": (
+            w, vocabulary, {"threshold": 1e-9, "n_channels": 2, "skewness_threshold": 1e9},
+        ),
+        "memory=1000 bytes: wanted at least": (w, vocabulary, {"memory": 1000}),
+        "solver='adam': wanted one of geodesic, householder": (w, vocabulary, {"solver": "adam"}),
+        "threshold=0: wanted": (w, vocabulary, {"threshold": 0}),
+        "restarts=0: wanted a whole number of at least 1": (w, vocabulary, {"restarts": 0}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("message", _bad_inputs())
+def test_bad_input_is_named(message):
+    w, vocabulary, options = _bad_inputs()[message]
+    with pytest.raises(ValueError, match=message):
+        decompose(w, vocabulary, progress=False, **options)
+
+
+def test_preconditioner_is_computed_once_a_vocabulary(monkeypatch):
+    w, vocabulary, _ = planted(0)
+    calls = []
+    original = decomposition_module.geodesic.preconditioner
+    monkeypatch.setattr(
+        decomposition_module.geodesic,
+        "preconditioner",
+        lambda *args, **options: calls.append(1) or original(*args, **options),
+    )
+    for _ in range(2):
+        decompose(w, vocabulary, n_channels=1, progress=False)
+    assert len(calls) == 1
+
+
+def test_what_has_the_three_attributes_is_a_vocabulary():
+    """A named tuple has no weak references, and no hash where a field has none."""
+    w, vocabulary, _ = planted(0)
+    three = namedtuple("Three", "projection token_weights tokens")
+    plain = three(vocabulary.projection, vocabulary.token_weights, list(vocabulary.tokens))
+    with pytest.raises(TypeError):
+        hash(plain)
+    found = decompose(w, plain, n_channels=2, progress=False)
+    wanted = decompose(w, vocabulary, n_channels=2, progress=False)
+    assert torch.equal(found.vectors, wanted.vectors)
+    assert found.table().equals(wanted.table())
+
+
+def test_a_preconditioner_goes_when_its_vocabulary_does():
+    w, vocabulary, _ = planted(0)
+    decompose(w, vocabulary, n_channels=1, progress=False)
+    known = decomposition_module._PRECONDITIONERS
+    assert vocabulary.projection in known
+    n = len(known)
+    del vocabulary
+    gc.collect()
+    assert len(known) < n
+
+
+def test_other_token_weights_have_another_preconditioner():
+    w, vocabulary, blocks = planted(0)
+    decompose(w, vocabulary, n_channels=1, progress=False)
+    weights = vocabulary.token_weights.clone()
+    weights[sorted(blocks[0])] = 0
+    other = Vocabulary(vocabulary.projection, weights)
+    fresh = Vocabulary(vocabulary.projection.clone(), weights)
+    found, wanted = (decompose(w, u, n_channels=1, progress=False) for u in (other, fresh))
+    assert torch.equal(found.vectors, wanted.vectors)
+
+
+@pytest.mark.parametrize("raise_masked", [False, True])
+def test_masking_raises_excluded_tokens_only_where_it_is_asked_to(raise_masked, monkeypatch):
+    w, vocabulary, blocks = planted(0)
+    excluded = sorted(blocks[0])[:10]
+    weights = vocabulary.token_weights.clone()
+    weights[excluded] = 0
+    seen = []
+    original = deflation._best_solution
+    monkeypatch.setattr(
+        deflation, "_best_solution", lambda *a: seen.append(a[1].clone()) or original(*a)
+    )
+    decompose(
+        w[:1],
+        Vocabulary(vocabulary.projection, weights),
+        n_channels=2,
+        moments="scaled",
+        raise_masked=raise_masked,
+        progress=False,
+    )
+    before, after = (m[0, excluded] for m in seen)
+    assert (before == 0).all()
+    assert ((after > 0).any(), (after <= 0.01).all()) == (raise_masked, True)
+
+
+def test_the_learning_rate_and_the_joint_loss_reach_the_papers_solver():
+    w, vocabulary, _ = planted(0)
+    changes = {"learning_rate": 2e-3}, {"joint": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        options = {"n_channels": 1, "settings": PAPER, "max_iter": 201, "progress": False}
+        first = decompose(w, vocabulary, **options).vectors
+        others = [decompose(w, vocabulary, **options, **change).vectors for change in changes]
+    assert not any(torch.equal(first, other) for other in others)
+
+
+def test_a_device_without_float64_is_refused():
+    w, vocabulary, _ = planted(0)
+    with pytest.raises(ValueError, match=r"^device mps: .*float64.*wanted cpu or cuda$"):
+        decompose(w, vocabulary, device="mps", progress=False)
+
+
+def test_no_global_state_is_changed():
+    w, vocabulary, _ = planted(0)
+    before = (torch.get_rng_state(), torch.get_num_threads(), torch.get_default_dtype())
+    decompose(w, vocabulary, n_channels=1, start="reflection", progress=False)
+    after = (torch.get_rng_state(), torch.get_num_threads(), torch.get_default_dtype())
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_the_channels_that_a_cpu_finds():
+    w, vocabulary, _ = planted(0)
+    on_cpu = decompose(w, vocabulary, n_channels=2, progress=False)
+    on_gpu = decompose(w, vocabulary, n_channels=2, device="cuda", progress=False)
+    assert torch.cosine_similarity(on_cpu.vectors, on_gpu.vectors, dim=-1).min() > 0.999

@@ -1,0 +1,146 @@
+"""Text is split by document, and activations are those of the model itself."""
+
+import pytest
+import torch
+import transformers
+from tiny_models import D_MLP, D_MODEL, TOKENS, tiny
+
+from rotate_core.models.architectures import ARCHITECTURES
+from rotate_core.text import activations, corpus
+
+
+class Letters:
+    """A tokenizer: a token a letter."""
+
+    def __init__(self, start=()):
+        self.start = list(start)
+
+    def __call__(self, text, add_special_tokens=True, **_):
+        if isinstance(text, str):
+            ids = self.start * add_special_tokens + [ord(c) for c in text]
+        else:
+            ids = [[ord(c) for c in part] for part in text]
+        return transformers.BatchEncoding({"input_ids": ids})
+
+
+def documents(n):
+    return [corpus.Document(f"title {i}", chr(97 + i) * (10 + i)) for i in range(n)]
+
+
+def test_splits_share_no_document_and_depend_on_the_seed():
+    splits = corpus.split_documents(documents(20), seed=0)
+    assert [len(part) for part in splits.values()] == [10, 4, 6]
+    titles = [d.title for part in splits.values() for d in part]
+    assert sorted(titles) == sorted(d.title for d in documents(20))
+    assert splits == corpus.split_documents(documents(20), seed=0)
+    assert splits != corpus.split_documents(documents(20), seed=1)
+    with pytest.raises(ValueError, match="2 documents for 3 splits"):
+        corpus.split_documents(documents(2))
+
+
+def test_windows_take_turns_and_stay_within_a_document():
+    cut = corpus.windows(documents(4), Letters(), length=5)
+    assert cut.document.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert all(len(set(row.tolist())) == 1 for row in cut.tokens)
+    assert len(corpus.windows(documents(4), Letters(), length=5, n_tokens=16)) == 3
+    with pytest.raises(ValueError, match="none of 4 documents"):
+        corpus.windows(documents(4), Letters(), length=50)
+
+
+def test_windows_begin_with_the_start_token_where_there_is_one():
+    cut = corpus.windows(documents(4), Letters(start=[7]), length=5)
+    assert (cut.tokens[:, 0] == 7).all()
+    assert (cut.current != 7).all()
+
+
+def test_counted_positions_line_up_with_their_tokens():
+    cut = corpus.windows([corpus.Document("alphabet", "abcdefgh")], Letters(), length=4)
+    assert "".join(map(chr, cut.current)) == "bcfg"
+    assert "".join(map(chr, cut.following)) == "cdgh"
+    assert torch.equal(cut.counted(cut.tokens), cut.current)
+    assert len(cut.position_document) == 4
+
+
+def test_a_folder_of_text_is_read(tmp_path):
+    (tmp_path / "b.txt").write_text("beta")
+    (tmp_path / "a.txt").write_text("alpha")
+    assert [d.text for d in corpus.read_documents(str(tmp_path))] == ["alpha", "beta"]
+    with pytest.raises(FileNotFoundError, match=r"no folder .* gensim-wikipedia, hansard"):
+        corpus.read_documents(str(tmp_path / "missing"))
+
+
+def test_the_embedded_text_is_prose():
+    pytest.importorskip("gensim")
+    texts = {d.title: d.text for d in corpus.read_documents(corpus.WIKIPEDIA)}
+    assert len(texts) == 103
+    assert texts["Anarchism"].startswith("Anarchism is a political philosophy")
+    assert not any("'''" in text or "\n*" in text for text in texts.values())
+
+
+@pytest.mark.real_model
+def test_the_second_text_is_speech_from_many_debates():
+    speeches = corpus.read_documents("hansard")
+    assert len(speeches) == 1000
+    assert len({d.title for d in speeches}) == 1000
+    text = " ".join(d.text for d in speeches)
+    assert text.count("my hon. Friend") > 100
+    assert "Â" not in text, "UTF-8 that was read as Windows-1252 is read as UTF-8"
+    assert text.count("£") == 193
+    assert text.count("“") == 121
+
+
+def test_characters_that_were_decoded_wrongly_are_put_right():
+    import re
+
+    broken = "â€œIt cost Â£5,â€\x9d said the LÃ©gion; £6, by my count. Ã is whole"
+    right = re.sub(r"[^\x00-\x7f]+", corpus._decoded, broken)
+    assert right == "“It cost £5,” said the Légion; £6, by my count. Ã is whole"
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
+def test_activations_are_what_the_mlp_computes(family):
+    """The MLP's output is the sum of its neurons' activations times what they write."""
+    model = tiny(family)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "mlp" in name and name.endswith("bias"):
+                parameter.zero_()  # GPT-2's
+    layer, seen = 1, {}
+    mlp = activations.mlp_of(model, layer)
+    handle = mlp.register_forward_hook(lambda _, args, output: seen.update(y=output))
+    x = activations.readings(model, TOKENS, {layer: None}, batch=1, progress=False)[layer]
+    handle.remove()
+    weights = {name: p.detach() for name, p in mlp.named_parameters() if p.ndim == 2}
+    if family == "gpt2":
+        gate, in_, out = None, weights["c_fc.weight"].T, weights["c_proj.weight"]
+    elif family == "phi3":
+        gate, in_ = weights["gate_up_proj.weight"].split(D_MLP)
+        out = weights["down_proj.weight"].T
+    else:
+        gate, in_ = weights["gate_proj.weight"], weights["up_proj.weight"]
+        out = weights["down_proj.weight"].T
+    act = activations.activation_function(model)
+    with torch.no_grad():
+        a = activations.neuron_activations(x, gate, in_, act)
+    torch.testing.assert_close((a @ out)[-1], seen["y"][0], atol=1e-5, rtol=1e-4)
+
+
+def test_rows_are_products_with_the_input_and_hooks_go_away():
+    model = tiny("llama")
+    rows = torch.randn(3, D_MODEL)
+    x = activations.readings(model, TOKENS, {0: None, 1: None}, progress=False)
+    products = activations.readings(model, TOKENS, {1: rows}, batch=1, progress=False)
+    torch.testing.assert_close(products[1], x[1] @ rows.T)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_hooks_go_away_after_an_exception():
+    model = tiny("llama")
+    with pytest.raises(IndexError):
+        activations.readings(model, TOKENS + 10_000, {0: None}, progress=False)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_too_much_memory_is_refused():
+    with pytest.raises(ValueError, match="ask for fewer"):
+        activations.readings(tiny("llama"), TOKENS, {0: None}, memory=100)

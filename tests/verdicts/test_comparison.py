@@ -1,0 +1,140 @@
+"""Tables of neurons beside their virtual neurons, and a text as a neuron reads it."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+
+from rotate_core import Vocabulary, decompose
+from rotate_core.channels import take
+from rotate_core.experiments.input_ablation import Side
+from rotate_core.experiments.input_snippet import snippet
+from rotate_core.text.corpus import Windows
+from rotate_core.verdicts.comparison import (
+    REAL,
+    VIRTUAL,
+    both,
+    by_certainty,
+    estimates,
+    outcome,
+    records,
+)
+from rotate_core.verdicts.intervals import Estimate, interval
+
+D, V = 16, 60
+
+
+@pytest.fixture(scope="module")
+def channels():
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = Vocabulary(
+        torch.randn(D, V, generator=generator), torch.ones(V), tuple(f" {i}" for i in range(V))
+    )
+    w = torch.randn(5, D, generator=generator)
+    return decompose(w, vocabulary, n_channels=2, threshold=2.0, progress=False)
+
+
+def test_virtual_neurons_take_the_places_of_the_first_neurons(channels):
+    null = dataclasses.replace(take(channels, [4, 3, 2]), indices=(0, 1, 2))
+    layered = dataclasses.replace(channels, layer=7, kind="gate")
+    seen = []
+
+    def measure(some, rows, what):
+        seen.append((what, some.indices, rows))
+        empty = pd.DataFrame({"neuron": []})
+        return pd.DataFrame({"neuron": some.indices, "value": 1.0}), empty
+
+    table, empty = both(layered, null, measure)
+    assert seen == [(REAL, (0, 1, 2, 3, 4), [0, 1, 2, 3, 4]), (VIRTUAL, (0, 1, 2), [0, 1, 2])]
+    assert table.what.tolist() == [REAL] * 5 + [VIRTUAL] * 3
+    assert set(table.layer) == {7}
+    assert set(table.kind) == {"gate"}
+    assert table.cluster[1] == "7/1"
+    assert not len(empty)
+    few, _ = both(take(layered, [1]), null, measure)
+    assert few.what.tolist() == [REAL, VIRTUAL], "no more virtual neurons than places"
+
+
+def made_up(n=40):
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for what, mean in ((REAL, 1.0), (VIRTUAL, 0.4)):
+        for group in ("b", "a"):
+            values = (mean + 0.1 * torch.randn(n, generator=generator)).tolist()
+            part = pd.DataFrame({"value": values, "rotation": 0.9, "group": group, "what": what})
+            rows.append(part.assign(cluster=[str(i // 2) for i in range(n)]))
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_estimates_are_those_of_the_groups():
+    table = made_up()
+    table.loc[0, "value"] = float("nan")
+    found = estimates(table, "value", ["group"], rotation="rotation")
+    assert found.group.tolist() == ["b", "a"], "in the table's order"
+    assert found.n.tolist() == [39, 40]
+    assert found["n virtual"].tolist() == [40, 40]
+    part = table[(table.group == "a") & (table.what == REAL)]
+    alone = interval(part.value, part.cluster)
+    assert (found.neurons[1].value, found.neurons[1].n) == (alone.value, alone.n)
+    assert found.neurons[1].low == pytest.approx(alone.low, abs=0.005), "other draws, same interval"
+    assert found.neurons[1] != alone
+    assert found.equals(estimates(table, "value", ["group"], rotation="rotation")), "seeded"
+    assert found.neurons[1].n_clusters == 20
+    assert found.difference[1].value == pytest.approx(0.6, abs=0.1)
+    assert 0.4 < found.difference[1].low < found.difference[1].value < found.difference[1].high
+    assert found["less rotations"][1].value == pytest.approx(found.neurons[1].value - 0.9)
+    assert "rotations" not in estimates(table, "value", ["group"])
+    nothing = estimates(table[:0], "value", ["group"])
+    assert list(nothing) == ["group", "n", "n virtual", "neurons", "virtual neurons", "difference"]
+    stored = records(found)
+    assert stored[1]["neurons"]["n"] == 40
+    assert stored[1]["group"] == "a"
+    whole = outcome(table[table.group == "a"], "value", model="a model")
+    assert whole.over_null.value == found.difference[1].value
+    assert whole.over_null.low == pytest.approx(found.difference[1].low, abs=0.005)
+    assert isinstance(whole.ours, Estimate)
+    assert whole.null_is == VIRTUAL
+
+
+def test_a_snippet_is_where_the_neuron_is_most_active_on_the_channels_tokens(channels):
+    generator = torch.Generator().manual_seed(1)
+    own = int(channels.top_ids[2, 0, 0])
+    tokens = torch.full((3, 20), int(channels.top_ids[2, 0].flip(0)[0]))
+    tokens[1, 9] = own
+    windows = Windows(tokens, torch.tensor([0, 1, 1]), ("first", "second"))
+    x = torch.randn(3 * 18, D, generator=generator) / 10
+    x[18 + 8] = channels.vectors[2, 0]  # counted positions leave out the first of a window
+    side = Side(x, {"current": windows.current}, None, channels.weight_vectors, torch.nn.Identity())
+    assert channels.top_z[2, 0, 0].abs() > 2, "own is in the tail"
+    found = snippet(side, channels, "in", 2, 0, windows, reading="current", length=6)
+    assert found.title == "second"
+    assert len(found.words) == len(found.before) == len(found.after) == len(found.own) == 6
+    at = found.words.index(f" {own}")
+    assert found.own[at]
+    expected = float(channels.vectors[2, 0] @ channels.weight_vectors[2])
+    assert found.before[at] == pytest.approx(expected, rel=1e-4)
+    assert abs(found.after[at]) < abs(found.before[at])
+
+
+def test_certain_channels_stand_beside_virtual_neurons_of_their_places():
+    rows = []
+    for layer, value in ((0, 5.0), (1, 1.0)):
+        for neuron in range(6):
+            at = {"layer": layer, "kind": "out", "neuron": neuron, "cluster": f"{layer}/{neuron}"}
+            rows += [at | {"channel": 0, "what": REAL, "value": value}]
+            rows += [at | {"channel": 1, "what": REAL, "value": 100.0}]
+            rows += [at | {"channel": 0, "what": VIRTUAL, "value": value / 2}]
+    table = pd.DataFrame(rows)
+    q = table[table.what == REAL].drop(columns="value")
+    q = q.assign(q_value=[0.01 if row.layer == 0 else 0.9 for row in q.itertuples()])
+    found = by_certainty(table, "value", q, level=0.1).set_index("channels")
+    assert found.loc["q < 0.1", "neurons"].value == 5
+    assert found.loc["q < 0.1", "virtual neurons"].value == 2.5, "of layer 0 alone"
+    assert found.loc["others", "difference"].value == 0.5
+    assert found["n"].tolist() == [6, 6]
+    none = by_certainty(table, "value", q, level=0.001)
+    assert none.channels.tolist() == ["others"]
+    nothing = by_certainty(table[table.channel == 1], "value", q, level=0.1)
+    assert not len(nothing)
+    assert "difference" in nothing

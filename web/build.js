@@ -1,0 +1,61 @@
+// Builds rotate_core/explorer/static/explorer.js, the one file that the widget is: the compiled kernel goes into the
+// worker and the page as bytes, the worker goes into the page as text.
+//
+//     node build.js                  the kernel and the page
+//     node build.js --kernel-only    kernel.wasm, which the tests read
+//     node build.js --out FOLDER     the page somewhere else
+import { execFileSync } from "node:child_process";
+import { mkdirSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { build } from "esbuild";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const { values: options } = parseArgs({
+  options: {
+    "kernel-only": { type: "boolean", default: false },
+    out: { type: "string", default: join(here, "..", "rotate_core", "explorer", "static") },
+  },
+});
+
+const wasm = join(here, "build", "kernel.wasm");
+mkdirSync(dirname(wasm), { recursive: true });
+execFileSync(process.execPath, [
+  join(here, "node_modules", "assemblyscript", "bin", "asc.js"),
+  "solver/kernel.ts",
+  "--outFile", "build/kernel.wasm",
+  "--enable", "simd",
+  "--runtime", "stub",
+  "--importMemory",
+  "--noAssert",
+  "-O3",
+], { cwd: here, stdio: "inherit" });
+
+if (!options["kernel-only"]) {
+  const common = {
+    absWorkingDir: here,
+    bundle: true,
+    charset: "utf8",
+    format: "esm",
+    legalComments: "none",
+    minify: true,
+    target: "es2022",
+  };
+  const workerAsText = {
+    name: "worker-as-text",
+    setup({ onLoad }) {
+      onLoad({ filter: /solver[\\/]worker\.js$/ }, async ({ path }) => {
+        const { outputFiles } = await build({ ...common, entryPoints: [path], format: "iife", write: false });
+        return { contents: outputFiles[0].text, loader: "text" };
+      });
+    },
+  };
+  await build({
+    ...common,
+    entryPoints: ["view/explorer.js"],
+    loader: { ".wasm": "binary" },
+    outfile: join(resolve(options.out), "explorer.js"),
+    plugins: [workerAsText],
+  });
+}

@@ -1,0 +1,189 @@
+// What the views are made of: data, tokens, links, messages and downloads. No browser needed.
+import assert from "node:assert/strict";
+import { afterEach, describe, mock, test } from "node:test";
+
+import { fetchKept } from "../engine/download.js";
+import { KernelEngine } from "../engine/kernel.js";
+import { madeOtherwise, reasonNotToRotate } from "../view/controls.js";
+import { closest, decodeFloats, encodeFloats, histogram, reconstruction, reconstructionByChance } from "../view/data.js";
+import { readLink, writeLink } from "../view/link.js";
+import { asPython } from "../view/python.js";
+import { searchEmbedded } from "../view/search.js";
+import { concise, visible } from "../view/tokens.js";
+
+const DEFAULTS = { lambda_kurtosis: 0.3, threshold: 4, solver: "geodesic", n_channels: 5 };
+const PLACE = { layer: 25, kind: "out", index: 460 };
+
+describe("tokens", () => {
+  test("what cannot be seen is made visible, as in rotate_core/models/tokens.py", () => {
+    const wanted = [
+      [" until", "␣until"], ["\n\t", "⏎⇥"], ["", "∅"], ["\u200b", "<U+200B>"], ["\u0301a", "◌\u0301a"],
+      ["\u00a0", "⍽"], ["😀", "😀"], ["<b>&", "<b>&"],
+    ];
+    for (const [token, shown] of wanted) assert.equal(visible(token), shown);
+  });
+  test("long runs are counted", () => assert.equal(concise("\n    if  "), "⏎␣×4if␣␣"));
+});
+
+describe("links", () => {
+  test("say what differs from the defaults, and come back", () => {
+    const settings = { ...DEFAULTS, threshold: 6 };
+    const link = writeLink(PLACE, settings, DEFAULTS);
+    assert.equal(link, "#layer=25&kind=out&neuron=460&threshold=6");
+    assert.deepEqual(readLink(link, DEFAULTS), { ...PLACE, settings: { threshold: 6 } });
+  });
+  test("that are none are left alone", () => {
+    for (const hash of ["", "#some-heading", "#layer=x&kind=out&neuron=1", "#layer=1&neuron=1"]) {
+      assert.equal(readLink(hash, DEFAULTS), null);
+    }
+  });
+  test("cannot bring in anything but numbers and known names", () => {
+    const { settings } = readLink("#layer=1&kind=out&neuron=2&threshold=abc&evil=1", DEFAULTS);
+    assert.deepEqual(settings, {});
+  });
+  test("become five lines of Python", () => {
+    const python = { neurons: {}, vocabulary: {}, decompose: {}, defaults: DEFAULTS };
+    assert.equal(
+      asPython("smollm2-135m", PLACE, { ...DEFAULTS, lambda_kurtosis: 0.15 }, python),
+      `from rotate_core import decompose, load_model
+model = load_model("smollm2-135m")
+neuron = model.neurons(layer=25, kind="out", indices=[460])
+channels = decompose(neuron, model.vocabulary(layer=25), n_channels=5, lambda_kurtosis=0.15)
+channels`,
+    );
+  });
+  test("become Python with what has no slider, whatever the page starts from", () => {
+    const python = {
+      neurons: { fold_norm: true }, vocabulary: { side: "embedding", fold_norm: true },
+      decompose: { restarts: 3, precondition: false, seed: 7 }, defaults: DEFAULTS,
+    };
+    const lines = asPython("m", PLACE, { ...DEFAULTS, threshold: 6 }, python).split("\n");
+    assert.equal(lines[2], 'neuron = model.neurons(layer=25, kind="out", indices=[460], fold_norm=True)');
+    assert.equal(
+      lines[3],
+      'channels = decompose(neuron, model.vocabulary(layer=25, side="embedding", fold_norm=True), ' +
+        "n_channels=5, threshold=6, restarts=3, precondition=False, seed=7)",
+    );
+  });
+});
+
+describe("what was made otherwise", () => {
+  test("is said to be", () => {
+    assert.equal(madeOtherwise(DEFAULTS, DEFAULTS), "");
+    assert.equal(
+      madeOtherwise(DEFAULTS, { ...DEFAULTS, threshold: 6, solver: "householder" }),
+      "The channels below were made with threshold 4.0, not 6.0; solver geodesic, not householder.",
+    );
+  });
+  test("is not rotated by a page, and the page says why", () => {
+    const engine = { file: { vocabulary: "unembedding" } };
+    const state = { mode: "static", refusal: "", engine, stored: { vocabulary: "unembedding" } };
+    assert.equal(reasonNotToRotate(state), "");
+    assert.match(
+      reasonNotToRotate({ ...state, stored: { vocabulary: "unembedding, norm folded in" } }),
+      /norm folded in.*notebook only/,
+    );
+    assert.equal(reasonNotToRotate({ ...state, refusal: "restarts=3" }), "restarts=3");
+    assert.equal(reasonNotToRotate({ ...state, refusal: "restarts=3", mode: "live" }), "");
+  });
+});
+
+describe("data", () => {
+  test("floats come out of base64", () => {
+    const text = Buffer.from(Float32Array.of(1.5, -2).buffer).toString("base64");
+    assert.deepEqual([...decodeFloats(text)], [1.5, -2]);
+    assert.equal(encodeFloats(Float32Array.of(1.5, -2)), text);
+  });
+  test("a histogram counts all, from its lowest bin", () => {
+    assert.deepEqual(histogram([-1, 0.2, 0.3, 0.6]), { from: -1, step: 0.5, counts: [1, 0, 2, 1] });
+  });
+  test("orthogonal halves make up the whole; a channel twice adds nothing", () => {
+    const values = reconstruction([1, 1], [[1, 0], [2, 0], [0, 3]]);
+    [Math.SQRT1_2, Math.SQRT1_2, 1].forEach((x, i) => assert.ok(Math.abs(values[i] - x) < 1e-12));
+  });
+  test("50 random directions at a cosine of 0.4 reconstruct to 0.95", () => {
+    assert.ok(Math.abs(reconstructionByChance(new Array(50).fill(0.4))[49] - 0.951) < 1e-3);
+  });
+  test("each channel finds its closest stored one", () => {
+    const [a, b] = [{ vector: [1, 0] }, { vector: [0, 1] }];
+    assert.deepEqual(closest([b], [a, b]), [{ channel: 1, cosine: 1 }]);
+  });
+  test("a search ignores case and space", () => {
+    const neurons = [{ ...PLACE, channels: [{ top: [[" You", -9]] }, { top: [["you", 20]] }] }];
+    assert.deepEqual(searchEmbedded(neurons, "you ").map(({ channel }) => channel), [1, 0]);
+  });
+});
+
+describe("the kernel", () => {
+  function fake() {
+    const model = { sent: [], on: (_, listener) => (model.answer = listener), off: () => {}, send: (m) => model.sent.push(m) };
+    return [model, new KernelEngine(model)];
+  }
+  afterEach(() => mock.timers.reset());
+
+  test("answers the request of that id, after its progress", async () => {
+    const [model, engine] = fake();
+    const seen = [];
+    const answer = engine.request("decompose", { layer: 1 }, { onProgress: (x) => seen.push(x) });
+    const { id } = model.sent[0];
+    model.answer({ id: "another", type: "result" });
+    model.answer({ id, type: "progress", fraction: 0.5 });
+    model.answer({ id, type: "result", neuron: 7 });
+    assert.equal((await answer).neuron, 7);
+    assert.deepEqual(seen, [0.5]);
+    assert.equal(model.sent[0].layer, 1);
+  });
+  test("says why it could not", async () => {
+    const [model, engine] = fake();
+    const answer = engine.request("decompose", {});
+    model.answer({ id: model.sent[0].id, type: "error", text: "layer is 99" });
+    await assert.rejects(answer, /layer is 99/);
+  });
+  test("is told to stop", async () => {
+    const [model, engine] = fake();
+    const stop = new AbortController();
+    const answer = engine.request("decompose", {}, { signal: stop.signal });
+    stop.abort();
+    await assert.rejects(answer, { name: "AbortError" });
+    assert.deepEqual(model.sent[1], { type: "cancel", id: model.sent[0].id });
+  });
+  test("that died is said to have", async () => {
+    mock.timers.enable({ apis: ["setTimeout"] });
+    const [, engine] = fake();
+    const answer = engine.request("decompose", {});
+    mock.timers.tick(30_001);
+    await assert.rejects(answer, /has not answered for 30 seconds/);
+  });
+});
+
+describe("a download", () => {
+  const file = { url: "http://book/u.bin", bytes: 4, checksum: "abc" };
+  const respond = (bytes, status = 200) =>
+    mock.method(globalThis, "fetch", async () => new Response(Uint8Array.from(bytes), { status }));
+  afterEach(() => mock.restoreAll());
+
+  test("tells how far it is", async () => {
+    const fetched = respond([1, 2, 3, 4]);
+    const seen = [];
+    const buffer = await fetchKept(file, { onProgress: (x) => seen.push(x) });
+    assert.deepEqual([...new Uint8Array(buffer)], [1, 2, 3, 4]);
+    assert.equal(seen.at(-1), 1);
+    assert.equal(fetched.mock.calls[0].arguments[0], "http://book/u.bin?v=abc");
+  });
+  test("that is cut short, too long or refused is a clear error", async () => {
+    respond([1, 2]);
+    await assert.rejects(fetchKept(file), /cut short .* 2 of 4 bytes/);
+    mock.restoreAll();
+    respond([1, 2, 3, 4, 5]);
+    await assert.rejects(fetchKept(file), /another version/);
+    mock.restoreAll();
+    respond([], 404);
+    await assert.rejects(fetchKept(file), /answered 404/);
+  });
+  test("without a connection is a clear error", async () => {
+    globalThis.location = { protocol: "https:" };
+    mock.method(globalThis, "fetch", async () => Promise.reject(new TypeError("failed")));
+    await assert.rejects(fetchKept(file), /could not be downloaded \(no connection\)/);
+    delete globalThis.location;
+  });
+});
