@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rotate_core.null.calibration import Calibration
 
-TAILS = {1: "+", -1: "-", 0: "±"}
+POLARITIES = {1: "+", -1: "-", 0: "±"}
 """How a table writes the tail that a channel masks."""
 
 
@@ -90,7 +90,7 @@ class Channels:
     converged: Bool[Tensor, "n_neurons n_channels"]
     n_masked: Int[Tensor, "n_neurons n_channels"]
     """Tokens in the channel's tail that no earlier channel of the neuron had masked."""
-    tail: Int[Tensor, "n_neurons n_channels"]
+    polarity: Int[Tensor, "n_neurons n_channels"]
     """+1 or -1: the one tail that is masked; 0: both."""
     top_ids: Int[Tensor, "n_neurons n_channels n_top"]
     """Token numbers, heaviest first: by z, by -z, or where both tails count by |z|."""
@@ -157,7 +157,7 @@ class Channels:
         }
         for name in ("kurtosis", "skewness", "cosine", "n_masked", "n_iter", "converged"):
             columns[name] = getattr(self, name).flatten().numpy()
-        columns["tail"] = [TAILS[t] for t in self.tail.flatten().tolist()]
+        columns["polarity"] = [POLARITIES[t] for t in self.polarity.flatten().tolist()]
         columns["top_tokens"] = [
             [token for token, _ in self.top_tokens(i, j, min(k, self.top_ids.shape[2]))]
             for i in range(n)
@@ -177,7 +177,7 @@ class Channels:
         )
 
     def _display(self, max_rows: int = 60) -> pd.DataFrame:
-        names = ["neuron", "channel", "kurtosis", "cosine", "n_masked", "tail"]
+        names = ["neuron", "channel", "kurtosis", "cosine", "n_masked", "polarity"]
         names += ["p_value", "q_value"]
         table = self.table(k=6).head(max_rows)
         tokens = table["top_tokens"].map(

@@ -150,7 +150,7 @@ def show(
         channels = Atlas.open(atlas).channels(layer=layer, kind=kind, neuron=neuron)
         if channels.calibration is not None and not as_json:
             typer.echo(channels.calibration)
-        columns = "channel kurtosis cosine support p_value q_value n_masked tail top_tokens"
+        columns = "channel kurtosis cosine support p_value q_value n_masked polarity top_tokens"
         _print(channels.table(), columns.split(), as_json)
 
 

@@ -73,7 +73,7 @@ def test_masked_tokens_never_return():
     for neuron in range(len(w)):
         masked = torch.zeros(D_VOCAB, dtype=torch.bool)
         for channel in range(4):
-            tail = channels.tail[neuron, channel]
+            tail = channels.polarity[neuron, channel]
             reach = z[neuron, channel] * tail if tail else z[neuron, channel].abs()
             new = (reach > 2.5) & ~masked & (vocabulary.token_weights > 1e-6)
             assert channels.n_masked[neuron, channel] == new.sum()

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from rotate_core.atlas.manifest import Shard
-from rotate_core.channels import TAILS, Channels
+from rotate_core.channels import POLARITIES, Channels
 from rotate_core.rotation.tails import Tails
 from rotate_core.storage import damaged, write_whole
 
@@ -64,7 +64,7 @@ def write_shard(
     import pyarrow as pa
     from safetensors.torch import save
 
-    frame = channels.table(k=1).drop(columns=["tail", "top_tokens"])
+    frame = channels.table(k=1).drop(columns=["polarity", "top_tokens"])
     for name, values in (extra or {}).items():
         frame[name] = values.flatten().numpy()
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
@@ -73,7 +73,7 @@ def write_shard(
     n_top = channels.top_ids.shape[2]
     top = torch.arange(len(table) + 1) * n_top
     for name, column in (
-        ("tail", pa.array(channels.tail.flatten().numpy().astype("int8"))),
+        ("polarity", pa.array(channels.polarity.flatten().numpy().astype("int8"))),
         ("top_ids", _lists(top, channels.top_ids.flatten().int())),
         ("top_z", _lists(top, channels.top_z.flatten())),
         ("tail_ids", _lists(tails.offsets, tails.ids)),
@@ -103,11 +103,11 @@ def readable(table: pa.Table, tokens: pa.Array) -> pa.Table:
     """
     import pyarrow as pa
 
-    signs = pa.array([TAILS[side] for side in (0, 1, -1)])  # by side modulo 3
+    signs = pa.array([POLARITIES[side] for side in (0, 1, -1)])  # by side modulo 3
     columns = {}
     for name in table.column_names:
         chunks, dtype = table[name].chunks, table[name].type
-        if name == "tail":
+        if name == "polarity":
             dtype = pa.string()
             chunks = [signs.take(pa.array(sides.to_numpy() % 3)) for sides in chunks]
         elif name == "top_tokens":

@@ -36,7 +36,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "best of three starts": {"restarts": 3},
 }
 """What is changed, by name. The paper masks, with scaled moments and from a random start."""
-NEURONS, VIRTUAL = "neurons", "matched vectors"
+NEURONS, MATCHED = "neurons", "matched vectors"
 COSINES, JACCARDS = (0.9, SAME_COSINE, 0.98), (0.4, SAME_JACCARD, 0.6)
 """Above either, two channels count as one: ours in the middle, and two more for comparison."""
 
@@ -90,7 +90,7 @@ def compare(
     import pandas as pd
 
     both = torch.cat([vectors, null])
-    labels = {"what": [NEURONS] * len(vectors) + [VIRTUAL] * len(null)}
+    labels = {"what": [NEURONS] * len(vectors) + [MATCHED] * len(null)}
     labels["row"] = [*range(len(vectors)), *range(len(null))]
     for moments in ("weighted", "scaled"):  # each has a preconditioner, paid once a vocabulary
         decompose(

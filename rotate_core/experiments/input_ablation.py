@@ -73,7 +73,7 @@ class Side:
     act: torch.nn.Module
 
     def swapped(self, kind: str, vectors: Float[Tensor, "n d_model"], rows: list[int]) -> Side:
-        """Virtual neurons: ``vectors`` for one kind, the partners of the neurons in ``rows``."""
+        """Matched vectors: ``vectors`` for one kind, the partners of the neurons in ``rows``."""
         if kind == "gate":
             return replace(self, gate=vectors, in_=self.in_[rows])
         return replace(self, gate=None if self.gate is None else self.gate[rows], in_=vectors)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ARTICLES, SHUFFLED = "articles", "shuffled articles"
 """What a row of :func:`concept_ranks` is of."""
-NEURONS, VIRTUAL = "coherent neurons", "coherent matched vectors"
+NEURONS, MATCHED = "coherent neurons", "coherent matched vectors"
 """What a row of :func:`coherence_table` is of, once the most coherent are chosen."""
 
 
@@ -254,7 +254,7 @@ def coherence_table(
         seed: of both draws; each layer and kind has matched vectors of its own.
 
     Returns:
-        One row per vector and k, with layer, kind, what (:data:`NEURONS` or :data:`VIRTUAL`) and
+        One row per vector and k, with layer, kind, what (:data:`NEURONS` or :data:`MATCHED`) and
         cluster (the neuron).
     """
     import pandas as pd
@@ -267,7 +267,7 @@ def coherence_table(
         for kind in model.kinds:
             everything = model.neurons(layer, kind).vectors
             null = matched_vectors(everything, n_null, seed=own_seed(seed, layer, kind))
-            for what, vectors in ((NEURONS, everything[rows]), (VIRTUAL, null)):
+            for what, vectors in ((NEURONS, everything[rows]), (MATCHED, null)):
                 part = coherence_ranks(vectors, projection, ids, npmi, ks=ks)
                 parts.append(part.assign(layer=layer, kind=kind, what=what))
     table = pd.concat(parts, ignore_index=True)

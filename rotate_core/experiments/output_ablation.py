@@ -80,7 +80,7 @@ def output_ablation(
 
     Args:
         model: a loaded transformers model.
-        channels: of out vectors, of one layer; they may be virtual neurons'.
+        channels: of out vectors, of one layer; they may be matched vectors'.
         layer: their layer.
         contexts: for each neuron, texts that end where it is active, the strongest first.
         activation: its activation there.

@@ -191,7 +191,7 @@ def divergence(
 
     Args:
         model: a loaded transformers model.
-        channels: of out vectors of one layer; they may be virtual neurons'.
+        channels: of out vectors of one layer; they may be matched vectors'.
         neurons: numbers of the neurons whose vector each row's channels are taken out of.
         windows: of text.
         activation: of these neurons, at every position.

@@ -121,7 +121,7 @@ def _channel(channels: Channels, evidence: Tensor, row: int, column: int) -> dic
         "vector": encode(channels.vectors[row, column]),
         "kurtosis": round(float(channels.kurtosis[row, column]), 2),
         "cosine": round(float(channels.cosine[row, column]), 4),
-        "tail": int(channels.tail[row, column]),
+        "tail": int(channels.polarity[row, column]),
         "nMasked": int(channels.n_masked[row, column]),
         "support": round(float(evidence[row, column]), 3),
         "p": _rounded(channels.p_value, row, column),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ROW_COLOURS = {
     "neurons": COLOURS["neuron"],
-    "virtual neurons": COLOURS["masked"],
+    "matched vectors": COLOURS["masked"],
     "matched rotations": COLOURS["null"],
 }
 """A colour for neurons and for each of their two nulls."""

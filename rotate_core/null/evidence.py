@@ -56,7 +56,7 @@ def tail_evidence(channels: Channels) -> TailEvidence:
     rows = channels.vectors.flatten(0, 1).to(projection)
     neurons = channels.weight_vectors.to(projection)
     both = torch.cat([rows, neurons])
-    polarity = channels.tail.flatten().to(projection)
+    polarity = channels.polarity.flatten().to(projection)
 
     variance = both.new_zeros(len(both), dtype=torch.float64)
     for block in sample.blocks(len(both)):

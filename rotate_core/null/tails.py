@@ -28,7 +28,7 @@ def _z(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"]:
 def _in_tails(
     channels: Channels, row: int, z: Float[Tensor, "n_channels d_vocab"]
 ) -> Float[Tensor, "n_channels d_vocab"]:
-    tail = channels.tail[row].unsqueeze(1).to(z)
+    tail = channels.polarity[row].unsqueeze(1).to(z)
     allowed = (channels.vocabulary.token_weights > 0).cpu()
     return torch.where(tail == 0, z.abs(), z * tail).masked_fill(~allowed, -torch.inf)
 
@@ -41,7 +41,7 @@ def token_signs(channels: Channels, row: int) -> Float[Tensor, "n_channels d_voc
 def _signs(
     channels: Channels, row: int, z: Float[Tensor, "n_channels d_vocab"]
 ) -> Float[Tensor, "n_channels d_vocab"]:
-    tail = channels.tail[row].unsqueeze(1).to(z)
+    tail = channels.polarity[row].unsqueeze(1).to(z)
     return torch.where(tail == 0, z.sign(), tail)
 
 

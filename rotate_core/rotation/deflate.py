@@ -24,7 +24,7 @@ SOLVED = ("vectors", "objective", "gradient_norm", "n_iter", "converged")
 """Arrays of a channel that come from the solver."""
 KICK_DRAW = 1
 """Sets the draws of kicks apart from those of starts."""
-READ_OUT = ("kurtosis", "skewness", "tail", "top_ids", "top_z", "n_masked", "cosine")
+READ_OUT = ("kurtosis", "skewness", "polarity", "top_ids", "top_z", "n_masked", "cosine")
 """Arrays of a channel that follow from its vector and what is masked before it."""
 
 
@@ -224,7 +224,7 @@ def _read_out(
     arrays = {
         "kurtosis": m4 / m2**2 - 3,
         "skewness": skewness,
-        "tail": tail,
+        "polarity": tail,
         "top_ids": top_ids,
         "top_z": z.gather(1, top_ids),
     }

@@ -21,7 +21,7 @@ def sides(
     Args:
         z: z-scores of some tokens (columns) in some channels (rows).
         polarity: of each channel: +1 or -1 for a tail on that side, 0 for both
-            (:attr:`rotate_core.Channels.tail`).
+            (:attr:`rotate_core.Channels.polarity`).
     """
     polarity = polarity.to(z).unsqueeze(1)
     return torch.where(polarity == 0, z.sign(), polarity)

@@ -2,7 +2,7 @@
 
 All that a neuron of a layer does follows from the MLP's input x: a gated neuron's activation is
 ``a(x) = act(g . x) (u . x)``, and x is what the hooks collect, or its products with the rows one
-asks for. An edited neuron, or a *virtual* one whose vector is no neuron's, is one more row.
+asks for. An edited neuron, or a matched vector whose vector is no neuron's, is one more row.
 """
 
 from __future__ import annotations

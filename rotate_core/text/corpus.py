@@ -68,7 +68,7 @@ class Windows:
         return self.tokens[:, 1:-1].flatten()
 
     @property
-    def following(self) -> Int[Tensor, " n_positions"]:
+    def next(self) -> Int[Tensor, " n_positions"]:
         """The token after each counted position."""
         return self.tokens[:, 2:].flatten()
 

@@ -1,4 +1,4 @@
-"""Neurons beside their virtual neurons: the tables and outcomes of the causal chapters."""
+"""Neurons beside their matched vectors: the tables and outcomes of the causal chapters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rotate_core.channels import Channels
 
-REAL, VIRTUAL = "neurons", "virtual neurons"
+REAL, MATCHED = "neurons", "matched vectors"
 """What a row of a table is of, in its column ``what``."""
 
 
@@ -47,7 +47,7 @@ def both(
     parts = []
     for what, some, count in (
         (REAL, channels, channels.n_neurons),
-        (VIRTUAL, take(null, range(n)), n),
+        (MATCHED, take(null, range(n)), n),
     ):
         place = {"layer": channels.layer, "kind": channels.kind, "what": what}
         tables = measure(some, list(range(count)), what)
@@ -66,7 +66,7 @@ def both(
 def estimates(
     table: pd.DataFrame, column: str, by: list[str], *, rotation: str | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """One row per group: neurons, virtual neurons and their difference, with 95% intervals.
+    """One row per group: neurons, matched vectors and their difference, with 95% intervals.
 
     Args:
         table: with the columns what and cluster; rows without a value are left out.
@@ -77,7 +77,7 @@ def estimates(
         seed: of the bootstraps; each estimate has draws of its own.
 
     Returns:
-        Columns of ``by``, n and n virtual (how many values), then an `Estimate` a cell.
+        Columns of ``by``, n and n matched (how many values), then an `Estimate` a cell.
     """
     import pandas as pd
 
@@ -86,18 +86,18 @@ def estimates(
     for (key, part), group_seed in zip(groups, spawn(seed, len(groups)), strict=True):
         seeds = spawn(group_seed, 5)
         there = part[part[column].notna()]
-        real, null = (there[there.what == what] for what in (REAL, VIRTUAL))
+        real, null = (there[there.what == what] for what in (REAL, MATCHED))
         row: dict[str, Any] = dict(zip(by, key, strict=True))
-        row |= {"n": len(real), "n virtual": len(null)}
+        row |= {"n": len(real), "n matched": len(null)}
         row["neurons"] = interval(real[column], real.cluster, seed=seeds[0])
-        row["virtual neurons"] = interval(null[column], null.cluster, seed=seeds[1])
+        row["matched vectors"] = interval(null[column], null.cluster, seed=seeds[1])
         row["difference"] = _difference(real, null, column, seeds[2])
         if rotation is not None:
             row["rotations"] = interval(real[rotation], real.cluster, seed=seeds[3])
             more = real[column] - real[rotation]
             row["less rotations"] = interval(more, real.cluster, seed=seeds[4])
         rows.append(row)
-    names = [*by, "n", "n virtual", "neurons", "virtual neurons", "difference"]
+    names = [*by, "n", "n matched", "neurons", "matched vectors", "difference"]
     names += [] if rotation is None else ["rotations", "less rotations"]
     return pd.DataFrame(rows, columns=names)
 
@@ -105,9 +105,9 @@ def estimates(
 def by_certainty(
     table: pd.DataFrame, column: str, q: pd.DataFrame, *, level: float, seed: int = 0
 ) -> pd.DataFrame:
-    """First channels beyond the null, and the other first ones, each beside virtual neurons'.
+    """First channels beyond the null, and the other first ones, each beside matched vectors'.
 
-    A virtual neuron counts beside a group only where the group has neurons of its layer and kind.
+    A matched vector counts beside a group only where the group has neurons of its layer and kind.
 
     Args:
         table: one row per channel, as :func:`both` makes them.
@@ -124,7 +124,7 @@ def by_certainty(
     first = table[(table["channel"] == 0) & table[column].notna()]
     keys = ["layer", "kind", "neuron", "channel"]
     real = first[first.what == REAL].merge(q[[*keys, "q_value"]], on=keys)
-    virtual = first[first.what == VIRTUAL]
+    virtual = first[first.what == MATCHED]
     place = pd.MultiIndex.from_frame(virtual[["layer", "kind"]])
     parts = []
     for name, some in (
@@ -146,14 +146,14 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def outcome(table: pd.DataFrame, column: str, *, model: str, seed: int = 0) -> Outcome:
-    """Neurons against virtual neurons, for the scoreboard."""
-    real, null = (table[table.what == what] for what in (REAL, VIRTUAL))
+    """Neurons against matched vectors, for the scoreboard."""
+    real, null = (table[table.what == what] for what in (REAL, MATCHED))
     seeds = spawn(seed, 3)
     return Outcome(
         ours=interval(real[column], real.cluster, seed=seeds[0]),
         null=interval(null[column], null.cluster, seed=seeds[1]),
         over_null=_difference(real, null, column, seeds[2]),
-        null_is=VIRTUAL,
+        null_is=MATCHED,
         model=model,
     )
 

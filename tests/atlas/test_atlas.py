@@ -134,7 +134,7 @@ def test_anyone_can_read_the_folder(built: Atlas) -> None:
     frame["top_tokens"] = frame["top_ids"].map(lambda ids: [tokens[i] for i in ids])
     assert set(channels.table().columns) <= set(frame.columns)
     assert frame["top_tokens"].tolist() == channels.table(k=50)["top_tokens"].tolist()
-    assert frame["tail"].tolist() == channels.tail.flatten().tolist()
+    assert frame["polarity"].tolist() == channels.polarity.flatten().tolist()
     assert {
         p.suffix for p in built.folder.rglob("*") if p.is_file() and p.parent.name != ".locks"
     } == {
@@ -254,7 +254,7 @@ def tails_by_hand(atlas: Atlas, model: Model) -> dict[tuple[str, int, int], dict
         logits = channels.vectors.double() @ vocabulary.projection.double()
         z = logits - logits.mean(-1, keepdim=True)
         z /= z.square().mean(-1, keepdim=True).sqrt()
-        side = torch.where(channels.tail == 0, 0.0, channels.tail.double()).unsqueeze(-1)
+        side = torch.where(channels.polarity == 0, 0.0, channels.polarity.double()).unsqueeze(-1)
         outward = torch.where(side == 0, z.abs(), z * side)
         inside = (outward > atlas.manifest.settings.threshold) & (vocabulary.token_weights > 0)
         for i, neuron in enumerate(channels.indices):

@@ -33,7 +33,7 @@ def test_every_change_is_measured_on_neurons_and_null_alike(vocabulary, vectors)
     assert list(table.change.unique()) == list(choices.CHANGES)
     sizes = table.groupby(["change", "what"]).size().unstack()
     assert (sizes[choices.NEURONS] == 3).all()
-    assert (sizes[choices.VIRTUAL] == 4).all()
+    assert (sizes[choices.MATCHED] == 4).all()
     assert clock.groupby("change").size().eq(2).all(), "a time for each channel"
     ours = decompose(torch.cat([vectors[:3], null]), vocabulary, n_channels=2, settings=SETTINGS)
     rows = table[table.change == choices.OURS]

@@ -164,7 +164,7 @@ def test_tails_by_side(planted):
     vocabulary = dataclasses.replace(channels.vocabulary, token_weights=weights)
     for tail, expected in ((1, z), (-1, -z), (0, z.abs())):
         sided = dataclasses.replace(
-            channels, tail=torch.full_like(channels.tail, tail), vocabulary=vocabulary
+            channels, polarity=torch.full_like(channels.polarity, tail), vocabulary=vocabulary
         )
         found = signed_z(sided, 0)
         assert torch.isinf(found[:, 3]).all()

@@ -45,7 +45,7 @@ def test_where_text_and_channel_have_nothing_in_common_it_is_not(channels):
 
 
 def test_the_wrong_side_is_below_zero(channels):
-    wrong = dataclasses.replace(channels, tail=-channels.tail)
+    wrong = dataclasses.replace(channels, polarity=-channels.polarity)
     wrong = dataclasses.replace(wrong, vectors=-channels.vectors)
     assert (reading_at_tails(wrong, *text(True)).z < -3).all()
 

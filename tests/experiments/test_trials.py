@@ -144,7 +144,7 @@ def test_the_following_token_is_read_where_the_neuron_fires_before_it(texts, ker
     generator, shifted = torch.Generator().manual_seed(0), {}
     for split, some in texts.items():
         a = 0.1 * torch.randn(len(some.windows.current), 1, generator=generator)
-        a[some.windows.following < FIRING] += 5
+        a[some.windows.next < FIRING] += 5
         shifted[split] = Text(some.windows, a)
     found = {}
     for read in ("current", "following"):
@@ -271,14 +271,14 @@ def test_contests_are_held_on_each_text():
 def test_a_trial_has_what_the_protocol_says(texts):
     some = texts["test"]
     a = some.activation[:, 0]
-    drawn = trial(a, some.windows.current, some.windows.following, 1.0)
+    drawn = trial(a, some.windows.current, some.windows.next, 1.0)
     assert drawn.label.sum() == 50
     assert len(drawn) == 150
     assert (drawn.activation[drawn.label == 1] > 1).all()
     assert (drawn.activation[drawn.label == 0] <= a.median()).all()
     assert len(set(drawn.position.tolist())) == 150
     assert torch.equal(drawn.token, some.windows.current[drawn.position])
-    none = trial(torch.zeros_like(a), some.windows.current, some.windows.following, 1.0)
+    none = trial(torch.zeros_like(a), some.windows.current, some.windows.next, 1.0)
     assert len(none) == 0
 
 

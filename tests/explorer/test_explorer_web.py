@@ -60,7 +60,7 @@ def toy_vectors() -> dict[str, object]:
         "objective": channels.objective.tolist(),
         "kurtosis": channels.kurtosis.tolist(),
         "cosine": channels.cosine.tolist(),
-        "tail": channels.tail.tolist(),
+        "tail": channels.polarity.tolist(),
         "n_masked": channels.n_masked.tolist(),
         "support": support(channels).tolist(),
         "top_ids": channels.top_ids[:, :, :20].tolist(),

@@ -41,7 +41,7 @@ def test_means_of_groups_that_are_there_are_drawn(axes):
         {
             "x": [0.0, 1.0, 2.0],
             "group": ["a", "a", "b"],
-            "what": ["neurons", "virtual neurons", "neurons"],
+            "what": ["neurons", "matched vectors", "neurons"],
         }
     )
     means = {

@@ -59,7 +59,7 @@ def by_hand(channels: Channels, neuron: int) -> list[dict[str, float]]:
     found = []
     for channel in range(channels.n_channels):
         z = z_scores(channels.vectors[neuron, channel])
-        side = int(channels.tail[neuron, channel])
+        side = int(channels.polarity[neuron, channel])
         sign = torch.sign(z) if side == 0 else torch.full_like(z, side)
         inside = (sign * z > channels.settings.threshold) & (channels.vocabulary.token_weights > 0)
         tail = inside.nonzero().flatten().tolist()
@@ -82,7 +82,7 @@ def by_hand(channels: Channels, neuron: int) -> list[dict[str, float]]:
 @pytest.mark.parametrize("tail", [None, 0, 1, -1])
 def test_evidence_is_what_its_definition_says(channels: Channels, tail: int | None) -> None:
     if tail is not None:
-        channels = dataclasses.replace(channels, tail=torch.full_like(channels.tail, tail))
+        channels = dataclasses.replace(channels, polarity=torch.full_like(channels.polarity, tail))
     found = tail_evidence(channels)
     for i in range(channels.n_neurons):
         for j, expected in enumerate(by_hand(channels, i)):
@@ -92,8 +92,8 @@ def test_evidence_is_what_its_definition_says(channels: Channels, tail: int | No
 
 def test_a_channel_that_repeats_another_has_no_evidence_of_its_own(channels: Channels) -> None:
     first = channels.vectors[:, :1].expand(-1, 2, -1).contiguous()
-    tail = channels.tail[:, :1].expand(-1, 2).contiguous()
-    found = tail_evidence(dataclasses.replace(channels, vectors=first, tail=tail))
+    tail = channels.polarity[:, :1].expand(-1, 2).contiguous()
+    found = tail_evidence(dataclasses.replace(channels, vectors=first, polarity=tail))
     assert torch.equal(found.support[:, 0], found.support[:, 1])
     assert (found.core[:, 0] > 0).any()
     assert (found.core[:, 1] == 0).all()

@@ -56,7 +56,7 @@ def test_windows_begin_with_the_start_token_where_there_is_one():
 def test_counted_positions_line_up_with_their_tokens():
     cut = corpus.windows([corpus.Document("alphabet", "abcdefgh")], Letters(), length=4)
     assert "".join(map(chr, cut.current)) == "bcfg"
-    assert "".join(map(chr, cut.following)) == "cdgh"
+    assert "".join(map(chr, cut.next)) == "cdgh"
     assert torch.equal(cut.counted(cut.tokens), cut.current)
     assert len(cut.position_document) == 4
 

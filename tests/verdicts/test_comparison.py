@@ -1,4 +1,4 @@
-"""Tables of neurons beside their virtual neurons, and a text as a neuron reads it."""
+"""Tables of neurons beside their matched vectors, and a text as a neuron reads it."""
 
 import dataclasses
 
@@ -12,8 +12,8 @@ from rotate_core.experiments.input_ablation import Side
 from rotate_core.experiments.input_snippet import snippet
 from rotate_core.text.corpus import Windows
 from rotate_core.verdicts.comparison import (
+    MATCHED,
     REAL,
-    VIRTUAL,
     both,
     by_certainty,
     estimates,
@@ -46,20 +46,20 @@ def test_virtual_neurons_take_the_places_of_the_first_neurons(channels):
         return pd.DataFrame({"neuron": some.indices, "value": 1.0}), empty
 
     table, empty = both(layered, null, measure)
-    assert seen == [(REAL, (0, 1, 2, 3, 4), [0, 1, 2, 3, 4]), (VIRTUAL, (0, 1, 2), [0, 1, 2])]
-    assert table.what.tolist() == [REAL] * 5 + [VIRTUAL] * 3
+    assert seen == [(REAL, (0, 1, 2, 3, 4), [0, 1, 2, 3, 4]), (MATCHED, (0, 1, 2), [0, 1, 2])]
+    assert table.what.tolist() == [REAL] * 5 + [MATCHED] * 3
     assert set(table.layer) == {7}
     assert set(table.kind) == {"gate"}
     assert table.cluster[1] == "7/1"
     assert not len(empty)
     few, _ = both(take(layered, [1]), null, measure)
-    assert few.what.tolist() == [REAL, VIRTUAL], "no more virtual neurons than places"
+    assert few.what.tolist() == [REAL, MATCHED], "no more matched vectors than places"
 
 
 def made_up(n=40):
     generator = torch.Generator().manual_seed(0)
     rows = []
-    for what, mean in ((REAL, 1.0), (VIRTUAL, 0.4)):
+    for what, mean in ((REAL, 1.0), (MATCHED, 0.4)):
         for group in ("b", "a"):
             values = (mean + 0.1 * torch.randn(n, generator=generator)).tolist()
             part = pd.DataFrame({"value": values, "rotation": 0.9, "group": group, "what": what})
@@ -73,7 +73,7 @@ def test_estimates_are_those_of_the_groups():
     found = estimates(table, "value", ["group"], rotation="rotation")
     assert found.group.tolist() == ["b", "a"], "in the table's order"
     assert found.n.tolist() == [39, 40]
-    assert found["n virtual"].tolist() == [40, 40]
+    assert found["n matched"].tolist() == [40, 40]
     part = table[(table.group == "a") & (table.what == REAL)]
     alone = interval(part.value, part.cluster)
     assert (found.neurons[1].value, found.neurons[1].n) == (alone.value, alone.n)
@@ -86,7 +86,7 @@ def test_estimates_are_those_of_the_groups():
     assert found["less rotations"][1].value == pytest.approx(found.neurons[1].value - 0.9)
     assert "rotations" not in estimates(table, "value", ["group"])
     nothing = estimates(table[:0], "value", ["group"])
-    assert list(nothing) == ["group", "n", "n virtual", "neurons", "virtual neurons", "difference"]
+    assert list(nothing) == ["group", "n", "n matched", "neurons", "matched vectors", "difference"]
     stored = records(found)
     assert stored[1]["neurons"]["n"] == 40
     assert stored[1]["group"] == "a"
@@ -94,7 +94,7 @@ def test_estimates_are_those_of_the_groups():
     assert whole.over_null.value == found.difference[1].value
     assert whole.over_null.low == pytest.approx(found.difference[1].low, abs=0.005)
     assert isinstance(whole.ours, Estimate)
-    assert whole.null_is == VIRTUAL
+    assert whole.null_is == MATCHED
 
 
 def test_a_snippet_is_where_the_neuron_is_most_active_on_the_channels_tokens(channels):
@@ -124,13 +124,13 @@ def test_certain_channels_stand_beside_virtual_neurons_of_their_places():
             at = {"layer": layer, "kind": "out", "neuron": neuron, "cluster": f"{layer}/{neuron}"}
             rows += [at | {"channel": 0, "what": REAL, "value": value}]
             rows += [at | {"channel": 1, "what": REAL, "value": 100.0}]
-            rows += [at | {"channel": 0, "what": VIRTUAL, "value": value / 2}]
+            rows += [at | {"channel": 0, "what": MATCHED, "value": value / 2}]
     table = pd.DataFrame(rows)
     q = table[table.what == REAL].drop(columns="value")
     q = q.assign(q_value=[0.01 if row.layer == 0 else 0.9 for row in q.itertuples()])
     found = by_certainty(table, "value", q, level=0.1).set_index("channels")
     assert found.loc["q < 0.1", "neurons"].value == 5
-    assert found.loc["q < 0.1", "virtual neurons"].value == 2.5, "of layer 0 alone"
+    assert found.loc["q < 0.1", "matched vectors"].value == 2.5, "of layer 0 alone"
     assert found.loc["others", "difference"].value == 0.5
     assert found["n"].tolist() == [6, 6]
     none = by_certainty(table, "value", q, level=0.001)

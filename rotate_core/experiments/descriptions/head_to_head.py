@@ -97,7 +97,7 @@ def pairs(
 
     def of(split: str, i: int) -> Trial:
         windows = text[split].windows
-        current, following = windows.current, windows.following
+        current, following = windows.current, windows.next
         tokens = {"current": (current, previous(windows)), "following": (following, current)}
         a = text[split].activation[:, i] * sign
         own = own_seed(seed, layer, polarity, split, i)

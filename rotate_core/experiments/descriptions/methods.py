@@ -66,7 +66,7 @@ def from_weights(
 
     Args:
         channels: by kind, gate (where there is one) and in, of the same neurons.
-        null: of matched vectors, one for each neuron: virtual neurons in their place.
+        null: of matched vectors, one for each neuron: matched vectors in their place.
         out: the neurons' out vectors.
         polarity: of the activation.
         level: q-value below which a channel is supported.

@@ -1,0 +1,134 @@
+"""One chapter of the book: its parameters, what it works on, its prose with figures, its record."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rotate_core.atlas import Atlas
+from rotate_core.models import Model, load_model
+from rotate_core.rotation.settings import Settings
+from rotate_core.text.corpus import Windows, read_documents, split_documents, windows
+from rotate_core.verdicts.record import write_results
+
+if TYPE_CHECKING:
+    from rotate_core.verdicts.rules import Outcome
+
+IMPORTED = time.perf_counter()
+"""A chapter's clock begins where it imports this module."""
+LITERALS = (bool, int, float, str, list, dict, type(None))
+ELSEWHERE = ("model", "atlas", "device")
+"""Parameters that a record leaves out: it has the model's checksum and the hardware instead."""
+VALUE = re.compile(r"(?<![\w\\^_}`])\{(\w+)(?::([^{}`]+))?\}(?!`)")
+"""``{name}`` or ``{name:format}`` in prose; neither a role such as ``{ref}`...` `` nor LaTeX's."""
+
+
+class Chapter:
+    """What every chapter does: take its parameters, offer its atlas and text, tell, and record.
+
+    Args:
+        name: of the notebook, NN_claim.
+        namespace: ``globals()`` of the notebook, straight behind its parameters cell.
+        results: the folder of results/NN_claim.json.
+
+    Raises:
+        ValueError: the parameters are gone, because the notebook has given their names to others.
+    """
+
+    def __init__(
+        self, name: str, namespace: Mapping[str, Any], *, results: str | Path = "../results"
+    ) -> None:
+        self.name = name
+        self.results = Path(results)
+        self._all = {
+            key: value
+            for key, value in namespace.items()
+            if not key.startswith("_") and key not in ("In", "Out") and isinstance(value, LITERALS)
+        }
+        if not isinstance(self._all.get("model"), str):
+            raise ValueError(
+                f"model is {namespace.get('model')!r}: wanted its name; run the parameters cell "
+                "again, and this one behind it"
+            )
+        self._values: dict[str, Any] = {}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters cell, for the record."""
+        return {name: value for name, value in self._all.items() if name not in ELSEWHERE}
+
+    @cached_property
+    def model(self) -> Model:
+        """The model that the parameters name."""
+        return load_model(self._all["model"])
+
+    def atlas(self, kinds: Sequence[str] | None = None) -> Atlas:
+        """The atlas of the parameters: gone on with, where neurons or kinds are missing.
+
+        Args:
+            kinds: None for all of the model's.
+        """
+        p = self._all
+        return Atlas.build(
+            p["atlas"], self.model, layers=p["layers"], kinds=kinds, neurons=p["atlas_neurons"],
+            n_channels=p["atlas_channels"], null=p["atlas_null"],
+            settings=Settings(threshold=p["threshold"]), exceptions=p["exceptions"],
+            seed=p["seed"], device=p["device"],
+        )  # fmt: skip
+
+    def windows(
+        self, split: str, *, n_tokens: int | None = None, source: str | None = None
+    ) -> Windows:
+        """Windows of one split of the parameters' text.
+
+        Args:
+            split: "train", "validation" or "test".
+            n_tokens: at most so many; None for all.
+            source: another text than the parameter ``text``.
+        """
+        documents = read_documents(source or self._all["text"])
+        documents = split_documents(documents, seed=self._all["seed"])[split]
+        length = self._all["window"]
+        return windows(documents, self.model.tokenizer, length=length, n_tokens=n_tokens)
+
+    # --- Telling --------------------------------------------------------------------------------
+
+    def glue(self, **values: Any) -> None:
+        """Keep values for captions, ``{glue:text}`name` ``, and for :meth:`say`."""
+        from myst_nb import glue
+
+        self._values |= values
+        for name, value in values.items():
+            glue(name, value, display=False)
+
+    def say(self, prose: str, **values: Any) -> None:
+        """Show Markdown with values in it: ``{name}`` or ``{name:.2f}``, here or glued before.
+
+        In Jupyter it reads as it does in the book, once the cell has run.
+
+        Raises:
+            KeyError: a name without a value.
+        """
+        from IPython.display import Markdown, display
+
+        known = self._values | values
+        filled = VALUE.sub(lambda m: format(known[m[1]], m[2] or ""), prose.strip())
+        display(Markdown(filled))
+
+    def write(
+        self, metrics: Mapping[str, Any], claims: Mapping[str, Outcome] | None = None
+    ) -> None:
+        """Write results/NN_claim.json; see :func:`.record.write_results`."""
+        write_results(
+            self.name,
+            metrics=metrics,
+            parameters=self.parameters,
+            model=self.model,
+            claims=claims,
+            seconds=time.perf_counter() - IMPORTED,
+            folder=self.results,
+        )
