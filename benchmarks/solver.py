@@ -26,7 +26,6 @@ from torch import Tensor
 
 from rotate_core import PAPER, ConvergenceWarning, Settings, Vocabulary, decompose, load_model
 from rotate_core.rotation import sphere as geodesic
-from rotate_core.rotation.moments import Objective
 
 OUTPUT = Path(__file__).with_suffix(".json")
 LAYER, KIND = 20, "gate"
@@ -64,7 +63,6 @@ def race() -> dict[str, Any]:
     model = load_model("smollm2-135m")
     vocabulary = model.vocabulary(LAYER)
     projection, weights = vocabulary.projection, vocabulary.token_weights
-    objective = Objective(moments="scaled")
     precondition = geodesic.preconditioner(projection, weights, moments="scaled")
     rows = {}
     for n in (8, 64):
@@ -79,9 +77,8 @@ def race() -> dict[str, Any]:
                 w,
                 projection,
                 weights.expand(len(w), -1).clone(),
-                objective,
+                Settings(moments="scaled", max_iter=max_iter),
                 precondition=precondition,
-                max_iter=max_iter,
             )
 
         # A neuron that has left keeps its last value.
@@ -142,12 +139,12 @@ def iterations(w: Tensor, vocabulary: Vocabulary, device: str, repeats: int) -> 
     """Median seconds of one iteration, and of two bare products with U of the same size."""
     projection = vocabulary.projection
     weights = vocabulary.token_weights.expand(len(w), -1).contiguous()
-    objective = Settings().objective
+    settings = Settings()
     unit = w / w.norm(dim=1, keepdim=True)
-    state = geodesic.begin(unit, unit, projection, weights, objective)
+    state = geodesic.begin(unit, unit, projection, weights, settings)
 
     def iteration() -> None:
-        geodesic.advance(state, geodesic.gradient(state, objective), objective, None)
+        geodesic.advance(state, geodesic.gradient(state, settings), settings, None)
 
     def products() -> None:
         (state.s @ projection) @ projection.T

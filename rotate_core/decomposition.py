@@ -15,9 +15,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from tqdm.auto import tqdm
 
 from rotate_core.channels import Channels, NeuronsLike, VocabularyLike
-from rotate_core.rotation import sphere as geodesic
-from rotate_core.rotation.deflate import READ_OUT, SOLVED, Setup, deflate, first_numbers
+from rotate_core.rotation.deflate import READ_OUT, SOLVED, deflate
 from rotate_core.rotation.settings import Settings
+from rotate_core.rotation.sphere import preconditioner
 
 ARRAYS_PER_NEURON = 12
 """Arrays of d_vocab values that a neuron takes at the peak."""
@@ -85,24 +85,38 @@ def decompose(
     if after is not None:
         _check_after(after, w, indices, settings, seed, n_channels)
 
-    setup = _setup(w, vocabulary, settings, seed, device)
+    device = device or vocabulary.projection.device
+    check_device(device)
+    dtype = torch.promote_types(w.dtype, vocabulary.projection.dtype)
+    projection = vocabulary.projection.to(device, torch.promote_types(dtype, torch.float32))
+    token_weights = vocabulary.token_weights.to(projection)
+    precondition = None
+    if settings.solver == "geodesic" and settings.precondition:
+        precondition = _preconditioner(vocabulary, projection, token_weights, settings.moments)
     parts: list[dict[str, Tensor]] = []
     histories = []
     bar = tqdm(total=len(w) * n_channels, unit="channel", disable=not progress, leave=False)
     with bar:
-        for rows in _chunks(len(w), setup.projection, memory):
+        for rows in _chunks(len(w), projection, memory):
 
             def after_channel(n_neurons: int = rows.stop - rows.start) -> None:
                 bar.update(n_neurons)
                 if on_channel is not None:
                     on_channel()
 
+            given = None
+            if after is not None:
+                given = {name: getattr(after, name)[rows] for name in (*SOLVED, *READ_OUT)}
             part, points = deflate(
-                w[rows].to(setup.projection),
-                indices[rows],
-                setup,
+                w[rows].to(projection),
+                projection,
+                token_weights,
                 n_channels=n_channels,
-                given=_given(after, rows, w.shape[1]),
+                settings=settings,
+                seed=seed,
+                indices=indices[rows],
+                precondition=precondition,
+                given=given,
                 on_channel=after_channel,
             )
             parts.append(part)
@@ -110,7 +124,7 @@ def decompose(
 
     arrays: dict[str, Any] = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
     channels = Channels(
-        weight_vectors=w.to("cpu", setup.projection.dtype),
+        weight_vectors=w.to("cpu", projection.dtype),
         vocabulary=vocabulary,
         settings=settings,
         seed=seed,
@@ -146,7 +160,7 @@ def _check(w: Tensor, projection: Tensor, indices: tuple[int, ...], n_channels: 
         ("have norm 0, and so no direction", w.norm(dim=1) == 0),
     ):
         if bad.any():
-            which = first_numbers(bad, indices)
+            which = [indices[i] for i in bad.nonzero().flatten()[:5].tolist()]
             raise ValueError(f"the weight vectors of {int(bad.sum())} neurons {what}: {which}")
 
 
@@ -171,42 +185,19 @@ def _check_after(
         raise ValueError(f"n_channels={n_channels}: after has {after.n_channels} already")
 
 
-def _given(after: Channels | None, rows: slice, d_model: int) -> dict[str, Tensor]:
-    """The known channels of some rows; none."""
-    if after is None:
-        return {"vectors": torch.empty(rows.stop - rows.start, 0, d_model)}
-    return {name: getattr(after, name)[rows] for name in (*SOLVED, *READ_OUT)}
+def _preconditioner(
+    vocabulary: VocabularyLike, projection: Tensor, token_weights: Tensor, moments: str
+) -> Tensor:
+    """Computed once for a projection and token weights, and kept for as long as these live."""
+    of_projection = _PRECONDITIONERS.setdefault(vocabulary.projection, WeakTensorKeyDictionary())
+    cache = of_projection.setdefault(vocabulary.token_weights, {})
+    key = (moments, projection.device, projection.dtype)
+    if key not in cache:
+        cache[key] = preconditioner(projection, token_weights, moments=moments)
+    return cache[key]
 
 
-def _setup(
-    w: Tensor,
-    vocabulary: VocabularyLike,
-    settings: Settings,
-    seed: int,
-    device: str | torch.device | None,
-) -> Setup:
-    """Everything on one device, in one precision."""
-    check_device(device or vocabulary.projection.device)
-    dtype = torch.promote_types(w.dtype, vocabulary.projection.dtype)
-    dtype = torch.promote_types(dtype, torch.float32)
-    projection = vocabulary.projection.to(device or vocabulary.projection.device, dtype)
-    token_weights = vocabulary.token_weights.to(projection)
-    precondition = None
-    if settings.solver == "geodesic" and settings.precondition:
-        known = _PRECONDITIONERS.setdefault(vocabulary.projection, WeakTensorKeyDictionary())
-        known = known.setdefault(vocabulary.token_weights, {})
-        key = (settings.moments, projection.device, dtype)
-        if key not in known:
-            known[key] = geodesic.preconditioner(
-                projection, token_weights, moments=settings.moments
-            )
-        precondition = known[key]
-    return Setup(projection, token_weights, precondition, settings, seed)
-
-
-_PRECONDITIONERS = WeakTensorKeyDictionary()
-"""By projection, token weights, and what else they depend on; for as long as the tensors live.
-Tensors are compared by identity, and nothing is asked of the object that holds them."""
+_PRECONDITIONERS = WeakTensorKeyDictionary()  # tensors are compared by identity
 
 
 def check_device(device: str | torch.device) -> None:

@@ -228,8 +228,8 @@ def test_result_reads_well():
     channels = decompose(neurons, vocabulary, n_channels=2, progress=False)
     table = channels.table()
     assert " ".join(table.columns[:13]) == (
-        "model layer kind neuron channel kurtosis skewness cosine n_masked n_iter converged tail "
-        "top_tokens"
+        "model layer kind neuron channel kurtosis skewness cosine n_masked n_iter converged "
+        "polarity top_tokens"
     )
     assert table.neuron.tolist() == [4, 4, 9, 9, 2, 2]
     assert "toy, layer 3, gate: 3 neurons x 2 channels" in repr(channels)
@@ -278,9 +278,9 @@ def test_bad_input_is_named(message):
 def test_preconditioner_is_computed_once_a_vocabulary(monkeypatch):
     w, vocabulary, _ = planted(0)
     calls = []
-    original = decomposition_module.geodesic.preconditioner
+    original = decomposition_module.preconditioner
     monkeypatch.setattr(
-        decomposition_module.geodesic,
+        decomposition_module,
         "preconditioner",
         lambda *args, **options: calls.append(1) or original(*args, **options),
     )
@@ -331,10 +331,8 @@ def test_masking_raises_excluded_tokens_only_where_it_is_asked_to(raise_masked, 
     weights = vocabulary.token_weights.clone()
     weights[excluded] = 0
     seen = []
-    original = deflation._best_solution
-    monkeypatch.setattr(
-        deflation, "_best_solution", lambda *a: seen.append(a[1].clone()) or original(*a)
-    )
+    original = deflation._best
+    monkeypatch.setattr(deflation, "_best", lambda *a: seen.append(a[1].clone()) or original(*a))
     decompose(
         w[:1],
         Vocabulary(vocabulary.projection, weights),

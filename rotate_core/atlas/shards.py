@@ -33,7 +33,7 @@ from torch import Tensor
 
 from rotate_core.atlas.manifest import Shard
 from rotate_core.channels import POLARITIES, Channels
-from rotate_core.rotation.tails import Tails
+from rotate_core.null.evidence import Tails
 from rotate_core.storage import damaged, write_whole
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from torch import Tensor
 from rotate_core.channels import Channels, NeuronsLike, VocabularyLike
 from rotate_core.decomposition import ConvergenceWarning, decompose
 from rotate_core.rotation import sphere as geodesic
-from rotate_core.rotation.line_search import joint_moments, line_search
-from rotate_core.rotation.moments import Objective, centred_logits
-from rotate_core.rotation.settings import PAPER
+from rotate_core.rotation.moments import centred_logits, joint_moments
+from rotate_core.rotation.settings import PAPER, Settings
+from rotate_core.rotation.sphere import line_search
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,26 +44,26 @@ def profile_along_gradient(
     w: Float[Tensor, " d_model"],
     vocabulary: VocabularyLike,
     *,
-    objective: Objective | None = None,
+    settings: Settings | None = None,
     n_points: int = 91,
 ) -> Profile:
     """F from a neuron along its gradient, over a quarter of the great circle."""
     import pandas as pd
 
-    objective = objective or Objective()
+    settings = settings or Settings()
     unit = (w / w.norm()).unsqueeze(0)
     weights = vocabulary.token_weights.unsqueeze(0)
-    state = geodesic.begin(unit, unit, vocabulary.projection, weights, objective)
-    gradient = geodesic.gradient(state, objective)
+    state = geodesic.begin(unit, unit, vocabulary.projection, weights, settings)
+    gradient = geodesic.gradient(state, settings)
     direction = gradient / gradient.norm()
     _, moments = joint_moments(state.a, direction, state.sample)
     begin, end = ((unit * vector).sum(1).double() for vector in (state.s, direction))
-    chosen = line_search(moments, begin, end, objective).item()
+    chosen = line_search(moments, begin, end, settings).item()
 
     def value(t: float) -> float:  # the definition, not the moments
         point = math.cos(t) * state.s + math.sin(t) * direction
         _, m2, m4 = centred_logits(point, state.sample)
-        return objective(m4 / m2**2 - 3, (unit * point).sum(1)).item()
+        return settings.objective(m4 / m2**2 - 3, (unit * point).sum(1)).item()
 
     angles = torch.linspace(0, math.pi / 2, n_points).tolist()
     curve = pd.DataFrame({"t": angles, "objective": [value(t) for t in angles]})
@@ -121,7 +121,8 @@ def times_sooner(ours: Run, other: Run) -> float | None:
     Raises:
         ValueError: the two maximise different objectives.
     """
-    a, b = ours.channels.settings.objective, other.channels.settings.objective
+    names = ("lambda_kurtosis", "lambda_fidelity", "moments")
+    a, b = ({n: getattr(x.channels.settings, n) for n in names} for x in (ours, other))
     if a != b:
         raise ValueError(f"objectives {a} and {b}: wanted the same, to say which is sooner")
     seconds = seconds_to(ours, other.channels.objective.mean().item())

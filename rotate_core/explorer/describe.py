@@ -13,8 +13,8 @@ from torch import Tensor
 
 from rotate_core.channels import Channels
 from rotate_core.null.evidence import support
-from rotate_core.rotation.moments import standardised_moments
 from rotate_core.rotation.settings import Settings
+from rotate_core.rotation.tails import z_scores
 
 BIN = 0.5
 """Width of a histogram's bins, in standard deviations."""
@@ -141,6 +141,5 @@ def _rounded(values: Tensor | None, row: int, column: int) -> float | None:
 def _standardised(channels: Channels, vector: Tensor) -> tuple[Tensor, float, float]:
     """z-scores of a vector's projection, its skewness and its excess kurtosis."""
     projection = channels.vocabulary.projection
-    logits = (vector.to(projection) @ projection).float().cpu()
-    mean, variance, skewness, kurtosis = standardised_moments(logits)
-    return (logits - mean) / variance.sqrt(), float(skewness), float(kurtosis)
+    z = z_scores(vector[None].to(projection), projection)[0].float().cpu()
+    return z, float((z**3).mean()), float((z**4).mean() - 3)

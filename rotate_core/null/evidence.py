@@ -6,26 +6,43 @@ import dataclasses
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rotate_core.channels import Channels
-from rotate_core.rotation.moments import Sample
-from rotate_core.rotation.tails import Tails, sides
+from rotate_core.rotation.tails import sides, z_scores
 
 N_CORE = 10
 """Tokens that make a channel's core."""
+MEMORY = 2**28
+"""Bytes of z-scores at a time."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tails:
+    """The whole tail of each channel, tokens of weight 0 left out; ragged, on the CPU.
+
+    Channel ``j`` of neuron ``i`` is number ``i * n_channels + j`` and has the entries
+    ``offsets[number]`` to ``offsets[number + 1]``.
+    """
+
+    offsets: Int[Tensor, " n_tails_and_1"]
+    """int64, from 0 to the number of entries."""
+    ids: Int[Tensor, " n_entries"]
+    """Token numbers, int32, ascending within a tail."""
+    z: Float[Tensor, " n_entries"]
+    """The tokens' z-scores in the channel's projection, with their sign; in U's dtype."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TailEvidence:
     """What the tokens of each channel's tail are in the neuron's own projection ``U^T w``.
 
-    All fields but ``tails`` are (n_neurons, n_channels). Their z-scores are of the unweighted
-    projection, signed by the side of the channel's tail that a token is on. All but ``support``
-    count a token for the first channel that has it in its tail only: the tokens of a neuron's first
-    channel stay far out in the projections of its later ones, which would so be certified by what
-    is not theirs.
+    All fields but ``tails`` are (n_neurons, n_channels), float64. Their z-scores are of the
+    unweighted projection, signed by the side of the channel's tail that a token is on. All but
+    ``support`` count a token for the first channel that has it in its tail only: the tokens of a
+    neuron's first channel stay far out in the projections of its later ones, which would so be
+    certified by what is not theirs.
     """
 
     support: Tensor
@@ -42,78 +59,78 @@ class TailEvidence:
     """The tails themselves, with their z-scores in the channels' projections."""
 
 
-def tail_evidence(channels: Channels) -> TailEvidence:
-    """Look up the tokens of each channel's tail in the neuron's own projection.
-
-    The tail is what the decomposition masks: tokens whose z-score in ``U^T c`` is beyond the
-    threshold, on the channel's heavy side or on both; tokens of weight 0 are left out.
-    Works through the vocabulary block by block, twice.
-    """
-    sample = Sample.uniform(channels.vocabulary.projection)
-    projection = sample.projection  # at least float32, whatever U is kept in
-    allowed = channels.vocabulary.token_weights.to(projection.device) > 0
-    shape = channels.vectors.shape[:2]
-    rows = channels.vectors.flatten(0, 1).to(projection)
-    neurons = channels.weight_vectors.to(projection)
-    both = torch.cat([rows, neurons])
-    polarity = channels.polarity.flatten().to(projection)
-
-    variance = both.new_zeros(len(both), dtype=torch.float64)
-    for block in sample.blocks(len(both)):
-        z = both.new_empty(len(both), block.stop - block.start)
-        variance += sample.project(both, block, z).square_().sum(1)
-    scale = (variance / projection.shape[1]).rsqrt().to(projection.dtype).unsqueeze(1)
-
-    total, n_tail, own_total, n_own, share = torch.zeros(
-        5, len(rows), dtype=torch.float64, device=projection.device
-    )
-    furthest = both.new_zeros(len(rows), N_CORE)
-    tails = []
-    for block in sample.blocks(len(both)):
-        z = both.new_empty(len(both), block.stop - block.start)
-        z = sample.project(both, block, z).mul_(scale)
-        of_channel, of_neuron = z[: len(rows)], z[len(rows) :].repeat_interleave(shape[1], dim=0)
-        side = sides(of_channel, polarity)
-        inside = (of_channel * side > channels.settings.threshold) & allowed[block]
-        number, column = inside.nonzero(as_tuple=True)
-        tails.append((number, column + block.start, of_channel[inside]))
-        earlier = (
-            inside.view(*shape, -1).cumsum(1).flatten(0, 1) - inside.int()
-        )  # in how many tails
-        new = inside & (earlier == 0)
-        of_neuron *= side
-        total += (of_neuron * inside).sum(1)
-        n_tail += inside.sum(1)
-        of_neuron *= new
-        own_total += of_neuron.sum(1)
-        n_own += new.sum(1)
-        of_neuron.clamp_min_(0)
-        share += of_neuron.square().sum(1)
-        furthest = torch.cat([furthest, of_neuron], 1).topk(N_CORE).values
-
-    def shaped(values: Tensor) -> Tensor:
-        return values.double().view(shape).cpu()
-
-    return TailEvidence(
-        support=shaped(total / n_tail.clamp_min(1)),
-        own_support=shaped(own_total / n_own.clamp_min(1)),
-        core=shaped(furthest.mean(1)),
-        peak=shaped(furthest[:, 0]),
-        share=shaped(share / projection.shape[1]),
-        tails=Tails.collect(len(rows), tails),
-    )
-
-
-def support(channels: Channels) -> Float[Tensor, "n_neurons n_channels"]:
-    """Mean z-score, in the neuron's own projection, of the tokens of a channel's tail; float64."""
-    return tail_evidence(channels).support
-
-
 EVIDENCE = ("core", "support", "own_support", "peak", "share")
 STATISTICS = (*EVIDENCE, "cosine", "objective", "kurtosis")
 """What a channel can be ranked by; larger speaks for the channel. The book compares their power:
 "core", the default, finds twice as many planted channels as "support" or "cosine" do. The first
 five are of :class:`TailEvidence`, the others of the channels."""
+
+
+def tail_evidence(channels: Channels) -> TailEvidence:
+    """Look up the tokens of each channel's tail in the neuron's own projection.
+
+    The tail is what the decomposition masks: tokens whose z-score in ``U^T c`` is beyond the
+    threshold, on the channel's heavy side or on both; tokens of weight 0 are left out. Every vector
+    is projected once, as many neurons at a time as :data:`MEMORY` allows.
+    """
+    n_neurons, n_channels = channels.vectors.shape[:2]
+    each = 4 * (n_channels + 1) * channels.vocabulary.projection.shape[1]
+    values = {name: torch.zeros(n_neurons, n_channels, dtype=torch.float64) for name in EVIDENCE}
+    numbers, ids, z = [], [], []
+    for rows in torch.arange(n_neurons).split(max(1, MEMORY // each)):
+        for k, (of_channels, number, token, score) in enumerate(_by_channel(channels, rows)):
+            for name in EVIDENCE:
+                values[name][rows, k] = of_channels[name].double().cpu()
+            numbers.append(rows[number.cpu()] * n_channels + k)
+            ids.append(token.cpu())
+            z.append(score.cpu())
+    number = torch.cat(numbers)
+    order = number.argsort(stable=True)
+    lengths = number.bincount(minlength=n_neurons * n_channels)
+    offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    return TailEvidence(
+        **values, tails=Tails(offsets, torch.cat(ids)[order].int(), torch.cat(z)[order])
+    )
+
+
+def _by_channel(
+    channels: Channels, rows: Int[Tensor, " n"]
+) -> Iterable[tuple[dict[str, Tensor], Tensor, Tensor, Tensor]]:
+    """For each channel of some neurons: its evidence; rows, tokens and z-scores of its tails."""
+    projection = channels.vocabulary.projection
+    allowed = channels.vocabulary.token_weights.to(projection.device) > 0
+    polarity = channels.polarity[rows].to(projection.device)
+    vectors = torch.cat([channels.vectors[rows], channels.weight_vectors[rows, None]], 1)
+    dtype = torch.promote_types(projection.dtype, torch.float32)
+    vectors = vectors.flatten(0, 1).to(projection.device, dtype)
+    z = z_scores(vectors, projection).unflatten(0, (len(rows), -1))
+    earlier = torch.zeros_like(z[:, 0], dtype=torch.bool)
+    for k in range(polarity.shape[1]):
+        side = sides(z[:, k], polarity[:, k])
+        inside = (z[:, k] * side > channels.settings.threshold) & allowed
+        own, earlier = inside & ~earlier, earlier | inside
+        of_neuron = z[:, -1] * side
+        furthest = (of_neuron * own).clamp_min_(0)
+        top = furthest.topk(min(N_CORE, furthest.shape[1]), dim=1).values
+        evidence = {
+            "support": _mean(of_neuron, inside),
+            "own_support": _mean(of_neuron, own),
+            "core": top.sum(1) / N_CORE,
+            "peak": top[:, 0],
+            "share": furthest.square_().mean(1, dtype=torch.float64),
+        }
+        number, token = inside.nonzero(as_tuple=True)
+        yield evidence, number, token, z[:, k][inside]
+
+
+def _mean(values: Tensor, where: Tensor) -> Tensor:
+    """Row means of the values where they count; 0 where none does."""
+    return (values * where).sum(1, dtype=torch.float64) / where.sum(1).clamp_min(1)
+
+
+def support(channels: Channels) -> Float[Tensor, "n_neurons n_channels"]:
+    """Mean z-score, in the neuron's own projection, of the tokens of a channel's tail; float64."""
+    return tail_evidence(channels).support
 
 
 def statistics(

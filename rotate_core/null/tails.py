@@ -1,4 +1,4 @@
-"""Which tokens are a channel's: its tail, on its own side of the vocabulary."""
+"""The tails of a neuron's channels over the whole vocabulary, for what asks token by token."""
 
 from __future__ import annotations
 
@@ -7,49 +7,33 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rotate_core.channels import Channels
+from rotate_core.rotation.tails import outward, sides, z_scores
+
+
+def _z(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"]:
+    projection = channels.vocabulary.projection
+    return z_scores(channels.vectors[row].to(projection), projection).cpu()
 
 
 def signed_z(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"]:
     """z-scores of one neuron's channels, up in their tails: z, -z, or |z| where both are tails.
 
-    Centred and scaled over the whole vocabulary. Tokens of weight 0, which no channel may have, are
-    at minus infinity.
+    Tokens of weight 0, which no channel may have, are at minus infinity.
     """
-    return _in_tails(channels, row, _z(channels, row))
-
-
-def _z(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"]:
-    """z-scores of one neuron's channels over the whole vocabulary."""
-    projection = channels.vocabulary.projection
-    z = channels.vectors[row].to(projection) @ projection
-    return ((z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True, correction=0)).cpu()
-
-
-def _in_tails(
-    channels: Channels, row: int, z: Float[Tensor, "n_channels d_vocab"]
-) -> Float[Tensor, "n_channels d_vocab"]:
-    tail = channels.polarity[row].unsqueeze(1).to(z)
     allowed = (channels.vocabulary.token_weights > 0).cpu()
-    return torch.where(tail == 0, z.abs(), z * tail).masked_fill(~allowed, -torch.inf)
+    z = outward(_z(channels, row), channels.polarity[row])
+    return z.masked_fill(~allowed, -torch.inf)
 
 
 def token_signs(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"]:
     """On which side each token counts: its channel's tail's, or its own where both are tails."""
-    return _signs(channels, row, _z(channels, row))
-
-
-def _signs(
-    channels: Channels, row: int, z: Float[Tensor, "n_channels d_vocab"]
-) -> Float[Tensor, "n_channels d_vocab"]:
-    tail = channels.polarity[row].unsqueeze(1).to(z)
-    return torch.where(tail == 0, z.sign(), tail)
+    return sides(_z(channels, row), channels.polarity[row])
 
 
 def tail_signs(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"]:
     """:func:`token_signs` for the tokens that are in a channel's tail, 0 for the others."""
-    z = _z(channels, row)
-    inside = _in_tails(channels, row, z) > channels.settings.threshold
-    return torch.where(inside, _signs(channels, row, z), 0.0)
+    inside = signed_z(channels, row) > channels.settings.threshold
+    return torch.where(inside, token_signs(channels, row), 0.0)
 
 
 def tails(channels: Channels) -> Bool[Tensor, "n_neurons n_channels d_vocab"]:

@@ -1,1 +1,1 @@
-"""The whole method on bare tensors: U and w in, channels out."""
+"""The whole method on bare tensors: U and w in, channels out. See README.md."""

@@ -1,94 +1,30 @@
-"""The statistic and the objective: how peaked a direction's projection onto the vocabulary is.
+"""How peaked a direction's projection onto the vocabulary is, block by block; its gradient.
 
-Convention, everywhere in this package: *excess* kurtosis from *population* moments, so that
-Gaussian logits score 0. The token weights ``m`` (``d_vocab``, from 0 to 1) enter the moments in
-one of two ways, which :class:`Objective.moments` names:
+*Excess* kurtosis from *population* moments, so that Gaussian logits score 0. The token weights
+``m`` (``d_vocab``, from 0 to 1) enter the moments in one of two ways:
 
 ``"weighted"``  ``m`` are sample weights: ``p = m / sum(m)``, a moment is ``sum p (z - mean)^j``.
                 Ours: a masked token drops out of the sample.
 ``"scaled"``    ``m`` multiplies the logits and plain moments follow, as in the paper (section 3.2).
                 A masked token stays in the sample, at a logit of zero.
-
-Everything here is batched over neurons and works through the vocabulary block by block, so that a
-block's intermediates stay in cache. For one neuron, a product with ``U`` costs
-``2 * d_model * d_vocab`` flops; everything else costs ``O(d_vocab)``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 MOMENTS = ("weighted", "scaled")
-BLOCK_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 26}
-"""Elements of one block (neurons x tokens): 512 KB in float32 stays in a CPU's second-level cache;
-a GPU wants few, large launches."""
-BLOCK_TOKENS = 4096
-"""Tokens of a block at most, on a CPU: with few neurons, MKL is slower at wider products."""
+BLOCK_ELEMENTS, BLOCK_TOKENS = {"cpu": 1 << 17, "cuda": 1 << 26}, 4096
+"""Elements of a block (neurons x tokens): 512 KB in float32 stays in a CPU's second-level cache, a
+GPU wants few, large launches. Tokens at most, on a CPU: MKL is slower at wider, flat products."""
 FEW = 8
-"""So few vectors, on a CPU, are projected the other way round (see :func:`_few_logits`)."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a solver maximises: ``F = lambda_kurtosis slog(k(z(s))) + lambda_fidelity cos(w, s)``.
-
-    The paper minimises ``lambda_fidelity - F``; the optima are the same.
-    """
-
-    lambda_kurtosis: float = 0.3
-    """Weight of the sparsity of the projection (paper: 0.3)."""
-    lambda_fidelity: float = 1.0
-    """Weight of staying close to the neuron (paper: 1.0)."""
-    moments: str = "weighted"
-    """How token weights enter the moments: "weighted" (ours) or "scaled" (the paper's)."""
-
-    def __post_init__(self) -> None:
-        if self.moments not in MOMENTS:
-            raise ValueError(f"moments={self.moments!r}: wanted one of {', '.join(MOMENTS)}")
-        for name in ("lambda_kurtosis", "lambda_fidelity"):
-            if (value := real_number(name, getattr(self, name))) < 0:
-                raise ValueError(f"{name}={value:g}: wanted at least 0")
-
-    def __call__(self, kurtosis: Tensor, cosine: Tensor) -> Tensor:
-        """F from a projection's excess kurtosis and the direction's cosine with the neuron."""
-        return self.lambda_kurtosis * slog(kurtosis) + self.lambda_fidelity * cosine
-
-
-def real_number(name: str, value: object) -> float:
-    """A finite number as a float, or an error that names it; True is no number.
-
-    Raises:
-        ValueError: it is none, or NaN or infinite.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"{name}={value!r}: wanted a finite number")
-    return float(value)
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What a solver returns, one row a neuron."""
-
-    vectors: Float[Tensor, "n_neurons d_model"]
-    """The channels, each of its neuron's norm."""
-    objective: Float[Tensor, " n_neurons"]
-    """F at ``vectors``, float64."""
-    gradient_norm: Float[Tensor, " n_neurons"]
-    """Norm of F's gradient along the unit sphere at ``vectors``; 0 at a stationary point."""
-    n_iter: Tensor
-    """Iterations taken (n_neurons,), int64."""
-    converged: Tensor
-    """Whether the solver's own stopping rule was met (n_neurons,), bool: geodesic, gain and
-    gradient small; householder, the paper's."""
-    history: list[Float[Tensor, " n_neurons"]]
-    """F after each iteration (householder: each 100 steps), NaN once a neuron has left."""
+"""So few vectors, on a CPU, go as ``(U^T s^T)^T``: faster where U lies token by token. One alone
+goes twice, since matrix times vector would have one core only."""
 
 
 def slog(x: Tensor) -> Tensor:
@@ -96,46 +32,15 @@ def slog(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.log1p(torch.abs(x))
 
 
-def standardised_moments(
-    logits: Float[Tensor, "*batch d_vocab"], weights: Float[Tensor, "*#batch d_vocab"] | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean, variance, skewness and excess kurtosis of logits (population moments).
-
-    Args:
-        logits: projections onto the vocabulary.
-        weights: sample weights of the tokens, at least 0; None weighs all tokens alike.
-
-    Returns:
-        Four tensors of shape ``batch``, at least float32: half-precision logits are widened first.
-        Skewness and kurtosis are NaN where the variance is 0.
-    """
-    logits = _widened(logits)
-    if weights is None:
-        p = torch.full_like(logits[..., :1], 1 / logits.shape[-1])
-    else:
-        weights = _widened(weights)
-        p = weights / weights.sum(-1, keepdim=True)
-    mean = (p * logits).sum(-1, keepdim=True)
-    c = logits - mean
-    square = c * c
-    variance = (p * square).sum(-1)
-    skewness = (p * square * c).sum(-1) / variance**1.5
-    kurtosis = (p * square * square).sum(-1) / variance**2 - 3
-    return mean.squeeze(-1), variance, skewness, kurtosis
-
-
 def excess_kurtosis(
     logits: Float[Tensor, "*batch d_vocab"], weights: Float[Tensor, "*#batch d_vocab"] | None = None
 ) -> Float[Tensor, "*batch"]:
-    """``k(z) = sum p (z - mean)^4 / var^2 - 3``: 0 for Gaussian logits (paper, section 3.1)."""
-    return standardised_moments(logits, weights)[3]
-
-
-def skewness(
-    logits: Float[Tensor, "*batch d_vocab"], weights: Float[Tensor, "*#batch d_vocab"] | None = None
-) -> Float[Tensor, "*batch"]:
-    """``sum p (z - mean)^3 / var^1.5``: its sign tells the heavier tail."""
-    return standardised_moments(logits, weights)[2]
+    """``k(z) = sum p (z - mean)^4 / var^2 - 3``, p the weights, sum 1 (paper, section 3.1)."""
+    logits = _widened(logits)
+    weights = torch.ones_like(logits) if weights is None else _widened(weights)
+    p = weights / weights.sum(-1, keepdim=True)
+    square = (logits - (p * logits).sum(-1, keepdim=True)) ** 2
+    return (p * square**2).sum(-1) / (p * square).sum(-1) ** 2 - 3
 
 
 def _widened(values: Tensor) -> Tensor:
@@ -143,23 +48,17 @@ def _widened(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-# --- The batched projection that both solvers work on -------------------------------------------
-
-
 @dataclass(frozen=True)
 class Sample:
     """The weighted sample of tokens that each neuron's moments are taken over.
 
-    With ``z = U^T s`` the centred values are ``c = scale * z - mean_vector . s``, and a moment is
-    ``sum_i p_i c_i^j``. Keeping ``mean_vector = U (scale * p)`` makes centring free of a pass.
+    With ``z = U^T s`` centred values are ``c = scale * z - mean_vector . s``, a moment is ``sum p
+    c^j``, block by block. ``mean_vector = U (scale * p)`` makes centring free of a pass.
     """
 
-    projection: Float[Tensor, "d_model d_vocab"]
-    """U, at least float32: half precision is widened, which is exact."""
-    p: Tensor
-    """Sample weights, sum 1 a row: (n_neurons, d_vocab), or (1, 1) where all tokens weigh alike."""
-    scale: Tensor | None
-    """Factor on the logits (n_neurons, d_vocab), scaled moments only."""
+    projection: Float[Tensor, "d_model d_vocab"]  # U, at least float32: widened, which is exact
+    p: Tensor  # sum 1 per row: (n_neurons, d_vocab), or (1, 1) where all tokens weigh alike
+    scale: Tensor | None  # factor on the logits (n_neurons, d_vocab), scaled moments only
     mean_vector: Float[Tensor, "n_neurons d_model"]
 
     @staticmethod
@@ -184,7 +83,7 @@ class Sample:
         return Sample(projection, p, None, projection.mean(1).unsqueeze(0))
 
     def keep(self, rows: Tensor) -> Sample:
-        """The sample of some of the neurons."""
+        """The sample of a part of the neurons."""
         p = self.p if self.p.shape[1] == 1 else self.p[rows]
         scale = None if self.scale is None else self.scale[rows]
         return Sample(self.projection, p, scale, self.mean_vector[rows])
@@ -200,14 +99,13 @@ class Sample:
         for start in range(0, d_vocab, width):
             yield slice(start, min(start + width, d_vocab))
 
-    def project(
-        self, vectors: Float[Tensor, "n_neurons d_model"], block: slice, out: Tensor
-    ) -> Tensor:
-        """Centred logits of one block of tokens, written to ``out`` (n_neurons, width)."""
+    def project(self, vectors: Tensor, block: slice, out: Tensor) -> Tensor:
+        """Centred logits of vectors (n_neurons, d_model) in one block, written to ``out``."""
         offset = -(self.mean_vector * vectors).sum(1, keepdim=True)
         columns = self.projection[:, block]
         if len(vectors) <= FEW and columns.device.type == "cpu" and columns.stride(0) == 1:
-            out.copy_(_few_logits(vectors, columns))
+            pair = vectors if len(vectors) > 1 else vectors.repeat(2, 1)
+            out.copy_((columns.T @ pair.T).T[: len(vectors)])
         elif self.scale is None:
             return torch.addmm(offset, vectors, columns, out=out)
         else:
@@ -221,28 +119,12 @@ class Sample:
         return self.p if self.p.shape[1] == 1 else self.p[:, block]
 
 
-def _few_logits(
-    vectors: Float[Tensor, "n d_model"], columns: Float[Tensor, "d_model width"]
-) -> Float[Tensor, "n width"]:
-    """``vectors @ columns`` as ``(U^T s^T)^T``, for a few vectors and a U that lies token by token.
-
-    The same product, and MKL is faster at it this way round: for one neuron a whole iteration then
-    takes less time than two bare products (benchmarks/solver.py). With more vectors, or a U that
-    lies otherwise, it is slower. A single vector goes twice, as a product of a matrix and a vector
-    would have one core only.
-    """
-    pair = vectors if len(vectors) > 1 else vectors.repeat(2, 1)
-    return (columns.T @ pair.T).T[: len(vectors)]
-
-
 def centred_logits(
     vectors: Float[Tensor, "n_neurons d_model"], sample: Sample
 ) -> tuple[Float[Tensor, "n_neurons d_vocab"], Tensor, Tensor]:
-    """Centred (and, if so sampled, scaled) logits, their variance and fourth central moment.
+    """Centred (and, if so sampled, scaled) logits, their variance m2 and fourth central moment m4.
 
-    Returns:
-        logits c (n_neurons, d_vocab) in the dtype of ``vectors``; ``m2`` and ``m4`` (n_neurons,)
-        in float64: summed in the working precision within a block, in float64 across blocks.
+    Moments (n_neurons,) are summed in the working precision within a block, in float64 across.
     """
     n_neurons = len(vectors)
     c = vectors.new_empty(n_neurons, sample.projection.shape[1])
@@ -262,9 +144,8 @@ def slog_kurtosis_gradient(
 ) -> Float[Tensor, "n_neurons d_model"]:
     """Gradient of ``slog(k(z(s)))`` with respect to the vector s, from its centred logits.
 
-    In logits, ``dk/dz_i = 4 p_i [(c_i^3 - sum p c^3) / v^2 - (m4 / v^2) c_i / v]``, v the variance;
-    the chain goes on through the scale, ``U``, and slog's slope. The constant term is taken out
-    of the product: ``U (scale * p) = mean_vector``.
+    In logits, ``dk/dz_i = 4 p_i [(c_i^3 - sum p c^3) / v^2 - (m4 / v^2) c_i / v]``, v the variance.
+    The constant term is taken out of the product with U: ``U (scale * p) = mean_vector``.
     """
     n_neurons = len(c)
     ratio = (m4 / m2).to(c.dtype).unsqueeze(1)
@@ -280,3 +161,37 @@ def slog_kurtosis_gradient(
     gradient -= m3.to(c.dtype).unsqueeze(1) * sample.mean_vector
     slope = 4 / m2**2 / (1 + torch.abs(m4 / m2**2 - 3))
     return gradient * slope.to(c.dtype).unsqueeze(1)
+
+
+def joint_moments(
+    a: Float[Tensor, "n_neurons d_vocab"], d: Float[Tensor, "n_neurons d_model"], sample: Sample
+) -> tuple[Float[Tensor, "n_neurons d_vocab"], Float[Tensor, "n_neurons 8"]]:
+    """Centred logits b of d, and ``E[a^i b^j]``, ij = 20, 11, 02, 40, 31, 22, 13, 04; float64."""
+    b = torch.empty_like(a)
+    moments = a.new_zeros(len(a), 8, dtype=torch.float64)
+    for block in sample.blocks(len(a)):
+        a_part, b_part, p = a[:, block], b[:, block], sample.p_block(block)
+        sample.project(d, block, b_part)
+        aa, ab, bb = a_part * a_part, a_part * b_part, b_part * b_part
+        paa, pbb = aa * p, bb * p
+        sums = (
+            paa.sum(1),
+            torch.mul(ab, p).sum(1),
+            pbb.sum(1),
+            torch.mul(paa, aa, out=aa).sum(1),
+            torch.mul(paa, ab).sum(1),
+            torch.mul(paa, bb).sum(1),
+            torch.mul(pbb, ab).sum(1),
+            torch.mul(pbb, bb, out=bb).sum(1),
+        )
+        moments += torch.stack(sums, 1)
+    return b, moments
+
+
+def moments_along(moments: Float[Tensor, "n 8"], t: Float[Tensor, "n k"]) -> tuple[Tensor, Tensor]:
+    """Second and fourth central moment of ``cos t a + sin t b``, n pairs at k angles each."""
+    e20, e11, e02, e40, e31, e22, e13, e04 = (column.unsqueeze(1) for column in moments.unbind(1))
+    c, s = torch.cos(t), torch.sin(t)
+    m2 = c * c * e20 + 2 * c * s * e11 + s * s * e02
+    m4 = c**4 * e40 + 4 * c**3 * s * e31 + 6 * c**2 * s**2 * e22 + 4 * c * s**3 * e13 + s**4 * e04
+    return m2, m4

@@ -1,68 +1,37 @@
 """The tail of a channel: the tokens beyond the threshold on its heavy side, or on both.
 
-Deflation masks it, support is measured on it, an atlas stores it. z-scores are of the channel's
-unweighted projection ``U^T c`` over all tokens.
+z-scores are of the channel's unweighted projection ``U^T c`` over all tokens. A channel's
+*polarity* is +1 or -1 where its tail is on that side only, 0 where it is on both.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .moments import Sample, centred_logits
 
-def sides(
-    z: Float[Tensor, "n width"], polarity: Int[Tensor, " n"] | Float[Tensor, " n"]
-) -> Float[Tensor, "n width"]:
-    """The side that each token would be in the tail on: +1 or -1; 0 for a z-score of 0 on both.
 
-    Args:
-        z: z-scores of some tokens (columns) in some channels (rows).
-        polarity: of each channel: +1 or -1 for a tail on that side, 0 for both
-            (:attr:`rotate_core.Channels.polarity`).
-    """
+def z_scores(
+    vectors: Float[Tensor, "n d_model"], projection: Float[Tensor, "d_model d_vocab"]
+) -> Float[Tensor, "n d_vocab"]:
+    """The vectors' projections, centred and scaled over the whole vocabulary."""
+    z, m2, _ = centred_logits(vectors, Sample.uniform(projection))
+    return z.div_(m2.sqrt().to(z.dtype).unsqueeze(1))
+
+
+def polarity_of(skewness: Float[Tensor, " n"], threshold: float) -> Int[Tensor, " n"]:
+    """+1 or -1 where the skewness is beyond the threshold on that side, else 0; int8."""
+    return (skewness > threshold).to(torch.int8) - (skewness < -threshold).to(torch.int8)
+
+
+def sides(z: Float[Tensor, "n width"], polarity: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
+    """The side that each token would be in the tail on, +1 or -1; 0 for a z-score of 0 on both."""
     polarity = polarity.to(z).unsqueeze(1)
     return torch.where(polarity == 0, z.sign(), polarity)
 
 
-def reach(
-    z: Float[Tensor, "n width"], polarity: Int[Tensor, " n"] | Float[Tensor, " n"]
-) -> Float[Tensor, "n width"]:
-    """How far out each token is on the side that counts; in the tail if beyond the threshold.
-
-    Takes the arguments of :func:`sides`.
-    """
+def outward(z: Float[Tensor, "n width"], polarity: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
+    """How far out each token is on the side that counts: in the tail if beyond the threshold."""
     return z * sides(z, polarity)
-
-
-@dataclass(frozen=True, eq=False)
-class Tails:
-    """The whole tail of each channel, tokens of weight 0 left out; ragged, on the CPU.
-
-    Channel ``j`` of neuron ``i`` is number ``i * n_channels + j`` and has the entries
-    ``offsets[number]`` to ``offsets[number + 1]``.
-    """
-
-    offsets: Int[Tensor, " n_tails_and_1"]
-    """int64, from 0 to the number of entries."""
-    ids: Int[Tensor, " n_entries"]
-    """Token numbers, int32, ascending within a tail."""
-    z: Float[Tensor, " n_entries"]
-    """The tokens' z-scores in the channel's projection, with their sign; in U's dtype."""
-
-    @staticmethod
-    def collect(n: int, parts: list[tuple[Tensor, Tensor, Tensor]]) -> Tails:
-        """Join the tails of n channels out of blocks of the vocabulary.
-
-        Args:
-            n: how many channels.
-            parts: for each block, in order of the vocabulary, three tensors of one length: channel
-                numbers, token numbers (ascending within a channel) and z-scores.
-        """
-        number, ids, z = (torch.cat(columns).cpu() for columns in zip(*parts, strict=True))
-        order = number.argsort(stable=True)
-        lengths = number.bincount(minlength=n)
-        offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-        return Tails(offsets, ids[order].int(), z[order])

@@ -44,7 +44,7 @@ class Chapter:
     ) -> None:
         self.name = name
         self.results = Path(results)
-        self._all = {
+        self._all: dict[str, Any] = {
             key: value
             for key, value in namespace.items()
             if not key.startswith("_") and key not in ("In", "Out") and isinstance(value, LITERALS)

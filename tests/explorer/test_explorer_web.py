@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from rotate_core import Vocabulary, decompose
+from rotate_core import Settings, Vocabulary, decompose
 from rotate_core.explorer import pack
 from rotate_core.null.evidence import support
 from rotate_core.rotation import sphere as geodesic
-from rotate_core.rotation.moments import Objective, Sample, centred_logits, slog_kurtosis_gradient
+from rotate_core.rotation.moments import Sample, centred_logits, slog_kurtosis_gradient
 
 JS = Path(__file__).parents[2] / "web"
 TOY = JS / "test" / "toy.json"
@@ -55,7 +55,7 @@ def toy_vectors() -> dict[str, object]:
         "direction": direction.tolist(),
         "gradient": slog_kurtosis_gradient(a, m2, m4, sample).tolist(),
         "moments": moments.tolist(),
-        "angle": geodesic.line_search(moments, *cosines, Objective()).tolist(),
+        "angle": geodesic.line_search(moments, *cosines, Settings()).tolist(),
         "vectors": channels.vectors.tolist(),
         "objective": channels.objective.tolist(),
         "kurtosis": channels.kurtosis.tolist(),

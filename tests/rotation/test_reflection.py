@@ -1,12 +1,20 @@
 """The paper's solver: reflections, and each step against autograd and torch's own AdamW."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from rotate_core.rotation import reflection as householder
-from rotate_core.rotation.moments import Objective, excess_kurtosis, slog
+from rotate_core.rotation import reflection
+from rotate_core.rotation.moments import excess_kurtosis, slog
+from rotate_core.rotation.settings import Settings
 
 D_MODEL, D_VOCAB = 8, 120
+
+
+def solve(w, projection, weights, settings, *, start, **changes):
+    """The solver with some settings changed."""
+    return reflection.solve(w, projection, weights, replace(settings, **changes), start=start)
 
 
 def problem(n_neurons=3, n_reflections=1, seed=0):
@@ -28,8 +36,8 @@ def explicit(u, w):
 def paper_loss(u, w, projection, weights, moments):
     """The paper's loss of one neuron, word for word; u is (n_reflections, d_model)."""
     v = w
-    for reflection in u:
-        v = explicit(reflection, v)
+    for one in u:
+        v = explicit(one, v)
     z = projection.T @ v
     if moments == "scaled":
         kurtosis = excess_kurtosis(weights * z)
@@ -40,17 +48,17 @@ def paper_loss(u, w, projection, weights, moments):
 
 def test_a_reflection_keeps_the_norm_and_undoes_itself():
     w, _, _, u = problem()
-    reflected = householder.reflect(u[:, 0], w)
+    reflected = reflection.reflect(u[:, 0], w)
     torch.testing.assert_close(reflected.norm(dim=1), w.norm(dim=1))
-    torch.testing.assert_close(householder.reflect(u[:, 0], reflected), w)
+    torch.testing.assert_close(reflection.reflect(u[:, 0], reflected), w)
 
 
 def test_reflect_gradient_passes_gradcheck():
     w, _, _, u = problem()
     u = u[:, 0].requires_grad_()
     target = torch.randn_like(w)
-    (householder.reflect(u, w) * target).sum().backward()
-    torch.testing.assert_close(householder.reflect_gradient(u.detach(), w, target), u.grad)
+    (reflection.reflect(u, w) * target).sum().backward()
+    torch.testing.assert_close(reflection.reflect_gradient(u.detach(), w, target), u.grad)
 
 
 @pytest.mark.parametrize("moments", ["scaled", "weighted"])
@@ -58,8 +66,8 @@ def test_reflect_gradient_passes_gradcheck():
 def test_steps_are_those_of_autograd_and_torchs_adamw(moments, n_reflections):
     w, projection, weights, start = problem(n_reflections=n_reflections)
     n_steps = 201
-    solution = householder.solve(
-        w, projection, weights, Objective(moments=moments), start=start, max_iter=n_steps
+    solution = solve(
+        w, projection, weights, Settings(moments=moments), start=start, max_iter=n_steps
     )
     for i in range(len(w)):
         u = start[i].clone().requires_grad_()
@@ -68,8 +76,8 @@ def test_steps_are_those_of_autograd_and_torchs_adamw(moments, n_reflections):
         for step in range(n_steps):
             if step % 100 == 0:
                 v = w[i]
-                for reflection in u.detach():
-                    v = explicit(reflection, v)
+                for one in u.detach():
+                    v = explicit(one, v)
                 score = excess_kurtosis(projection.T @ v).abs()
                 if score > best_score:
                     best, best_score = v, score
@@ -87,18 +95,16 @@ def test_steps_are_those_of_autograd_and_torchs_adamw(moments, n_reflections):
 
 
 def test_a_neuron_stops_when_its_loss_stands_still_and_does_not_feel_its_batch(monkeypatch):
-    monkeypatch.setattr(householder, "STOP_FROM", 200)
-    monkeypatch.setattr(householder, "STOP_DEVIATION", 2e-3)
+    monkeypatch.setattr(reflection, "STOP_FROM", 200)
+    monkeypatch.setattr(reflection, "STOP_DEVIATION", 2e-3)
     w, projection, weights, start = problem(n_neurons=4)
-    together = householder.solve(w, projection, weights, Objective(), start=start, max_iter=3000)
+    together = solve(w, projection, weights, Settings(), start=start, max_iter=3000)
     assert together.converged.all()
     assert len(set(together.n_iter.tolist())) > 1
     assert together.n_iter.min() >= 200
     for i in range(len(w)):
         one = slice(i, i + 1)
-        alone = householder.solve(
-            w[one], projection, weights[one], Objective(), start=start[one], max_iter=3000
-        )
+        alone = solve(w[one], projection, weights[one], Settings(), start=start[one], max_iter=3000)
         assert alone.n_iter[0] == together.n_iter[i]
         torch.testing.assert_close(alone.vectors[0], together.vectors[i], rtol=1e-6, atol=1e-6)
 
@@ -120,7 +126,7 @@ def the_authors_batch(w, projection, weights, start, *, max_iter, stop_from, dev
         )
         each.mean().backward()
         candidates = torch.stack(
-            [explicit(reflection[0], row) for reflection, row in zip(u.detach(), w, strict=True)]
+            [explicit(one[0], row) for one, row in zip(u.detach(), w, strict=True)]
         )
         adamw.step()
         losses.append(each.detach())
@@ -138,13 +144,13 @@ def the_authors_batch(w, projection, weights, start, *, max_iter, stop_from, dev
 
 def test_joint_is_the_authors_loop(monkeypatch):
     """With the learning rate of some layers, and an epsilon that is felt as at 1,000 neurons."""
-    monkeypatch.setattr(householder, "STOP_FROM", 200)
-    monkeypatch.setattr(householder, "STOP_DEVIATION", 2e-3)
-    monkeypatch.setattr(householder, "EPSILON", 1e-4)
+    monkeypatch.setattr(reflection, "STOP_FROM", 200)
+    monkeypatch.setattr(reflection, "STOP_DEVIATION", 2e-3)
+    monkeypatch.setattr(reflection, "EPSILON", 1e-4)
     w, projection, weights, start = problem(n_neurons=4, seed=2)
     options = {"start": start, "max_iter": 1500, "learning_rate": 2e-3}
-    objective = Objective(moments="scaled")
-    ours = householder.solve(w, projection, weights, objective, joint=True, **options)
+    settings = Settings(moments="scaled")
+    ours = solve(w, projection, weights, settings, joint=True, **options)
     best, n_steps, converged = the_authors_batch(
         w, projection, weights, start, max_iter=1500, stop_from=200, deviation=2e-3, eps=1e-4
     )
@@ -152,7 +158,7 @@ def test_joint_is_the_authors_loop(monkeypatch):
     assert n_steps < 1500
     assert ours.converged.tolist() == converged.tolist()
     torch.testing.assert_close(ours.vectors, best, rtol=1e-6, atol=1e-6)
-    alone = householder.solve(w, projection, weights, objective, **options)
+    alone = solve(w, projection, weights, settings, **options)
     assert alone.n_iter.min() < n_steps, "otherwise joint stops say nothing"
     assert not torch.allclose(alone.vectors, ours.vectors, atol=1e-4)
 
@@ -162,20 +168,19 @@ def test_the_last_candidate_is_before_the_last_step():
     w, projection, weights, start = problem()
     options = {"start": start}
     short, longer = (
-        householder.solve(w, projection, weights, Objective(), max_iter=n, **options).vectors
-        for n in (100, 101)
+        solve(w, projection, weights, Settings(), max_iter=n, **options).vectors for n in (100, 101)
     )
-    torch.testing.assert_close(short, householder.reflect(start[:, 0], w))
+    torch.testing.assert_close(short, reflection.reflect(start[:, 0], w))
     assert not torch.equal(short, longer)
 
 
 def test_the_objective_is_lambda_f_minus_an_independent_float64_loss():
     w, projection, weights, start = problem()
-    solution = householder.solve(
+    solution = solve(
         w.float(),
         projection.float(),
         weights.float(),
-        Objective(moments="scaled"),
+        Settings(moments="scaled"),
         start=start.float(),
         max_iter=300,
     )

@@ -1,15 +1,29 @@
 """The sphere: the line search against brute force, iterations on the sphere, optima that hold."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from rotate_core.rotation import sphere as geodesic
-from rotate_core.rotation.line_search import joint_moments, line_search, moments_along
-from rotate_core.rotation.moments import Objective, Sample, centred_logits, excess_kurtosis
+from rotate_core.rotation import sphere
+from rotate_core.rotation.moments import (
+    Sample,
+    centred_logits,
+    excess_kurtosis,
+    joint_moments,
+    moments_along,
+)
+from rotate_core.rotation.settings import Settings
+from rotate_core.rotation.sphere import line_search
 
 MOMENTS = ["weighted", "scaled"]
+
+
+def solve(w, projection, weights, settings, *, start=None, precondition=None, kick=None, **changes):
+    """The solver with some settings changed."""
+    given = {"start": start, "precondition": precondition, "kick": kick}
+    return sphere.solve(w, projection, weights, replace(settings, **changes), **given)
 
 
 def problem(moments, n_neurons=4, d_model=12, d_vocab=300, seed=0, dtype=torch.float64):
@@ -19,17 +33,17 @@ def problem(moments, n_neurons=4, d_model=12, d_vocab=300, seed=0, dtype=torch.f
     projection = torch.randn(d_model, d_vocab, generator=generator, dtype=dtype) ** 3
     weights = torch.ones(n_neurons, d_vocab, dtype=dtype)
     weights[:, :5] = 1e-4
-    return w, projection, weights, Objective(moments=moments)
+    return w, projection, weights, Settings(moments=moments)
 
 
-def value_of(s, w, projection, weights, objective):
+def value_of(s, w, projection, weights, settings):
     """F from its definition."""
     z = s @ projection
-    if objective.moments == "scaled":
+    if settings.moments == "scaled":
         kurtosis = excess_kurtosis(weights * z)
     else:
         kurtosis = excess_kurtosis(z, weights)
-    return objective(kurtosis, torch.cosine_similarity(s, w))
+    return settings.objective(kurtosis, torch.cosine_similarity(s, w))
 
 
 def unit(v):
@@ -40,7 +54,7 @@ def unit(v):
 def test_moments_along_a_geodesic_are_those_of_its_points(moments):
     w, projection, weights, _ = problem(moments)
     s = unit(w)
-    d = unit(geodesic.tangent(torch.randn_like(w), s))
+    d = unit(sphere.tangent(torch.randn_like(w), s))
     sample = Sample.of(projection, weights, moments)
     a, _, _ = centred_logits(s, sample)
     _, joint = joint_moments(a, d, sample)
@@ -56,40 +70,40 @@ def test_moments_along_a_geodesic_are_those_of_its_points(moments):
 @pytest.mark.parametrize("moments", MOMENTS)
 @pytest.mark.parametrize("seed", range(5))
 def test_line_search_finds_what_brute_force_finds(moments, seed):
-    w, projection, weights, objective = problem(moments, seed=seed)
+    w, projection, weights, settings = problem(moments, seed=seed)
     s = unit(w)
-    d = unit(geodesic.tangent(torch.randn(w.shape, dtype=w.dtype), s))
+    d = unit(sphere.tangent(torch.randn(w.shape, dtype=w.dtype), s))
     sample = Sample.of(projection, weights, moments)
     a, _, _ = centred_logits(s, sample)
     _, joint = joint_moments(a, d, sample)
-    t = line_search(joint, (s * s).sum(1), (s * d).sum(1), objective)
+    t = line_search(joint, (s * s).sum(1), (s * d).sum(1), settings)
     found = value_of(
         torch.cos(t).unsqueeze(1) * s + torch.sin(t).unsqueeze(1) * d,
         w,
         projection,
         weights,
-        objective,
+        settings,
     )
     for angle in torch.linspace(0, math.pi / 2, 4001, dtype=torch.float64):
         point = torch.cos(angle) * s + torch.sin(angle) * d
-        assert (value_of(point, w, projection, weights, objective) <= found + 1e-6).all()
+        assert (value_of(point, w, projection, weights, settings) <= found + 1e-6).all()
 
 
 @pytest.mark.parametrize("moments", MOMENTS)
 def test_every_iteration_stays_on_the_sphere_moves_along_it_and_ascends(moments):
-    w, projection, weights, objective = problem(moments)
-    precondition = geodesic.preconditioner(projection, weights[0], moments=moments)
-    state = geodesic.begin(unit(w), w, projection, weights, objective)
+    w, projection, weights, settings = problem(moments)
+    precondition = sphere.preconditioner(projection, weights[0], moments=moments)
+    state = sphere.begin(unit(w), w, projection, weights, settings)
     for _ in range(12):
         before = state.value
-        g = geodesic.gradient(state, objective)
+        g = sphere.gradient(state, settings)
         torch.testing.assert_close((g * state.s).sum(1), torch.zeros(len(w), dtype=w.dtype))
-        geodesic.advance(state, g, objective, precondition)
+        sphere.advance(state, g, settings, precondition)
         torch.testing.assert_close(state.s.norm(dim=1), torch.ones(len(w), dtype=w.dtype))
         torch.testing.assert_close((state.d * state.s).sum(1), torch.zeros(len(w), dtype=w.dtype))
         assert (state.value >= before - 1e-12).all()
         # What is carried along is what a fresh start from here would compute.
-        fresh = geodesic.begin(unit(w), state.s, projection, weights, objective)
+        fresh = sphere.begin(unit(w), state.s, projection, weights, settings)
         torch.testing.assert_close(state.a, fresh.a)
         torch.testing.assert_close(state.value, fresh.value)
 
@@ -97,37 +111,35 @@ def test_every_iteration_stays_on_the_sphere_moves_along_it_and_ascends(moments)
 @pytest.mark.parametrize("moments", MOMENTS)
 @pytest.mark.parametrize("preconditioned", [True, False])
 def test_the_solution_is_a_stationary_point_of_the_definition(moments, preconditioned):
-    w, projection, weights, objective = problem(moments)
+    w, projection, weights, settings = problem(moments)
     precondition = None
     if preconditioned:
-        precondition = geodesic.preconditioner(projection, weights[0], moments=moments)
-    solution = geodesic.solve(
-        w, projection, weights, objective, precondition=precondition, tolerance=1e-12
-    )
+        precondition = sphere.preconditioner(projection, weights[0], moments=moments)
+    solution = solve(w, projection, weights, settings, precondition=precondition, tolerance=1e-12)
     assert solution.converged.all()
     torch.testing.assert_close(solution.vectors.norm(dim=1), w.norm(dim=1))
     s = unit(solution.vectors).requires_grad_()
-    value = value_of(s, w, projection, weights, objective)
+    value = value_of(s, w, projection, weights, settings)
     torch.testing.assert_close(solution.objective, value.detach())
     (g,) = torch.autograd.grad(value.sum(), s)
-    g = geodesic.tangent(g, s.detach())
+    g = sphere.tangent(g, s.detach())
     assert (g.norm(dim=1) < 1e-4).all()
     torch.testing.assert_close(solution.gradient_norm, g.norm(dim=1), atol=1e-6, rtol=1e-3)
     assert (solution.objective > solution.history[0]).all()
 
 
 def test_a_neuron_does_not_feel_its_batch():
-    w, projection, weights, objective = problem("weighted", n_neurons=7)
-    together = geodesic.solve(w, projection, weights, objective)
+    w, projection, weights, settings = problem("weighted", n_neurons=7)
+    together = solve(w, projection, weights, settings)
     for i in range(len(w)):
-        alone = geodesic.solve(w[i : i + 1], projection, weights[i : i + 1], objective)
+        alone = solve(w[i : i + 1], projection, weights[i : i + 1], settings)
         assert alone.n_iter[0] == together.n_iter[i]
         torch.testing.assert_close(alone.vectors[0], together.vectors[i], rtol=1e-8, atol=1e-8)
 
 
 def test_iterations_end_at_the_limit_and_say_so():
-    w, projection, weights, objective = problem("weighted")
-    solution = geodesic.solve(w, projection, weights, objective, max_iter=2)
+    w, projection, weights, settings = problem("weighted")
+    solution = solve(w, projection, weights, settings, max_iter=2)
     assert not solution.converged.any()
     assert solution.n_iter.tolist() == [2] * len(w)
     assert len(solution.history) == 3
@@ -143,15 +155,15 @@ def plateau(dtype=torch.float64):
     w[:, 0] = 1
     w[:, 1] = torch.tensor([1.0, 0.5, -0.9], dtype=torch.float64)
     weights = torch.ones(3, 1000, dtype=torch.float64)
-    return w.to(dtype), projection.to(dtype), weights.to(dtype), Objective()
+    return w.to(dtype), projection.to(dtype), weights.to(dtype), Settings()
 
 
 def test_converged_means_that_the_gradient_is_small():
     problem = plateau()
-    loose = geodesic.solve(*problem, tolerance=1e-2, gradient_tolerance=math.inf)
+    loose = solve(*problem, tolerance=1e-2, gradient_tolerance=1e9)
     assert loose.converged.all()
     assert (loose.gradient_norm >= 3e-3).any(), "by gain alone, one converges where it is steep"
-    solution = geodesic.solve(*problem, tolerance=1e-2)
+    solution = solve(*problem, tolerance=1e-2)
     assert solution.converged.all()
     assert (solution.gradient_norm < 3e-3).all()
     assert (solution.objective >= loose.objective).all()
@@ -159,8 +171,8 @@ def test_converged_means_that_the_gradient_is_small():
 
 def test_the_gradient_test_goes_on_along_the_same_path():
     problem = plateau()
-    loose = geodesic.solve(*problem, tolerance=1e-2, gradient_tolerance=math.inf)
-    solution = geodesic.solve(*problem, tolerance=1e-2)
+    loose = solve(*problem, tolerance=1e-2, gradient_tolerance=1e9)
+    solution = solve(*problem, tolerance=1e-2)
     for i, n_iter in enumerate(loose.n_iter.tolist()):
         before = torch.stack([values[i] for values in loose.history[: n_iter + 1]])
         after = torch.stack([values[i] for values in solution.history[: n_iter + 1]])
@@ -172,12 +184,12 @@ def test_the_gradient_test_goes_on_along_the_same_path():
 def test_a_neuron_that_stalls_is_kicked_once_and_not_called_converged():
     # No gradient is as short as this, so each neuron stalls when its gain is lost in rounding.
     options = {"gradient_tolerance": 1e-30, "max_iter": 500}
-    w, projection, weights, objective = problem("weighted", dtype=torch.float32)
-    precondition = geodesic.preconditioner(projection, weights[0])
+    w, projection, weights, settings = problem("weighted", dtype=torch.float32)
+    precondition = sphere.preconditioner(projection, weights[0])
     kick = torch.randn(w.shape, generator=torch.Generator().manual_seed(1))
     options["precondition"] = precondition
-    plain = geodesic.solve(w, projection, weights, objective, **options)
-    kicked = geodesic.solve(w, projection, weights, objective, kick=kick, **options)
+    plain = solve(w, projection, weights, settings, **options)
+    kicked = solve(w, projection, weights, settings, kick=kick, **options)
     assert (kicked.n_iter > plain.n_iter).all()
     assert (kicked.n_iter < 500).all(), "a second stall is the end"
     assert not kicked.converged.any()
@@ -188,7 +200,7 @@ def test_a_neuron_that_stalls_is_kicked_once_and_not_called_converged():
         falls = (path.diff() < -1e-6).sum()
         assert falls <= 1, "once"
     torch.testing.assert_close(kicked.vectors.norm(dim=1), w.norm(dim=1))
-    again = geodesic.solve(w, projection, weights, objective, kick=kick, **options)
+    again = solve(w, projection, weights, settings, kick=kick, **options)
     assert torch.equal(again.vectors, kicked.vectors)
 
 
@@ -203,11 +215,11 @@ def test_a_kick_leaves_an_exact_saddle():
     w[0, :2] = 1
     weights = torch.ones(1, 400, dtype=torch.float64)
     options = {"gradient_tolerance": 1e-30, "max_iter": 500}
-    stuck = geodesic.solve(w, projection, weights, Objective(), **options)
+    stuck = solve(w, projection, weights, Settings(), **options)
     assert stuck.vectors[0, 0] == pytest.approx(stuck.vectors[0, 1].item(), abs=1e-6)
     kick = torch.zeros_like(w)
     kick[0, 0] = 1.0
-    free = geodesic.solve(w, projection, weights, Objective(), kick=kick, **options)
+    free = solve(w, projection, weights, Settings(), kick=kick, **options)
     assert free.objective.item() > stuck.objective.item() + 0.01
     assert abs(free.vectors[0, 0] - free.vectors[0, 1]) > 0.1
 
@@ -218,5 +230,5 @@ def test_preconditioner_is_the_inverse_covariance():
     centred = projection - (projection * p).sum(1, keepdim=True)
     covariance = (centred * p) @ centred.T
     covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance))
-    ours = geodesic.preconditioner(projection, weights[0])
+    ours = sphere.preconditioner(projection, weights[0])
     torch.testing.assert_close(ours @ covariance, torch.eye(len(ours), dtype=torch.float64))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from rotate_core.rotation.moments import excess_kurtosis, skewness
-from rotate_core.rotation.subtraction import subtract_by_grid
+from rotate_core.rotation.deflate import subtract_by_grid
+from rotate_core.rotation.moments import excess_kurtosis
 
 D_MODEL, D_VOCAB = 10, 3000
 
@@ -24,10 +24,11 @@ def problem(seed=0):
 def by_definition(x, y):
     """alpha of one neuron's logits x and one channel's y."""
     z = (y - y.mean()) / y.std(correction=0)
-    if abs(skewness(y)) <= 0.05:
+    skewness = (z**3).mean()
+    if abs(skewness) <= 0.05:
         extreme = z.abs() >= 7
     else:
-        extreme = z * torch.sign(skewness(y)) >= 7
+        extreme = z * torch.sign(skewness) >= 7
     best, alpha = None, 0.0
     for a in torch.linspace(0, 1, 1000, dtype=torch.float64):
         left = x - a * y
