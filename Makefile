@@ -8,7 +8,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(wildcard notebooks/profiles/*.yaml))
-EXTRAS  := book,dev,explorer,judge
+EXTRAS  := atlas,dev,explorer,judge,notebooks,ray
 
 # Stamps: what was done, as files that make can compare.
 ENV     := $(VENV)/.installed
@@ -118,10 +118,11 @@ serve:  ## the built book on http://127.0.0.1:8000
 test: $(ENV) $(call fetched,smollm2-135m)  ## the tests, those on the real model included
 	$(BIN)/python -m pytest -m "not (book or browser or slow or gpu)"
 
-check: $(ENV)  ## lint, format, types, spelling
+check: $(ENV)  ## lint, format, types, floors, spelling
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	git ls-files -z | xargs -0 $(BIN)/codespell
 
 bench: $(ENV) $(call fetched,smollm2-135m)  ## the benchmarks of the solver and of the experiments

@@ -17,6 +17,7 @@ from rotate_core.decomposition import ConvergenceWarning, decompose
 from rotate_core.models import Model, load_model
 from rotate_core.models.neurons import Neurons
 from rotate_core.models.vocabulary import Vocabulary
+from rotate_core.null import calibrate, matched_rotations, matched_vectors
 from rotate_core.rotation.settings import PAPER, Settings
 
 if TYPE_CHECKING:
@@ -36,8 +37,11 @@ __all__ = [
     "Settings",
     "Vocabulary",
     "ablate",
+    "calibrate",
     "decompose",
     "load_model",
+    "matched_rotations",
+    "matched_vectors",
     "save_ablated",
 ]
 

@@ -18,8 +18,6 @@ from rotate_core.rotation.settings import Settings
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rotate_core.null.calibration import Calibration
-
 POLARITIES = {1: "+", -1: "-", 0: "±"}
 """How a table writes the tail that a channel masks."""
 
@@ -109,8 +107,8 @@ class Channels:
     support: Float[Tensor, "n_neurons n_channels"] | None = None
     p_value: Float[Tensor, "n_neurons n_channels"] | None = None
     q_value: Float[Tensor, "n_neurons n_channels"] | None = None
-    calibration: Calibration | None = None
-    """What p- and q-values are over, where there are any."""
+    calibration: Any = None
+    """What p- and q-values are over, where there are any: :class:`rotate_core.null.Calibration`."""
 
     @property
     def n_neurons(self) -> int:

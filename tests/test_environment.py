@@ -18,7 +18,10 @@ except ModuleNotFoundError:  # Python 3.10
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DECLARED = PROJECT["dependencies"] + [
-    requirement for extra in PROJECT["optional-dependencies"].values() for requirement in extra
+    requirement
+    for extra in PROJECT["optional-dependencies"].values()
+    for requirement in extra
+    if not requirement.startswith("rotate_core[")
 ]
 PINS = [
     Requirement(line)
