@@ -79,9 +79,20 @@ def test_parameters_are_commented_literals(name: str):
 
 
 @each_notebook
-def test_ends_by_writing_its_results(name: str):
-    assert name in code_cells(read(name))[-1].source
-    assert "results" in code_cells(read(name))[-1].source
+def test_takes_its_parameters_and_ends_by_writing_its_record(name: str):
+    cells = code_cells(read(name))
+    behind = cells.index(parameters_cell(read(name))) + 1
+    assert f'Chapter("{name}", globals()' in cells[behind].source
+    assert "chapter.write(" in cells[-1].source
+
+
+@each_notebook
+def test_prose_with_figures_reads_well_in_jupyter(name: str):
+    """A figure is filled in by chapter.say, whose code is hidden; only captions are glued."""
+    for cell in read(name).cells:
+        assert "{glue:" not in cell.source
+        if cell.cell_type == "code" and cell.source.startswith("chapter.say("):
+            assert cell.metadata.jupyter.source_hidden
 
 
 @each_notebook

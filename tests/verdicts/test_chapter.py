@@ -1,0 +1,46 @@
+"""The chapter helper: parameters in, prose with figures out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rotate_core.verdicts.chapter import Chapter
+
+PARAMETERS = {"model": "toy", "layers": [0, 3], "atlas": "../x", "seed": 0, "device": None}
+SESSION = {"_": 1, "_i1": "x", "In": ["a"], "Out": {}, "pytest": pytest, "__name__": "__main__"}
+
+
+def test_the_parameters_are_the_literals_of_the_notebook() -> None:
+    chapter = Chapter("00_toy", {**SESSION, **PARAMETERS})
+    assert chapter.parameters == {"layers": [0, 3], "seed": 0}
+
+
+def test_names_that_have_another_value_by_now_are_noticed() -> None:
+    with pytest.raises(ValueError, match="run the parameters cell again"):
+        Chapter("00_toy", {**PARAMETERS, "model": object()})
+
+
+def test_prose_is_filled_in_and_roles_and_mathematics_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    chapter = Chapter("00_toy", PARAMETERS)
+    chapter.say(
+        r"""
+        {n} of $w_{i} \\mathrm{act}(x)$, {share:.0%} ({numref}`fig-a`)
+        ```{warning}
+        None.
+        ```
+        """.replace("        ", ""),
+        n=3,
+        share=0.251,
+    )
+    (markdown,) = shown
+    assert markdown.data.splitlines() == [
+        r"3 of $w_{i} \\mathrm{act}(x)$, 25% ({numref}`fig-a`)", "```{warning}", "None.", "```",
+    ]  # fmt: skip
+    with pytest.raises(KeyError, match="unknown"):
+        chapter.say("{unknown}")
