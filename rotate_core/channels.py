@@ -39,7 +39,7 @@ class VocabularyLike(Protocol):
 
     @property
     def tokens(self) -> Sequence[str]:
-        """One string a token."""
+        """One string per token."""
 
 
 class NeuronsLike(Protocol):
