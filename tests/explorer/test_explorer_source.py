@@ -16,9 +16,8 @@ from test_explorer import ask, explorer, model  # noqa: F401  # fixtures
 
 from rotate_core import PAPER, Atlas, Settings, decompose
 from rotate_core.explorer.describe import decode
-from rotate_core.explorer.evidence import q_among
 from rotate_core.explorer.source import unlike_defaults
-from rotate_core.null.calibration import p_values
+from rotate_core.null.calibration import p_values, q_values
 from rotate_core.null.evidence import statistics
 from rotate_core.null.matched import matched_vectors, own_seed
 
@@ -264,8 +263,9 @@ def test_another_neuron_gets_its_q_value_among_the_atlas(model, atlases, live): 
 
 def test_one_small_p_value_among_many_is_no_small_q_value():
     others = torch.linspace(0.1, 1, 9, dtype=torch.float64).unsqueeze(1)
-    assert q_among(torch.tensor([0.01]).double(), others).tolist() == pytest.approx([0.1])
-    assert q_among(torch.tensor([0.01]).double(), others[:0]).tolist() == pytest.approx([0.01])
+    p = torch.tensor([[0.01]]).double()
+    assert q_values(p, others).tolist() == [pytest.approx([0.1])]
+    assert q_values(p, others[:0]).tolist() == [pytest.approx([0.01])]
 
 
 def test_a_group_that_the_atlas_lacks_has_p_values_only(model, atlases):  # noqa: F811
