@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rotate_core.channels import Channels
-from rotate_core.null.evidence import support
+from rotate_core.null.evidence import tail_evidence
 from rotate_core.rotation.moments import standardised_moments
 from rotate_core.rotation.settings import Settings
 
@@ -98,7 +98,7 @@ def _furthest(
 
 def _channels(channels: Channels, z: Float[Tensor, "n_channels d_vocab"]) -> list[dict[str, Any]]:
     """One dictionary per channel."""
-    evidence = channels.support if channels.support is not None else support(channels)
+    support = channels.support if channels.support is not None else tail_evidence(channels).support
     n_top = channels.top_ids.shape[2]
     return [
         {
@@ -107,7 +107,7 @@ def _channels(channels: Channels, z: Float[Tensor, "n_channels d_vocab"]) -> lis
             "cosine": round(float(channels.cosine[0, i]), 4),
             "tail": int(channels.polarity[0, i]),
             "nMasked": int(channels.n_masked[0, i]),
-            "support": round(float(evidence[0, i]), 3),
+            "support": round(float(support[0, i]), 3),
             "p": _rounded(channels.p_value, i),
             "q": _rounded(channels.q_value, i),
             "converged": bool(channels.converged[0, i]),

@@ -127,7 +127,12 @@ class Source:
             on_channel: as :func:`rotate_core.decompose` takes it.
         """
         usual = self._settings_of(neurons.layer, neurons.kind)
-        channels = self._decompose(neurons, settings or usual, n_channels, on_channel)
+        channels = self._decompose(
+            neurons,
+            n_channels=n_channels or self.n_channels,
+            settings=settings or usual,
+            on_channel=on_channel,
+        )
         alone = [take(channels, [row]) for row in range(channels.n_neurons)]
         null = self._null(neurons.layer, neurons.kind)
         if null is None or channels.settings != usual:
@@ -141,7 +146,8 @@ class Source:
         own = own_seed(self.seed, layer, kind)  # as an atlas draws them
         drawn = matched_vectors(self.neurons(layer, kind).vectors, n, seed=own)
         vectors = Neurons(drawn, self.model.name, layer, kind, tuple(range(n)), self.fold_norm)
-        channels = self._decompose(vectors, self._settings_of(layer, kind))
+        settings = self._settings_of(layer, kind)
+        channels = self._decompose(vectors, n_channels=self.n_channels, settings=settings)
         self._nulls[layer, kind] = Null("core", statistics(channels, ("core",))["core"])
 
     def _settings_of(self, layer: int, kind: str) -> Settings:
@@ -149,22 +155,9 @@ class Source:
         atlas = self.matching_atlas
         return self.settings if atlas is None else atlas.manifest.settings_of(layer, kind)
 
-    def _decompose(
-        self,
-        neurons: Neurons,
-        settings: Settings,
-        n_channels: int | None = None,
-        on_channel: Callable[[], object] | None = None,
-    ) -> Channels:
-        return decompose(
-            neurons,
-            self.vocabulary(neurons.layer),
-            n_channels=n_channels or self.n_channels,
-            settings=settings,
-            seed=self.seed,
-            progress=False,
-            on_channel=on_channel,
-        )
+    def _decompose(self, neurons: Neurons, **options: Any) -> Channels:
+        u = self.vocabulary(neurons.layer)
+        return decompose(neurons, u, seed=self.seed, progress=False, **options)
 
     def _null(self, layer: int, kind: str) -> Null | None:
         """What channels of a layer and kind are calibrated against, if there is anything."""
