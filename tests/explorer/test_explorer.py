@@ -10,36 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from rotate_core import load_model
 from rotate_core.explorer import book
 from rotate_core.explorer.describe import encode, histogram
 from rotate_core.explorer.jobs import Cancelled, Jobs
 
 anywidget = pytest.importorskip("anywidget")
-
-
-@pytest.fixture(scope="module")
-def model(checkpoints):
-    return load_model(checkpoints("llama"))
-
-
-@pytest.fixture
-def explorer(model, monkeypatch):
-    """An explorer whose messages are kept, and waited for."""
-    from rotate_core.explorer import Explorer
-
-    widget = Explorer(model, neurons=[(1, "out", 3), (0, "gate", 5)], n_channels=2)
-    widget.sent = []
-    widget.came = threading.Condition()
-
-    def keep(message, buffers=None):
-        with widget.came:
-            widget.sent.append(message)
-            widget.came.notify_all()
-
-    monkeypatch.setattr(widget._jobs, "_send", keep)
-    monkeypatch.setattr(type(widget), "send", lambda self, message, buffers=None: keep(message))
-    return widget
 
 
 def ask(explorer, what, /, **content):
