@@ -197,13 +197,17 @@ class Live:
         return seen[0], logits.float().softmax(0)
 
     def _next(self, p: Tensor, q: Tensor, layer: int) -> list[dict[str, Any]]:
-        """The likeliest next tokens, and those that change most."""
+        """The likeliest next tokens; before them those that change most, where any does."""
         tokens = self.source.vocabulary(layer).tokens
         p, q = p[: len(tokens)], q[: len(tokens)]
-        n = min(N_NEXT // 2 if p is not q else N_NEXT, len(p))
-        chosen = dict.fromkeys((q - p).abs().topk(n).indices.tolist()) if p is not q else {}
-        chosen |= dict.fromkeys(p.topk(n).indices.tolist())
-        return [{"token": tokens[i], "before": float(p[i]), "after": float(q[i])} for i in chosen]
+        change = (q - p).abs()
+        n = min(N_NEXT // 2 if change.any() else N_NEXT, len(p))
+        ids = change.topk(n).indices.tolist() if change.any() else []
+        ids += p.topk(n).indices.tolist()
+        return [
+            {"token": tokens[i], "before": float(p[i]), "after": float(q[i])}
+            for i in dict.fromkeys(ids)
+        ]
 
 
 Answer = Callable[[dict[str, Any], Job], dict[str, Any]]

@@ -135,6 +135,9 @@ def test_a_text_is_run_with_and_without_a_channel(explorer, model):
     assert plain["after"] is None
     assert "".join(plain["tokens"]) == "The cat"
     assert len(plain["before"]) == len(plain["tokens"])
+    likeliest = [row["before"] for row in plain["next"]]
+    assert len(likeliest) == 10
+    assert likeliest == sorted(likeliest, reverse=True)
     channels = ask(explorer, "decompose", **place, settings=SETTINGS)["neuron"]["channels"]
     vectors = [channel["vector"] for channel in channels]
     off = ask(explorer, "prompt", text="The cat", channel=0, vectors=vectors, **place, id="2")
