@@ -49,31 +49,31 @@ class Calibration:
     added: bool = False
     """Whether one of the neurons was added to the others to have a q-value among them."""
 
-    def fewest(self, level: float = SIGNIFICANT) -> int:
-        """How many channels of one position have to share the smallest rank before any has q below.
+    def fewest(self) -> int:
+        """Channels of one position that have to share the smallest rank before any is significant.
 
         With ranks alone no p-value is below ``1 / (n_null + 1)``, so Benjamini-Hochberg certifies
-        nothing at ``level`` unless ``n_neurons / (level (n_null + 1))`` channels or more are beyond
-        all matched vectors. p-values that are extrapolated have no such floor, but what they say
-        below ``1 / (n_null + 1)`` is as good as the model of the null's tail.
+        nothing unless ``n_neurons / (SIGNIFICANT (n_null + 1))`` channels or more are beyond all
+        matched vectors. p-values that are extrapolated have no such floor, but what they say below
+        ``1 / (n_null + 1)`` is as good as the model of the null's tail.
         """
-        return max(1, math.ceil(self.n_neurons / (level * (self.n_null + 1)) - 1e-9))
+        return max(1, math.ceil(self.n_neurons / (SIGNIFICANT * (self.n_null + 1)) - 1e-9))
 
     @property
     def extrapolated(self) -> bool:
         """Whether the null is large enough for a model of its tail: five matched vectors."""
         return self.n_null >= 5
 
-    def warn(self, *, level: float = SIGNIFICANT, stacklevel: int = 1) -> None:
+    def warn(self, *, stacklevel: int = 1) -> None:
         """Warn where nothing can be certified: ranks alone, and their floor above all neurons.
 
         Warns:
             CalibrationWarning: with the number of matched vectors that would do.
         """
-        if not self.extrapolated and self.fewest(level) > self.n_neurons:
+        if not self.extrapolated and self.fewest() > self.n_neurons:
             warnings.warn(
-                f"{self.n_null} matched vectors can certify no channel at q < {level:g}: "
-                f"wanted at least {math.ceil(1 / level) - 1}",
+                f"{self.n_null} matched vectors can certify no channel at q < {SIGNIFICANT:g}: "
+                f"wanted at least {math.ceil(1 / SIGNIFICANT) - 1}",
                 CalibrationWarning,
                 stacklevel=stacklevel + 1,
             )
@@ -143,9 +143,8 @@ def p_values(
     if extrapolate and k:
         u = ascending[:, -k - 1].unsqueeze(1)
         total = (ascending[:, -k:] - u).sum(1, keepdim=True)
-        tail = (
-            (k + 1) / (n + 1) * (1 + (x - u) / total) ** -k
-        )  # NaN or 0 where the top is one value
+        # NaN or 0 where the null's top is one value
+        tail = (k + 1) / (n + 1) * (1 + (x - u) / total) ** -k
         p = torch.where((x > ascending[:, -1:]) & (total > 0), torch.minimum(p, tail), p)
     return p.T
 
@@ -203,9 +202,8 @@ def calibrate(channels: Channels, null: Channels, *, statistic: str = "core") ->
         raise ValueError("the null and the channels have vocabularies of different shapes")
     values = statistics(null, (statistic,))[statistic]
     _check_positions(channels.n_channels, values)
-    nobody = values.new_empty(0, channels.n_channels)
     Calibration(channels.n_neurons, null.n_neurons, statistic).warn(stacklevel=2)
-    return calibrate_among(channels, values, nobody, statistic=statistic)
+    return calibrate_among(channels, values, values[:0], statistic=statistic)
 
 
 def calibrate_among(
