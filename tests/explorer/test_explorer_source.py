@@ -141,7 +141,6 @@ def test_a_channel_is_switched_off_without_solving_again(model, atlases, live, m
         raise AssertionError("AdamW was called")
 
     monkeypatch.setattr("rotate_core.rotation.reflection.solve", solved)
-    monkeypatch.setattr("rotate_core.rotation.deflate.householder.solve", solved)
     shown = ask(widget, "stored", **place)["neuron"]
     request = {
         "text": "The cat",
