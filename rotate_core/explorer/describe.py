@@ -1,4 +1,4 @@
-"""What the explorer draws of a neuron, as plain data: web/view/data.js reads it."""
+"""A neuron and its channels as plain data that the explorer draws: web/view/data.js reads it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def describe(channels: Channels, *, source: str = "") -> dict[str, Any]:
 
 
 def slider_values(settings: Settings) -> dict[str, Any]:
-    """Where the explorer's sliders stand for some settings."""
+    """The settings that have a slider, by name."""
     return {name: getattr(settings, name) for name in SLIDERS}
 
 
@@ -68,7 +68,7 @@ def encode(vector: Tensor) -> str:
 
 
 def decode(text: str) -> Float[Tensor, " n"]:
-    """What :func:`encode` wrote.
+    """The vector that :func:`encode` wrote.
 
     Raises:
         ValueError: it is no base64, or not of whole numbers.

@@ -1,4 +1,4 @@
-"""What Python answers when the explorer asks: rotate, search, run a text."""
+"""Python's answers to the explorer: rotate, search, run a text."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ class Live:
         return channels
 
     def _settings(self, request: dict[str, Any]) -> tuple[Settings, int]:
-        """What the request asks for; fields that it does not name stay as the explorer has them."""
+        """The request's settings; fields that it does not name stay as the explorer has them."""
         given = dict(request.get("settings", {}))
         n_channels = int(given.pop("n_channels", self.source.n_channels))
         if not 1 <= n_channels <= MOST_CHANNELS:
             raise ValueError(f"n_channels={n_channels}: wanted 1 to {MOST_CHANNELS}")
-        known = {field.name for field in dataclasses.fields(Settings)}
-        if unknown := sorted(set(given) - known):
-            raise ValueError(f"unknown setting {unknown[0]!r}: wanted {', '.join(sorted(known))}")
+        names = {field.name for field in dataclasses.fields(Settings)}
+        if unknown := sorted(set(given) - names):
+            raise ValueError(f"unknown setting {unknown[0]!r}: wanted {', '.join(sorted(names))}")
         return dataclasses.replace(self.source.settings, **given), n_channels
 
     # --- search ---------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class Live:
         return answer | {"next": self._next(p, q, layer)}
 
     def _part(self, request: dict[str, Any], neuron: NeuronId, channel: int) -> Tensor:
-        """What a channel contributes to the raw weight vector, of the channels that are shown.
+        """The part of the raw weight vector that is a channel's, of the channels that are shown.
 
         Their vectors come with the request: what is on the screen is switched off, and nothing is
         decomposed again. Where norms are folded in, gate and in are ``gain * raw weights``: a part

@@ -1,4 +1,4 @@
-"""Where the explorer's channels come from: an atlas, or a decomposition made exactly like it."""
+"""The source of the explorer's channels: an atlas, or a decomposition made exactly like it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class NeuronId(NamedTuple):
-    """Which neuron of a model."""
+    """A neuron of a model, by its numbers."""
 
     layer: int
     kind: str
@@ -34,7 +34,7 @@ class NeuronId(NamedTuple):
 
 
 class Null(NamedTuple):
-    """What channels of one layer and kind are calibrated against."""
+    """Matched vectors of one layer and kind, that channels are calibrated against."""
 
     statistic: str
     """What channels are ranked by: one of :data:`rotate_core.null.STATISTICS`."""
@@ -160,7 +160,7 @@ class Source:
         return decompose(neurons, u, seed=self.seed, progress=False, **options)
 
     def _null(self, layer: int, kind: str) -> Null | None:
-        """What channels of a layer and kind are calibrated against, if there is anything."""
+        """The null of a layer and kind, if there is one."""
         group = (layer, kind)
         if group not in self._nulls:
             atlas = self.matching_atlas
@@ -170,7 +170,7 @@ class Source:
     # --- In words -------------------------------------------------------------------------------
 
     def sentence(self, channels: Channels) -> str:
-        """How channels were made, and what is known of them."""
+        """One sentence on how channels were made, and on what p and q are over."""
         options = [f"{name}={value!r}" for name, value in self.hidden(channels.settings).items()]
         listed = f" ({', '.join(options)})" if options else ""
         return (
@@ -189,7 +189,7 @@ class Source:
         return f"not measured: the atlas was made otherwise ({'; '.join(differences)})"
 
     def hidden(self, settings: Settings) -> dict[str, Any]:
-        """What has no slider and is not as by default, by the names of arguments in Python."""
+        """Arguments without a slider that are not as by default, by their names in Python."""
         unlike = unlike_defaults(settings)
         here = {"seed": self.seed, "side": self.side, "fold_norm": self.fold_norm}
         usual = {"seed": 0, "side": "auto", "fold_norm": False}

@@ -37,7 +37,7 @@ class Explorer(anywidget.AnyWidget):
             everything.
         neurons: (layer, kind, neuron) of those to embed, the first one to be shown first. None: the
             first neuron of the atlas, or of the middle layer.
-        notes: a word on some of them.
+        notes: a word on any of them.
         null: matched vectors of each layer and kind to hold the embedded neurons against, where the
             atlas has not calibrated it. They give a p-value and no q-value: there is nothing to
             adjust over.
@@ -181,7 +181,7 @@ def _channels(
 
 
 def _refusal(settings: Settings) -> str:
-    """Why a browser cannot rotate with these settings; nothing where it can."""
+    """The reason why a browser cannot rotate with these settings; empty where it can."""
     beyond = [
         f"{name}={value!r}"
         for name, value in unlike_defaults(settings).items()
@@ -196,7 +196,7 @@ def _refusal(settings: Settings) -> str:
 
 
 def _python(source: Source) -> dict[str, dict[str, Any]]:
-    """What the five lines of Python say beside the sliders: arguments of each call, by name."""
+    """Arguments of the five lines of Python that have no slider: of each call, by name."""
     rest = source.hidden(source.settings)
     names = ("side", "fold_norm")
     return {

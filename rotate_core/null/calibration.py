@@ -38,7 +38,7 @@ class CalibrationWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Calibration:
-    """What p- and q-values were made from, and so what they are able to say."""
+    """The numbers that p- and q-values were made from, and so what they are able to say."""
 
     n_neurons: int
     """Neurons that a q-value is adjusted over, position by position; 0 where there is none."""
@@ -102,7 +102,7 @@ def p_values(
     *,
     extrapolate: bool = True,
 ) -> Float[Tensor, "n_neurons n_channels"]:
-    """How likely a matched vector is to have a statistic as large; float64, position by position.
+    """The chance of a matched vector to have a statistic as large; float64, position by position.
 
     The rank, ``(r + 1) / (n + 1)``, with r of the null's n values at the same position no smaller:
     valid whatever the null's distribution. Where ``r = 0`` a rank can say no more than

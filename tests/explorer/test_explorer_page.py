@@ -223,10 +223,10 @@ def test_is_accessible_and_fits(
         assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert tab.locator(".rotate-explorer").get_attribute("data-theme") == scheme
         tab.add_script_tag(content=AXE.read_text(encoding="utf-8"))
-        found = tab.evaluate("axe.run('.rotate-explorer')")
+        report = tab.evaluate("axe.run('.rotate-explorer')")
         serious = [
             (violation["id"], [node["html"][:200] for node in violation["nodes"][:3]])
-            for violation in found["violations"]
+            for violation in report["violations"]
             if violation["impact"] in ("serious", "critical")
         ]
         assert serious == []

@@ -23,7 +23,7 @@ from rotate_core.null.matched import matched_vectors, own_seed
 
 pytest.importorskip("anywidget")
 
-PLACE = {"layers": [1], "kinds": ["in"], "neurons": [2, 4, 9], "n_channels": 3, "null": 7}
+GROUP = {"layers": [1], "kinds": ["in"], "neurons": [2, 4, 9], "n_channels": 3, "null": 7}
 OURS = Settings(threshold=2.5)
 unconverged = pytest.mark.filterwarnings("ignore::rotate_core.decomposition.ConvergenceWarning")
 QUICK_PAPER = dataclasses.replace(PAPER, threshold=2.5, max_iter=200)
@@ -38,7 +38,7 @@ def atlases(model, tmp_path_factory):
         key = (settings, *options.items())
         if key not in made:
             folder = tmp_path_factory.mktemp("atlas")
-            everything = PLACE | options
+            everything = GROUP | options
             made[key] = Atlas.build(folder, model, settings=settings, progress=False, **everything)
         return made[key]
 
@@ -86,9 +86,9 @@ def test_settings_without_a_slider_reach_the_solver(model, live):
         ).vectors
         for restarts in (3, 1)
     )
-    agreement = torch.cosine_similarity(thrice[:, 0], once[:, 0], dim=1)
-    index = int(agreement.argmin())
-    assert agreement[index] < 0.9, "three starts end where one does: nothing is tested"
+    cosine = torch.cosine_similarity(thrice[:, 0], once[:, 0], dim=1)
+    index = int(cosine.argmin())
+    assert cosine[index] < 0.9, "three starts end where one does: nothing is tested"
 
     widget = live(model, settings=settings, n_channels=2)
     sliders = widget.content["settings"] | {"lambda_fidelity": 0.5}
@@ -108,8 +108,8 @@ def test_an_atlas_of_other_settings_is_not_shown_as_if_it_were_alike(model, atla
         assert neuron["made"]["threshold"] == widget.content["settings"]["threshold"] == 3
         assert [channel["q"] for channel in neuron["channels"]] == [None, None]
         assert "the atlas was made otherwise (threshold: 2.5 -> 3.0)" in neuron["source"]
-    found = ask(widget, "search", token="the", layer=1, kind="in", index=2)
-    assert all(hit["channel"] is None for hit in found["hits"]), "channels of the atlas"
+    answer = ask(widget, "search", token="the", layer=1, kind="in", index=2)
+    assert all(hit["channel"] is None for hit in answer["hits"]), "channels of the atlas"
 
 
 def test_channels_say_what_the_sliders_would_for_them(model, atlases, live):
@@ -135,20 +135,20 @@ def test_more_channels_than_the_atlas_has_are_made_like_it(model, atlases, live)
 @unconverged
 def test_a_channel_is_switched_off_without_solving_again(model, atlases, live, monkeypatch):
     widget = live(model, atlases(QUICK_PAPER), n_channels=2)
-    place = {"layer": 1, "kind": "in", "index": 2}
+    neuron = {"layer": 1, "kind": "in", "index": 2}
 
     def solved(*_: Any, **__: Any) -> None:
         raise AssertionError("AdamW was called")
 
     monkeypatch.setattr("rotate_core.rotation.reflection.solve", solved)
-    shown = ask(widget, "stored", **place)["neuron"]
+    shown = ask(widget, "stored", **neuron)["neuron"]
     request = {
         "text": "The cat",
         "channel": 1,
         "vectors": [channel["vector"] for channel in shown["channels"]],
         "settings": widget.content["settings"],
     }
-    answer = ask(widget, "prompt", **place, **request)
+    answer = ask(widget, "prompt", **neuron, **request)
     assert answer["type"] == "result", answer.get("text")
     assert answer["after"] != pytest.approx(answer["before"])
 
@@ -251,9 +251,9 @@ def test_another_neuron_gets_its_q_value_among_the_atlas(model, atlases, live):
     null = decompose(
         drawn, model.vocabulary(1), n_channels=2, settings=ours.settings, progress=False
     )
-    p = p_values(*(statistics(some, ("core",))["core"] for some in (ours, null)))
-    known = atlas.channels(layer=1, kind="in").p_value[:, :2]
-    wanted = false_discovery_control(torch.cat([p, known]).numpy(), axis=0)[0]
+    p = p_values(*(statistics(channels, ("core",))["core"] for channels in (ours, null)))
+    others = atlas.channels(layer=1, kind="in").p_value[:, :2]
+    wanted = false_discovery_control(torch.cat([p, others]).numpy(), axis=0)[0]
     for neuron in (alone, among, asked):
         assert [c["p"] for c in neuron["channels"]] == pytest.approx(p[0].tolist(), rel=1e-3)
         assert [c["q"] for c in neuron["channels"]] == pytest.approx(wanted, rel=1e-3)
