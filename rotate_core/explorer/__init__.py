@@ -3,8 +3,8 @@
     from rotate_core import Explorer, load_model
     Explorer(load_model("smollm2-135m"), neurons=[(25, "out", 460)])
 
-widget.py is what Jupyter shows, live.py is how Python answers it; js/ is all that a browser runs,
-built into static/explorer.js. pack.py writes U for a browser, book.py what the static book serves.
+widget.py is what Jupyter shows, live.py is how Python answers it; static/explorer.js is all that a
+browser runs, built from web/. pack.py writes U for a browser, book.py what the static book serves.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the static book serves beside its pages, so that a reader's browser can rotate neurons.
+"""Files that the static book serves, so that a reader's browser can rotate neurons.
 
     python -m rotate_core.explorer.book smollm2-135m book/_extra/_static/explorer
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rotate_core.explorer.pack import pack
 from rotate_core.models import load_model
+from rotate_core.storage import write_whole
 
 if TYPE_CHECKING:
     from rotate_core.models import Model
@@ -34,29 +35,23 @@ def write_files(model: Model, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     name = _file_name(model)
     vocabulary = model.vocabulary(model.n_layers - 1)
-    if vocabulary.d_model * vocabulary.d_vocab > MOST_BYTES:
-        (folder / f"{name}.json").write_text("null\n")
-        return
-    packed = pack(vocabulary)
-    unfinished = folder / f"{name}.part"
-    unfinished.write_bytes(packed)
-    unfinished.replace(folder / name)
-    description = {
-        "path": f"{SERVED}/{name}",
-        "bytes": len(packed),
-        "checksum": hashlib.sha256(packed).hexdigest()[:32],
-        "vocabulary": vocabulary.name,
-    }
-    (folder / f"{name}.json").write_text(json.dumps(description) + "\n")
+    description: dict[str, str | int] | None = None
+    if vocabulary.projection.numel() <= MOST_BYTES:
+        packed = pack(vocabulary)
+        write_whole(folder / name, packed)
+        description = {
+            "path": f"{SERVED}/{name}",
+            "bytes": len(packed),
+            "checksum": hashlib.sha256(packed).hexdigest()[:32],
+            "vocabulary": vocabulary.name,
+        }
+    write_whole(folder / f"{name}.json", f"{json.dumps(description)}\n".encode())
 
 
 def served_file(model: Model, folder: str | Path) -> dict[str, str | int] | None:
-    """What :func:`write_files` left in the folder, for the widget; None where there is nothing."""
+    """The description in the folder, for the widget; None if U is too large or there is none."""
     path = Path(folder) / f"{_file_name(model)}.json"
-    if not path.is_file():
-        return None
-    description: dict[str, str | int] | None = json.loads(path.read_text())
-    return description
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _file_name(model: Model) -> str:

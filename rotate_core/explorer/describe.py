@@ -1,10 +1,10 @@
-"""What the explorer draws of a neuron, as plain data: js/view/data.js reads it."""
+"""A neuron and its channels as plain data that the explorer draws: web/view/data.js reads it."""
 
 from __future__ import annotations
 
 import base64
 import math
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rotate_core.channels import Channels
-from rotate_core.null.evidence import support
+from rotate_core.null.evidence import tail_evidence
 from rotate_core.rotation.settings import Settings
 from rotate_core.rotation.tails import z_scores
 
@@ -24,53 +24,42 @@ SLIDERS = ("lambda_kurtosis", "lambda_fidelity", "threshold", "solver", "moments
 """Settings that the explorer has a control for."""
 
 
-class Place(TypedDict):
-    """Where a neuron is."""
-
-    layer: int
-    kind: str
-    index: int
-
-
-def describe(
-    channels: Channels, *, source: str = "", n_null: int | None = None
-) -> list[dict[str, Any]]:
-    """Each neuron with its own projection and its channels, ready for JSON.
+def describe(channels: Channels, *, source: str = "") -> dict[str, Any]:
+    """A neuron with its own projection and its channels, ready for JSON.
 
     Args:
-        channels: of one layer and kind.
+        channels: of one neuron.
         source: where the channels come from, shown as the explorer's status.
-        n_null: how many matched vectors their p-values are against.
 
     Returns:
-        One dictionary per neuron. Vectors are float32, little-endian, in base64; numbers are
-        rounded to what is drawn. ``made`` holds the sliders' values that the channels were made
-        with.
+        Vectors are float32, little-endian, in base64; numbers are rounded to what is drawn.
+        ``made`` holds the sliders' values that the channels were made with.
     """
-    made = slider_values(channels.settings, channels.n_channels)
-    evidence = channels.support if channels.support is not None else support(channels)
-    return [
-        {
-            "layer": channels.layer,
-            "kind": channels.kind,
-            "index": channels.indices[row],
-            "source": source,
-            "made": made,
-            "nNull": n_null,
-            "vocabulary": getattr(channels.vocabulary, "name", ""),
-            "w": encode(channels.weight_vectors[row]),
-            **_own_projection(channels, row),
-            "channels": [
-                _channel(channels, evidence, row, column) for column in range(channels.n_channels)
-            ],
-        }
-        for row in range(channels.n_neurons)
-    ]
+    projection = channels.vocabulary.projection
+    vectors = torch.cat([channels.weight_vectors, channels.vectors[0]])
+    z = z_scores(vectors.to(projection), projection).float().cpu()
+    calibration = channels.calibration
+    return {
+        "layer": channels.layer,
+        "kind": channels.kind,
+        "index": channels.indices[0],
+        "source": source,
+        "made": slider_values(channels.settings) | {"n_channels": channels.n_channels},
+        "nNull": None if calibration is None else calibration.n_null,
+        "vocabulary": getattr(channels.vocabulary, "name", ""),
+        "w": encode(channels.weight_vectors[0]),
+        "kurtosis": round(float((z[0] ** 4).mean() - 3), 3),
+        "skewness": round(float((z[0] ** 3).mean()), 3),
+        "positive": _furthest(channels, z[0], 1),
+        "negative": _furthest(channels, z[0], -1),
+        "histogram": histogram(z[0]),
+        "channels": _channels(channels, z[1:]),
+    }
 
 
-def slider_values(settings: Settings, n_channels: int) -> dict[str, Any]:
-    """Where the explorer's sliders stand for some settings."""
-    return {name: getattr(settings, name) for name in SLIDERS} | {"n_channels": n_channels}
+def slider_values(settings: Settings) -> dict[str, Any]:
+    """The settings that have a slider, by name."""
+    return {name: getattr(settings, name) for name in SLIDERS}
 
 
 def encode(vector: Tensor) -> str:
@@ -79,7 +68,7 @@ def encode(vector: Tensor) -> str:
 
 
 def decode(text: str) -> Float[Tensor, " n"]:
-    """What :func:`encode` wrote.
+    """The vector that :func:`encode` wrote.
 
     Raises:
         ValueError: it is no base64, or not of whole numbers.
@@ -96,50 +85,38 @@ def histogram(z: Float[Tensor, " d_vocab"]) -> dict[str, Any]:
     return {"from": first * BIN, "step": BIN, "counts": counts.tolist()}
 
 
-def _own_projection(channels: Channels, row: int) -> dict[str, Any]:
-    z, skewness, kurtosis = _standardised(channels, channels.weight_vectors[row])
-    tokens = channels.vocabulary.tokens
-    named = channels.vocabulary.token_weights.cpu() > 0
-
-    def ends(sign: int) -> list[tuple[str, float]]:
-        top = (sign * z).masked_fill(~named, -torch.inf).topk(min(N_NAMED, len(z))).indices.tolist()
-        return [(tokens[i], round(float(z[i]), 2)) for i in top]
-
-    return {
-        "kurtosis": round(kurtosis, 3),
-        "skewness": round(skewness, 3),
-        "positive": ends(1),
-        "negative": ends(-1),
-        "histogram": histogram(z),
-    }
+def _furthest(
+    channels: Channels, z: Float[Tensor, " d_vocab"], sign: int
+) -> list[tuple[str, float]]:
+    """The tokens at one end of the neuron's own projection, with their z-scores."""
+    excluded = channels.vocabulary.token_weights.cpu() == 0
+    top = (sign * z).masked_fill(excluded, -torch.inf).topk(min(N_NAMED, len(z))).indices
+    return [(channels.vocabulary.tokens[i], round(float(z[i]), 2)) for i in top.tolist()]
 
 
-def _channel(channels: Channels, evidence: Tensor, row: int, column: int) -> dict[str, Any]:
-    z, _, _ = _standardised(channels, channels.vectors[row, column])
+def _channels(channels: Channels, z: Float[Tensor, "n_channels d_vocab"]) -> list[dict[str, Any]]:
+    """One dictionary per channel."""
+    support = channels.support if channels.support is not None else tail_evidence(channels).support
     n_top = channels.top_ids.shape[2]
-    return {
-        "vector": encode(channels.vectors[row, column]),
-        "kurtosis": round(float(channels.kurtosis[row, column]), 2),
-        "cosine": round(float(channels.cosine[row, column]), 4),
-        "tail": int(channels.polarity[row, column]),
-        "nMasked": int(channels.n_masked[row, column]),
-        "support": round(float(evidence[row, column]), 3),
-        "p": _rounded(channels.p_value, row, column),
-        "q": _rounded(channels.q_value, row, column),
-        "converged": bool(channels.converged[row, column]),
-        "top": [(token, round(z, 2)) for token, z in channels.top_tokens(row, column, n_top)],
-        "histogram": histogram(z),
-    }
+    return [
+        {
+            "vector": encode(channels.vectors[0, i]),
+            "kurtosis": round(float(channels.kurtosis[0, i]), 2),
+            "cosine": round(float(channels.cosine[0, i]), 4),
+            "tail": int(channels.polarity[0, i]),
+            "nMasked": int(channels.n_masked[0, i]),
+            "support": round(float(support[0, i]), 3),
+            "p": _rounded(channels.p_value, i),
+            "q": _rounded(channels.q_value, i),
+            "converged": bool(channels.converged[0, i]),
+            "top": [(token, round(z, 2)) for token, z in channels.top_tokens(0, i, n_top)],
+            "histogram": histogram(z[i]),
+        }
+        for i in range(channels.n_channels)
+    ]
 
 
-def _rounded(values: Tensor | None, row: int, column: int) -> float | None:
-    """A p- or q-value; None where there is none."""
-    value = torch.nan if values is None else float(values[row, column])
+def _rounded(values: Tensor | None, channel: int) -> float | None:
+    """A p- or q-value to four digits; None where there is none."""
+    value = math.nan if values is None else float(values[0, channel])
     return None if math.isnan(value) else float(f"{value:.4g}")
-
-
-def _standardised(channels: Channels, vector: Tensor) -> tuple[Tensor, float, float]:
-    """z-scores of a vector's projection, its skewness and its excess kurtosis."""
-    projection = channels.vocabulary.projection
-    z = z_scores(vector[None].to(projection), projection)[0].float().cpu()
-    return z, float((z**3).mean()), float((z**4).mean() - 3)

@@ -19,7 +19,7 @@ class Cancelled(Exception):
 
 
 class Job:
-    """What a piece of work is given: a way to tell how far it is, which also stops it."""
+    """Handed to a piece of work, to tell how far it is, which also stops it."""
 
     def __init__(self, id_: str, send: Send) -> None:
         self.id = id_

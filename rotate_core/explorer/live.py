@@ -1,8 +1,9 @@
-"""What Python answers when the explorer asks: rotate, search, run a text."""
+"""Python's answers to the explorer: rotate, search, run a text."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Callable
 from functools import cached_property
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor
 
 from rotate_core.decomposition import ConvergenceWarning
-from rotate_core.explorer.describe import Place, decode, describe
+from rotate_core.explorer.describe import decode, describe
 from rotate_core.explorer.jobs import Job
-from rotate_core.explorer.source import Source
+from rotate_core.explorer.source import NeuronId, Source
 from rotate_core.rotation.settings import Settings
+from rotate_core.text.activations import mlp_of
+from rotate_core.text.edit import ablate, contributions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,42 +41,42 @@ class Live:
 
     def stored(self, request: dict[str, Any], job: Job) -> dict[str, Any]:
         """A neuron's channels from the atlas; decomposed like them if not there."""
-        place = _place(request)
-        channels = self.source.stored(**place)
+        neuron = _neuron_id(request)
+        channels = self.source.stored(neuron)
         if channels is None:
-            channels = self._decompose(place, self.source.settings, self.source.n_channels, job)
-        return {"neuron": self._described(channels)}
+            channels = self._decompose(neuron, self.source.settings, self.source.n_channels, job)
+        return {"neuron": describe(channels, source=self.source.sentence(channels))}
 
     def decompose(self, request: dict[str, Any], job: Job) -> dict[str, Any]:
         """A neuron's channels with the settings of the sliders."""
-        channels = self._decompose(_place(request), *self._settings(request), job)
-        return {"neuron": self._described(channels)}
+        channels = self._decompose(_neuron_id(request), *self._settings(request), job)
+        return {"neuron": describe(channels, source=self.source.sentence(channels))}
 
-    def _described(self, channels: Channels) -> dict[str, Any]:
-        sentence, n_null = self.source.sentence(channels), self.source.n_null(channels)
-        return describe(channels, source=sentence, n_null=n_null)[0]
-
-    def _decompose(self, place: Place, settings: Settings, n_channels: int, job: Job) -> Channels:
+    def _decompose(
+        self, neuron: NeuronId, settings: Settings, n_channels: int, job: Job
+    ) -> Channels:
+        layer, kind, index = neuron
         job.progress(0)
-        found = iter(range(1, n_channels + 1))
+        done = itertools.count(1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # each card says so
-            return self.source.decompose(
-                self.source.neurons(place["layer"], place["kind"], [place["index"]]),
+            (channels,) = self.source.decompose(
+                self.source.neurons(layer, kind, [index]),
                 settings=settings,
                 n_channels=n_channels,
-                on_channel=lambda: job.progress(next(found) / n_channels),
+                on_channel=lambda: job.progress(next(done) / n_channels),
             )
+        return channels
 
     def _settings(self, request: dict[str, Any]) -> tuple[Settings, int]:
-        """What the request asks for; fields that it does not name stay as the explorer has them."""
+        """The request's settings; fields that it does not name stay as the explorer has them."""
         given = dict(request.get("settings", {}))
         n_channels = int(given.pop("n_channels", self.source.n_channels))
         if not 1 <= n_channels <= MOST_CHANNELS:
             raise ValueError(f"n_channels={n_channels}: wanted 1 to {MOST_CHANNELS}")
-        known = {field.name for field in dataclasses.fields(Settings)}
-        if unknown := sorted(set(given) - known):
-            raise ValueError(f"unknown setting {unknown[0]!r}: wanted {', '.join(sorted(known))}")
+        names = {field.name for field in dataclasses.fields(Settings)}
+        if unknown := sorted(set(given) - names):
+            raise ValueError(f"unknown setting {unknown[0]!r}: wanted {', '.join(sorted(names))}")
         return dataclasses.replace(self.source.settings, **given), n_channels
 
     # --- search ---------------------------------------------------------------------------------
@@ -81,36 +84,26 @@ class Live:
     def search(self, request: dict[str, Any], job: Job) -> dict[str, Any]:
         """Neurons by a token: channels of the atlas, or neurons of the layer that point to it."""
         word = str(request["token"])
-        if self.source.atlas is not None and self.source.reads_atlas:
-            found = self.source.atlas.search(word, limit=N_HITS)
-            hits = [
-                {
-                    "layer": int(row.layer),
-                    "kind": row.kind,
-                    "index": int(row.neuron),
-                    "channel": int(row.channel),
-                    "token": word,
-                    "z": float(row.z),
-                }
-                for row in found.itertuples()
-            ]
+        if self.source.matching_atlas is not None:
+            rows = self.source.matching_atlas.search(word, limit=N_HITS).assign(token=word)
+            rows = rows.rename(columns={"neuron": "index"})
+            hits = rows[["layer", "kind", "index", "channel", "token", "z"]].to_dict("records")
             return {"hits": hits, "text": "Channels of the atlas with this token, strongest first."}
-        layer, kind = _place(request)["layer"], request["kind"]
+        layer, kind, _ = _neuron_id(request)
         text = (
             f"Neurons of layer {layer}, {kind}, that point to the token most, of all in the layer."
         )
         return {"hits": self._pointing_to(word, layer, kind), "text": text}
 
     def _pointing_to(self, word: str, layer: int, kind: str) -> list[dict[str, Any]]:
-        vocabulary = self.source.vocabulary(layer)
+        tokens = self.source.vocabulary(layer).tokens
         wanted = word.strip().lower()
-        ids = [i for i, token in enumerate(vocabulary.tokens) if token.strip().lower() == wanted]
+        ids = [i for i, token in enumerate(tokens) if token.strip().lower() == wanted]
         if not ids:
             raise ValueError(f"no token of {self.model.name} reads {word!r}")
         w = self.source.neurons(layer, kind).vectors
-        projection = vocabulary.projection
-        mean = projection.mean(1)
-        centred = projection - mean.unsqueeze(1)
+        projection = self.source.vocabulary(layer).projection
+        centred = projection - projection.mean(1, keepdim=True)
         covariance = centred @ centred.T / projection.shape[1]
         scale = ((w @ covariance) * w).sum(1).clamp_min(torch.finfo(w.dtype).tiny).sqrt()
         z = (w @ centred[:, ids]) / scale.unsqueeze(1)
@@ -121,7 +114,7 @@ class Live:
                 "kind": kind,
                 "index": i,
                 "channel": None,
-                "token": vocabulary.tokens[ids[int(column[i])]],
+                "token": tokens[ids[int(column[i])]],
                 "z": float(z[i, column[i]]),
             }
             for i in value.topk(min(N_HITS, len(value))).indices.tolist()
@@ -133,43 +126,38 @@ class Live:
         """The neuron on a text, and the next token; with one channel switched off, both again.
 
         A channel is switched off by subtracting the part of the weight vector that is its own (see
-        :func:`rotate_core.text.edit.contributions`). The request brings the channels
-        that are shown, ``vectors`` in base64.
+        :func:`rotate_core.text.edit.contributions`). The request brings the channels that are
+        shown, ``vectors`` in base64.
         """
-        from rotate_core.text.edit import ablate
-
-        place = _place(request)
+        layer, kind, index = neuron = _neuron_id(request)
         ids = self.model.tokenizer(str(request["text"]), return_tensors="pt").input_ids
         if not ids.numel():
             raise ValueError("the text has no token")
         job.progress(0)
-        before, p = self._run(ids, place)
+        before, p = self._run(ids, neuron)
         answer: dict[str, Any] = {
-            "tokens": [self.source.vocabulary(place["layer"]).tokens[i] for i in ids[0].tolist()],
+            "tokens": [self.source.vocabulary(layer).tokens[i] for i in ids[0].tolist()],
             "before": before.tolist(),
             "after": None,
         }
         q = p
         if (channel := request.get("channel")) is not None:
-            part = self._part(request, place, int(channel))
+            part = self._part(request, neuron, int(channel))
             job.progress(0.5)
-            with ablate(
-                self._transformers, [(place["layer"], place["index"], place["kind"], part)]
-            ):
-                after, q = self._run(ids, place)
+            with ablate(self._transformers, [(layer, index, kind, part)]):
+                after, q = self._run(ids, neuron)
             answer["after"] = after.tolist()
-        return answer | {"next": self._next(p, q, place["layer"])}
+        return answer | {"next": self._next(p, q, layer)}
 
-    def _part(self, request: dict[str, Any], place: Place, channel: int) -> Tensor:
-        """What a channel contributes to the raw weight vector, of the channels that are shown.
+    def _part(self, request: dict[str, Any], neuron: NeuronId, channel: int) -> Tensor:
+        """The part of the raw weight vector that is a channel's, of the channels that are shown.
 
         Their vectors come with the request: what is on the screen is switched off, and nothing is
         decomposed again. Where norms are folded in, gate and in are ``gain * raw weights``: a part
         of the folded vector is divided by the gain. Where the gain is 0 it reads nothing.
         """
-        from rotate_core.text.edit import contributions
-
-        w = self.source.neurons(place["layer"], place["kind"], [place["index"]]).vectors
+        layer, kind, index = neuron
+        w = self.source.neurons(layer, kind, [index]).vectors
         shown = [decode(str(text)) for text in request.get("vectors", [])]
         if not 0 <= channel < len(shown):
             raise ValueError(f"channel={channel}: the request has vectors of {len(shown)}")
@@ -179,10 +167,10 @@ class Live:
                     f"vector {i} of shape {tuple(vector.shape)}: wanted {w.shape[1]} finite numbers"
                 )
         part = contributions(w, torch.stack(shown).unsqueeze(0))[0, channel]
-        if not self.source.fold_norm or place["kind"] == "out":
+        if not self.source.fold_norm or kind == "out":
             return part
         names = self.model.checkpoint.architecture
-        gain = self.model.checkpoint.tensor(names.mlp_norm.format(layer=place["layer"]))
+        gain = self.model.checkpoint.tensor(names.mlp_norm.format(layer=layer))
         gain = gain.to(part) + names.norm_offset
         return torch.where(gain == 0, 0, part / gain)
 
@@ -191,17 +179,16 @@ class Live:
         return self.model.transformers()
 
     @torch.no_grad()
-    def _run(self, ids: Tensor, place: Place) -> tuple[Tensor, Tensor]:
+    def _run(self, ids: Tensor, neuron: NeuronId) -> tuple[Tensor, Tensor]:
         """The neuron's activation at each token, and the probabilities of the next one."""
-        from rotate_core.text.activations import mlp_of
-
+        layer, _, index = neuron
         out = self.model.checkpoint.architecture.weight("out").name.rsplit(".", 2)[1]
         seen: list[Tensor] = []
 
         def collect(_: Any, args: tuple[Tensor, ...]) -> None:
-            seen.append(args[0][0, :, place["index"]].float())
+            seen.append(args[0][0, :, index].float())
 
-        down = getattr(mlp_of(self._transformers, place["layer"]), out)
+        down = getattr(mlp_of(self._transformers, layer), out)
         handle = down.register_forward_pre_hook(collect)
         try:
             logits = self._transformers(ids).logits[0, -1]
@@ -210,19 +197,21 @@ class Live:
         return seen[0], logits.float().softmax(0)
 
     def _next(self, p: Tensor, q: Tensor, layer: int) -> list[dict[str, Any]]:
-        """The likeliest next tokens, and those that change most."""
+        """The likeliest next tokens; before them those that change most, where any does."""
         tokens = self.source.vocabulary(layer).tokens
         p, q = p[: len(tokens)], q[: len(tokens)]
-        n = min(N_NEXT // 2 if p is not q else N_NEXT, len(p))
-        chosen = dict.fromkeys((q - p).abs().topk(n).indices.tolist()) if p is not q else {}
-        chosen |= dict.fromkeys(p.topk(n).indices.tolist())
-        return [{"token": tokens[i], "before": float(p[i]), "after": float(q[i])} for i in chosen]
+        change = (q - p).abs()
+        n = min(N_NEXT // 2 if change.any() else N_NEXT, len(p))
+        ids = change.topk(n).indices.tolist() if change.any() else []
+        ids += p.topk(n).indices.tolist()
+        return [
+            {"token": tokens[i], "before": float(p[i]), "after": float(q[i])}
+            for i in dict.fromkeys(ids)
+        ]
 
 
 Answer = Callable[[dict[str, Any], Job], dict[str, Any]]
 
 
-def _place(request: dict[str, Any]) -> Place:
-    return Place(
-        layer=int(request["layer"]), kind=str(request["kind"]), index=int(request["index"])
-    )
+def _neuron_id(request: dict[str, Any]) -> NeuronId:
+    return NeuronId(int(request["layer"]), str(request["kind"]), int(request["index"]))

@@ -1,4 +1,4 @@
-"""U in the form that a browser computes with: int8, one scale a token, and what else it needs.
+"""U in the form that a browser computes with: int8, one scale per token, and what else it needs.
 
 Rounding U to int8 costs nothing that counts: the channels keep their direction (see the chapter on
 the explorer). What the browser could compute but not quickly, the preconditioner, comes along.
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int8
 from torch import Tensor
 
 from rotate_core.models.vocabulary import Vocabulary
-from rotate_core.rotation import sphere as geodesic
+from rotate_core.rotation.sphere import preconditioner
 
 MAGIC = b"ROTATEU1"
 ALIGNMENT = 16
@@ -44,7 +44,7 @@ def rounded(vocabulary: Vocabulary) -> Vocabulary:
 
 
 def pack(vocabulary: Vocabulary) -> bytes:
-    """The vocabulary as one file; ``js/solver/pack.js`` reads it.
+    """The vocabulary as one file; ``web/solver/pack.js`` reads it.
 
     Little-endian: the magic word, then as uint32 d_model, bytes of a row (d_model rounded up to
     16), d_vocab, bytes of the token strings. From byte 32 on, each part padded to 16 bytes: scales
@@ -56,12 +56,10 @@ def pack(vocabulary: Vocabulary) -> bytes:
     stride = -(-d_model // ALIGNMENT) * ALIGNMENT
     padded = torch.zeros(d_vocab, stride, dtype=torch.int8)
     padded[:, :d_model] = rows
-    precondition = geodesic.preconditioner(
-        vocabulary.projection.float(), vocabulary.token_weights.float()
-    )
+    weights = vocabulary.token_weights.float()
+    precondition = preconditioner(vocabulary.projection.float(), weights)
     tokens = json.dumps(list(vocabulary.tokens), ensure_ascii=False).encode(errors="replace")
     header = MAGIC + struct.pack("<4I", d_model, stride, d_vocab, len(tokens))
-    weights = vocabulary.token_weights.float()
     parts = [header, _bytes(scale), _bytes(weights), _bytes(precondition), tokens, _bytes(padded)]
     return b"".join(part + bytes(-len(part) % ALIGNMENT) for part in parts)
 

@@ -15,12 +15,12 @@ STATIC = Path(__file__).parent / "static"
 LOADER = """\
 (() => {
   const { code, style, content } = %s;
-  const place = document.createElement("div");
+  const root = document.createElement("div");
   const sheet = document.createElement("style");
   sheet.textContent = style;
-  document.currentScript.before(sheet, place);
+  document.currentScript.before(sheet, root);
   const url = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
-  import(url).then(({ mount }) => mount(place, content)).finally(() => URL.revokeObjectURL(url));
+  import(url).then(({ mount }) => mount(root, content)).finally(() => URL.revokeObjectURL(url));
 })();
 """
 

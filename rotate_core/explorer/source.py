@@ -1,33 +1,57 @@
-"""Where the explorer's channels come from: an atlas, or a decomposition made exactly like it."""
+"""The source of the explorer's channels: an atlas, or a decomposition made exactly like it."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rotate_core.channels import first_channels
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rotate_core.channels import Channels, first_channels, take
 from rotate_core.decomposition import decompose
-from rotate_core.explorer.describe import SLIDERS
-from rotate_core.explorer.evidence import Comparison, measure
+from rotate_core.explorer.describe import SLIDERS, slider_values
 from rotate_core.models.neurons import Neurons
-from rotate_core.null.calibration import SIGNIFICANT
+from rotate_core.null.calibration import SIGNIFICANT, calibrate_among
 from rotate_core.null.evidence import statistics
 from rotate_core.null.matched import matched_vectors, own_seed
 from rotate_core.rotation.settings import Settings
 
 if TYPE_CHECKING:
     from rotate_core.atlas import Atlas
-    from rotate_core.channels import Channels
     from rotate_core.models import Model
     from rotate_core.models.vocabulary import Vocabulary
 
-Group = tuple[int, str]
-"""(layer, kind)."""
+
+class NeuronId(NamedTuple):
+    """A neuron of a model, by its numbers."""
+
+    layer: int
+    kind: str
+    neuron: int
+
+
+class Null(NamedTuple):
+    """Matched vectors of one layer and kind, that channels are calibrated against."""
+
+    statistic: str
+    """What channels are ranked by: one of :data:`rotate_core.null.STATISTICS`."""
+    values: Float[Tensor, "n_null n_channels"]
+    """Its values of matched vectors' channels."""
+    indices: tuple[int, ...] = ()
+    """Numbers of the neurons that an atlas has calibrated; none without an atlas."""
+    p_value: Float[Tensor, "n_neurons n_channels"] | None = None
+    """Their p-values, one row per neuron."""
 
 
 class Source:
     """One way to make channels, everywhere: side, folding, seed and all settings are the atlas's.
+
+    A q-value is a statement about many channels, of which a share is false, so it is never taken
+    over the handful of neurons that a page happens to show: where an atlas has calibrated a layer
+    and kind, it is over the atlas's neurons, and elsewhere there is none.
 
     Args:
         model: whose neurons.
@@ -60,43 +84,31 @@ class Source:
         self.side, self.fold_norm, self.seed = (
             (made.side, made.fold_norm, made.seed) if made else ("auto", False, 0)
         )
-        self.reads_atlas = made is not None and made.settings == self.settings
-        """Whether the atlas's channels and matched vectors were made as this one's are."""
-        self._vocabularies: dict[int, Vocabulary] = {}
-        self._comparisons: dict[Group, Comparison | None] = {}
+        self.matching_atlas = atlas if made and made.settings == self.settings else None
+        """The atlas, if its channels and matched vectors were made as this one's are."""
+        self._nulls: dict[tuple[int, str], Null | None] = {}
 
     def vocabulary(self, layer: int) -> Vocabulary:
-        """The layer's vocabulary, kept: reading it takes longer than a channel."""
-        if layer not in self._vocabularies:
-            self._vocabularies[layer] = self.model.vocabulary(
-                layer, side=self.side, fold_norm=self.fold_norm
-            )
-        return self._vocabularies[layer]
-
-    def settings_of(self, layer: int, kind: str) -> Settings:
-        """Those of a layer and kind: an atlas may have exceptions."""
-        if self.atlas is None or not self.reads_atlas:
-            return self.settings
-        return self.atlas.manifest.settings_of(layer, kind)
+        """The layer's vocabulary, of the atlas's side and folded where the atlas's is."""
+        return self.model.vocabulary(layer, side=self.side, fold_norm=self.fold_norm)
 
     def neurons(self, layer: int, kind: str, indices: Sequence[int] | None = None) -> Neurons:
         """Weight vectors, folded where the atlas's are; None for the whole layer."""
         return self.model.neurons(layer, kind, indices, fold_norm=self.fold_norm)
 
-    def stored(self, layer: int, kind: str, index: int) -> Channels | None:
+    def stored(self, neuron: NeuronId) -> Channels | None:
         """A neuron's first channels out of the atlas; None if it has none that are made alike."""
-        if self.atlas is None or not self.reads_atlas:
+        layer, kind, index = neuron
+        atlas = self.matching_atlas
+        if atlas is None or (layer, kind) not in atlas.manifest.groups():
             return None
-        made = self.atlas.manifest
-        if (layer, kind) not in made.groups():
+        if atlas.manifest.n_channels_of(layer, kind) < self.n_channels:
             return None
-        if made.n_channels_of(layer, kind) < self.n_channels:
+        if not any(index in shard.indices for shard in atlas.shards(layer=layer, kind=kind)):
             return None
-        if not any(index in shard.indices for shard in self.atlas.shards(layer=layer, kind=kind)):
-            return None
-        known = self.atlas.channels(layer=layer, kind=kind, neuron=index)
-        known = dataclasses.replace(known, vocabulary=self.vocabulary(layer))
-        return first_channels(known, self.n_channels)
+        channels = atlas.channels(layer=layer, kind=kind, neuron=index)
+        channels = dataclasses.replace(channels, vocabulary=self.vocabulary(layer))
+        return first_channels(channels, self.n_channels)
 
     def decompose(
         self,
@@ -105,112 +117,109 @@ class Source:
         settings: Settings | None = None,
         n_channels: int | None = None,
         on_channel: Callable[[], object] | None = None,
-    ) -> Channels:
-        """Channels of neurons of one layer and kind, measured where there is something alike."""
-        alike = self.settings_of(neurons.layer, neurons.kind)
-        channels = decompose(
+    ) -> list[Channels]:
+        """The channels of each neuron by itself, calibrated where there is something made alike.
+
+        Args:
+            neurons: of one layer and kind.
+            settings: None for those of the layer and kind.
+            n_channels: of each neuron; None for the source's.
+            on_channel: as :func:`rotate_core.decompose` takes it.
+        """
+        usual = self._settings_of(neurons.layer, neurons.kind)
+        channels = self._decompose(
             neurons,
-            self.vocabulary(neurons.layer),
             n_channels=n_channels or self.n_channels,
-            settings=settings or alike,
-            seed=self.seed,
-            progress=False,
+            settings=settings or usual,
             on_channel=on_channel,
         )
-        against = self.comparison(neurons.layer, neurons.kind)
-        if against is None or channels.settings != alike:
-            return channels
-        return measure(channels, against)
-
-    def comparison(self, layer: int, kind: str) -> Comparison | None:
-        """What channels of a layer and kind are held against, if there is anything."""
-        group = (layer, kind)
-        if group not in self._comparisons:
-            found = None
-            if self.atlas is not None and self.reads_atlas:
-                found = Comparison.from_atlas(self.atlas, layer, kind)
-            self._comparisons[group] = found
-        return self._comparisons[group]
+        alone = [take(channels, [row]) for row in range(channels.n_neurons)]
+        null = self._null(neurons.layer, neurons.kind)
+        if null is None or channels.settings != usual:
+            return alone
+        return [_calibrated(neuron, null) for neuron in alone]
 
     def draw_null(self, layer: int, kind: str, n: int) -> None:
         """Decompose n matched vectors of a layer and kind to compare with, where there are none."""
-        if self.comparison(layer, kind) is not None:
+        if self._null(layer, kind) is not None:
             return
         own = own_seed(self.seed, layer, kind)  # as an atlas draws them
         drawn = matched_vectors(self.neurons(layer, kind).vectors, n, seed=own)
         vectors = Neurons(drawn, self.model.name, layer, kind, tuple(range(n)), self.fold_norm)
-        values = statistics(self.decompose(vectors), ("core",))["core"]
-        self._comparisons[layer, kind] = Comparison("core", values)
+        settings = self._settings_of(layer, kind)
+        channels = self._decompose(vectors, n_channels=self.n_channels, settings=settings)
+        self._nulls[layer, kind] = Null("core", statistics(channels, ("core",))["core"])
 
-    def n_null(self, channels: Channels) -> int | None:
-        """How many matched vectors the p-values are against; None where there are no p-values."""
-        if channels.p_value is None:
-            return None
-        against = self._comparison_of(channels)
-        if against is None:  # an atlas that grows: neurons that are new in it are not there yet
-            return None if self.atlas is None else self.atlas.manifest.null
-        return len(against.null)
+    def _settings_of(self, layer: int, kind: str) -> Settings:
+        """Those of a layer and kind: an atlas may have exceptions."""
+        atlas = self.matching_atlas
+        return self.settings if atlas is None else atlas.manifest.settings_of(layer, kind)
 
-    def _comparison_of(self, channels: Channels) -> Comparison | None:
-        if channels.layer is None or channels.kind is None:
-            return None
-        return self.comparison(channels.layer, channels.kind)
+    def _decompose(self, neurons: Neurons, **options: Any) -> Channels:
+        u = self.vocabulary(neurons.layer)
+        return decompose(neurons, u, seed=self.seed, progress=False, **options)
+
+    def _null(self, layer: int, kind: str) -> Null | None:
+        """The null of a layer and kind, if there is one."""
+        group = (layer, kind)
+        if group not in self._nulls:
+            atlas = self.matching_atlas
+            self._nulls[group] = None if atlas is None else _null_of(atlas, layer, kind)
+        return self._nulls[group]
 
     # --- In words -------------------------------------------------------------------------------
 
     def sentence(self, channels: Channels) -> str:
-        """How channels were made, and what is known of them."""
-        return f"{self._made(channels)}; {self._measured(channels)}."
-
-    def _made(self, channels: Channels) -> str:
-        text = (
-            f"{channels.n_channels} channels per neuron, by the {channels.settings.solver} solver"
-        )
+        """One sentence on how channels were made, and on what p and q are over."""
         options = [f"{name}={value!r}" for name, value in self.hidden(channels.settings).items()]
-        return f"{text} ({', '.join(options)})" if options else text
+        listed = f" ({', '.join(options)})" if options else ""
+        return (
+            f"{channels.n_channels} channels per neuron, by the {channels.settings.solver} "
+            f"solver{listed}; {self._measured(channels)}."
+        )
 
     def _measured(self, channels: Channels) -> str:
-        n_null = self.n_null(channels)
-        if n_null is None:
-            if self.atlas is not None and not self.reads_atlas:
-                return f"not measured: the atlas was made otherwise ({self._differences()})"
+        if channels.calibration is not None:
+            grey = f"; grey: not told apart from random vectors' (q not below {SIGNIFICANT:g})"
+            return f"{channels.calibration}{'' if channels.q_value is None else grey}"
+        if self.atlas is None or self.matching_atlas is not None:
             return "not measured against a null"
-        vectors = f"{n_null} matched vectors"
-        if channels.q_value is None:
-            return f"p-values against {vectors}; no q-value: nothing to adjust over"
-        said: object = channels.calibration
-        if said is None:
-            against = self._comparison_of(channels)
-            known = set() if against is None else set(against.indices)
-            number = f"the {len(known)} neurons" if known else "the neurons"
-            added = ", with this one added" if known - set(channels.indices) == known else ""
-            said = (
-                f"q-values over {number} that the atlas has of layer {channels.layer}, "
-                f"{channels.kind}{added}, against {vectors}"
-            )
-        return f"{said}; grey: not told apart from random vectors' (q not below {SIGNIFICANT:g})"
-
-    def _differences(self) -> str:
-        """What the atlas was made with and this is not."""
-        if self.atlas is None:
-            return ""
         made = self.atlas.manifest
-        wanted = dataclasses.replace(made, settings=self.settings)
-        return "; ".join(made.differences(wanted))
+        differences = made.differences(dataclasses.replace(made, settings=self.settings))
+        return f"not measured: the atlas was made otherwise ({'; '.join(differences)})"
 
     def hidden(self, settings: Settings) -> dict[str, Any]:
-        """What has no slider and is not as by default, by the names of arguments in Python."""
-        found = {
-            name: value for name, value in unlike_defaults(settings).items() if name not in SLIDERS
+        """Arguments without a slider that are not as by default, by their names in Python."""
+        unlike = unlike_defaults(settings)
+        here = {"seed": self.seed, "side": self.side, "fold_norm": self.fold_norm}
+        usual = {"seed": 0, "side": "auto", "fold_norm": False}
+        return {name: value for name, value in unlike.items() if name not in SLIDERS} | {
+            name: value for name, value in here.items() if value != usual[name]
         }
-        for name, value, default in (
-            ("seed", self.seed, 0),
-            ("side", self.side, "auto"),
-            ("fold_norm", self.fold_norm, False),
-        ):
-            if value != default:
-                found[name] = value
-        return found
+
+
+def _null_of(atlas: Atlas, layer: int, kind: str) -> Null | None:
+    """An atlas's matched vectors and p-values; None where it has not calibrated the group."""
+    if (layer, kind) not in atlas.manifest.groups():
+        return None
+    if not all(atlas.shards(layer=layer, kind=kind, null=null) for null in (False, True)):
+        return None
+    channels = atlas.channels(layer=layer, kind=kind)
+    if channels.p_value is None:  # p-values are written when the last neuron is there
+        return None
+    columns, statistic = ["neuron", "channel"], atlas.manifest.statistic
+    table = atlas.table([*columns, statistic], layer=layer, kind=kind, null=True)
+    values = torch.tensor(table.sort_values(columns)[statistic].to_numpy(), dtype=torch.float64)
+    values = values.view(-1, channels.n_channels)
+    return Null(statistic, values, channels.indices, channels.p_value)
+
+
+def _calibrated(channels: Channels, null: Null) -> Channels:
+    """One neuron's channels, with q-values among the atlas's other neurons if there are any."""
+    others = null.p_value
+    if others is not None:
+        others = others[torch.tensor(null.indices) != channels.indices[0]]
+    return calibrate_among(channels, null.values, others, statistic=null.statistic)
 
 
 def unlike_defaults(settings: Settings) -> dict[str, Any]:
@@ -219,11 +228,7 @@ def unlike_defaults(settings: Settings) -> dict[str, Any]:
     A field without a slider is compared with what follows from those that have one: 10,000
     iterations are nothing of their own where the solver is the paper's.
     """
-    sliders = {name: getattr(settings, name) for name in SLIDERS}
-    ours, following = Settings(), Settings(**sliders)
-    names = [field.name for field in dataclasses.fields(Settings)]
-    return {
-        name: getattr(settings, name)
-        for name in names
-        if getattr(settings, name) != getattr(ours if name in SLIDERS else following, name)
-    }
+    following = dataclasses.asdict(Settings(**slider_values(settings)))
+    usual = following | slider_values(Settings())
+    values = dataclasses.asdict(settings)
+    return {name: value for name, value in values.items() if value != usual[name]}

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anywidget
 import traitlets
 
-from rotate_core.explorer.describe import SLIDERS, describe, slider_values
+from rotate_core.explorer.describe import describe, slider_values
 from rotate_core.explorer.jobs import Jobs
 from rotate_core.explorer.live import Answer, Live
 from rotate_core.explorer.page import STATIC, page_script
-from rotate_core.explorer.source import Source, unlike_defaults
+from rotate_core.explorer.source import NeuronId, Source, unlike_defaults
 from rotate_core.null.calibration import SIGNIFICANT
 from rotate_core.rotation.settings import Settings
+from rotate_core.storage import write_whole
 
 if TYPE_CHECKING:
     from rotate_core.atlas import Atlas
     from rotate_core.channels import Channels
     from rotate_core.models import Model
-
-Choice = tuple[int, str, int]
-"""(layer, kind, neuron)."""
 
 
 class Explorer(anywidget.AnyWidget):
@@ -39,7 +37,7 @@ class Explorer(anywidget.AnyWidget):
             everything.
         neurons: (layer, kind, neuron) of those to embed, the first one to be shown first. None: the
             first neuron of the atlas, or of the middle layer.
-        notes: a word on some of them.
+        notes: a word on any of them.
         null: matched vectors of each layer and kind to hold the embedded neurons against, where the
             atlas has not calibrated it. They give a p-value and no q-value: there is nothing to
             adjust over.
@@ -64,8 +62,8 @@ class Explorer(anywidget.AnyWidget):
         model: Model,
         atlas: Atlas | None = None,
         *,
-        neurons: Iterable[Choice] | None = None,
-        notes: dict[Choice, str] | None = None,
+        neurons: Iterable[tuple[int, str, int]] | None = None,
+        notes: dict[tuple[int, str, int], str] | None = None,
         null: int = 0,
         n_channels: int | None = None,
         settings: Settings | None = None,
@@ -74,8 +72,8 @@ class Explorer(anywidget.AnyWidget):
         super().__init__()
         self._live = Live(Source(model, atlas, settings, n_channels))
         self._jobs = Jobs(self.send)
-        chosen = [tuple(choice) for choice in neurons] if neurons is not None else [self._first()]
-        self.content = content(self._live.source, chosen, notes or {}, null, file)  # type: ignore[arg-type]
+        chosen = [self._first()] if neurons is None else [NeuronId(*neuron) for neuron in neurons]
+        self.content = content(self._live.source, chosen, notes or {}, null, file)
         self.on_msg(self._receive)
 
     def save(
@@ -90,7 +88,7 @@ class Explorer(anywidget.AnyWidget):
         """
         neurons = self.content["neurons"][:n_neurons]
         content = self.content | {"neurons": neurons, "compact": compact}
-        Path(path).write_text(page_script(content), encoding="utf-8")
+        write_whole(Path(path), page_script(content).encode())
 
     def __repr__(self) -> str:
         return f"Explorer({self._live.model.name!r}, {len(self.content['neurons'])} neurons)"
@@ -103,11 +101,11 @@ class Explorer(anywidget.AnyWidget):
             data["text/html"] = f"<script>{page_script(self.content)}</script>"
         return bundle
 
-    def _first(self) -> Choice:
+    def _first(self) -> NeuronId:
         if self._live.source.atlas is not None:
             for shard in self._live.source.atlas.shards():
-                return (shard.layer, shard.kind, shard.indices[0])
-        return (self._live.model.n_layers // 2, self._live.model.kinds[-1], 0)
+                return NeuronId(shard.layer, shard.kind, shard.indices[0])
+        return NeuronId(self._live.model.n_layers // 2, self._live.model.kinds[-1], 0)
 
     def _receive(self, _: Any, message: dict[str, Any], __: Any) -> None:
         kind, id_ = message.get("type"), str(message.get("id"))
@@ -132,8 +130,8 @@ BROWSERS = ("lambda_kurtosis", "lambda_fidelity", "threshold")
 
 def content(
     source: Source,
-    neurons: Sequence[Choice],
-    notes: dict[Choice, str],
+    neurons: Sequence[NeuronId],
+    notes: Mapping[tuple[int, str, int], str],
     null: int,
     file: dict[str, str | int] | None,
 ) -> dict[str, Any]:
@@ -142,15 +140,13 @@ def content(
     groups: dict[tuple[int, str], list[int]] = {}
     for layer, kind, index in neurons:
         groups.setdefault((layer, kind), []).append(index)
-    described: dict[Choice, dict[str, Any]] = {}
+    described: dict[NeuronId, dict[str, Any]] = {}
     for (layer, kind), indices in groups.items():
         for channels in _channels(source, layer, kind, indices, null):
-            sentence, n_null = source.sentence(channels), source.n_null(channels)
-            for neuron in describe(channels, source=sentence, n_null=n_null):
-                described[layer, kind, neuron["index"]] = neuron
-    for choice, note in notes.items():
-        if choice in described:
-            described[choice]["note"] = note
+            neuron = NeuronId(layer, kind, channels.indices[0])
+            described[neuron] = describe(channels, source=source.sentence(channels))
+            if neuron in notes:
+                described[neuron]["note"] = notes[neuron]
     refusal = _refusal(source.settings) if file is not None else ""
     return {
         "info": {
@@ -160,8 +156,8 @@ def content(
             "kinds": list(model.kinds),
             "significant": SIGNIFICANT,
         },
-        "neurons": [described[choice] for choice in neurons],
-        "settings": slider_values(source.settings, source.n_channels),
+        "neurons": [described[neuron] for neuron in neurons],
+        "settings": slider_values(source.settings) | {"n_channels": source.n_channels},
         "python": _python(source),
         "file": None if refusal else file,
         "refusal": refusal,
@@ -170,23 +166,22 @@ def content(
 
 def _channels(
     source: Source, layer: int, kind: str, indices: list[int], null: int
-) -> Iterable[Channels]:
-    """Channels of some neurons of one layer and kind: from the atlas, else decomposed here."""
+) -> Iterator[Channels]:
+    """Channels of neurons of one layer and kind: from the atlas, else decomposed here."""
     missing = []
     for index in indices:
-        known = source.stored(layer, kind, index)
-        if known is None:
+        if (channels := source.stored(NeuronId(layer, kind, index))) is None:
             missing.append(index)
         else:
-            yield known
+            yield channels
     if missing:
         if null:
             source.draw_null(layer, kind, null)
-        yield source.decompose(source.neurons(layer, kind, missing))
+        yield from source.decompose(source.neurons(layer, kind, missing))
 
 
 def _refusal(settings: Settings) -> str:
-    """Why a browser cannot rotate with these settings; nothing where it can."""
+    """The reason why a browser cannot rotate with these settings; empty where it can."""
     beyond = [
         f"{name}={value!r}"
         for name, value in unlike_defaults(settings).items()
@@ -201,12 +196,12 @@ def _refusal(settings: Settings) -> str:
 
 
 def _python(source: Source) -> dict[str, dict[str, Any]]:
-    """What the five lines of Python say beside the sliders: arguments of each call, by name."""
+    """Arguments of the five lines of Python that have no slider: of each call, by name."""
     rest = source.hidden(source.settings)
     names = ("side", "fold_norm")
     return {
         "neurons": {name: rest[name] for name in names[1:] if name in rest},
         "vocabulary": {name: rest[name] for name in names if name in rest},
         "decompose": {name: value for name, value in rest.items() if name not in names},
-        "defaults": {name: getattr(Settings(), name) for name in SLIDERS},
+        "defaults": slider_values(Settings()),
     }

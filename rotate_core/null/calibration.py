@@ -38,55 +38,58 @@ class CalibrationWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Calibration:
-    """What p- and q-values were made from, and so what they are able to say."""
+    """The numbers that p- and q-values were made from, and so what they are able to say."""
 
     n_neurons: int
-    """Neurons that a q-value is adjusted over, position by position."""
+    """Neurons that a q-value is adjusted over, position by position; 0 where there is none."""
     n_null: int
     """Matched vectors behind a p-value."""
     statistic: str = "core"
     """What channels are ranked by."""
+    added: bool = False
+    """Whether one of the neurons was added to the others to have a q-value among them."""
 
-    def fewest(self, level: float = SIGNIFICANT) -> int:
-        """How many channels of one position have to share the smallest rank before any has q below.
+    def fewest(self) -> int:
+        """Channels of one position that have to share the smallest rank before any is significant.
 
         With ranks alone no p-value is below ``1 / (n_null + 1)``, so Benjamini-Hochberg certifies
-        nothing at ``level`` unless ``n_neurons / (level (n_null + 1))`` channels or more are beyond
-        all matched vectors. p-values that are extrapolated have no such floor, but what they say
-        below ``1 / (n_null + 1)`` is as good as the model of the null's tail.
+        nothing unless ``n_neurons / (SIGNIFICANT (n_null + 1))`` channels or more are beyond all
+        matched vectors. p-values that are extrapolated have no such floor, but what they say below
+        ``1 / (n_null + 1)`` is as good as the model of the null's tail.
         """
-        return max(1, math.ceil(self.n_neurons / (level * (self.n_null + 1)) - 1e-9))
+        return max(1, math.ceil(self.n_neurons / (SIGNIFICANT * (self.n_null + 1)) - 1e-9))
 
     @property
     def extrapolated(self) -> bool:
         """Whether the null is large enough for a model of its tail: five matched vectors."""
         return self.n_null >= 5
 
-    def warn(self, *, level: float = SIGNIFICANT, stacklevel: int = 1) -> None:
+    def warn(self, *, stacklevel: int = 1) -> None:
         """Warn where nothing can be certified: ranks alone, and their floor above all neurons.
 
         Warns:
             CalibrationWarning: with the number of matched vectors that would do.
         """
-        if not self.extrapolated and self.fewest(level) > self.n_neurons:
+        if not self.extrapolated and self.fewest() > self.n_neurons:
             warnings.warn(
-                f"{self.n_null} matched vectors can certify no channel at q < {level:g}: "
-                f"wanted at least {math.ceil(1 / level) - 1}",
+                f"{self.n_null} matched vectors can certify no channel at q < {SIGNIFICANT:g}: "
+                f"wanted at least {math.ceil(1 / SIGNIFICANT) - 1}",
                 CalibrationWarning,
                 stacklevel=stacklevel + 1,
             )
 
     def __str__(self) -> str:
-        least = 1 / (self.n_null + 1)
-        beyond = f"p below {least:.2g} is extrapolated"
-        if not self.extrapolated:
-            beyond = f"no p below {least:.2g}"
+        null = _count(self.n_null, "matched vector")
+        if not self.n_neurons:
+            return f"p against {null}; no q-value: nothing to adjust over"
+        neurons = _count(self.n_neurons, "neuron")
+        if self.added:
+            neurons = f"{_count(self.n_neurons - 1, 'other neuron')} with this one added"
+        least = f"p below {1 / (self.n_null + 1):.2g}"
+        beyond = f"{least} is extrapolated" if self.extrapolated else f"no {least}"
         many = self.fewest()
         floor = f", ranks alone would need {many} beyond all of these for q < {SIGNIFICANT:g}"
-        return (
-            f"q over {_count(self.n_neurons, 'neuron')}, p against "
-            f"{_count(self.n_null, 'matched vector')}: {beyond}{floor if many > 1 else ''}"
-        )
+        return f"q over {neurons}, p against {null}: {beyond}{floor if many > 1 else ''}"
 
 
 def _count(n: int, what: str) -> str:
@@ -99,7 +102,7 @@ def p_values(
     *,
     extrapolate: bool = True,
 ) -> Float[Tensor, "n_neurons n_channels"]:
-    """How likely a matched vector is to have a statistic as large; float64, position by position.
+    """The chance of a matched vector to have a statistic as large; float64, position by position.
 
     The rank, ``(r + 1) / (n + 1)``, with r of the null's n values at the same position no smaller:
     valid whatever the null's distribution. Where ``r = 0`` a rank can say no more than
@@ -132,10 +135,7 @@ def p_values(
             f"observed {tuple(observed.shape)}, null {tuple(null.shape)}: wanted two-dimensional, "
             "the null not empty"
         )
-    if observed.shape[1] > null.shape[1]:
-        raise ValueError(
-            f"{observed.shape[1]} channels a neuron, {null.shape[1]} in the null: wanted as many"
-        )
+    _check_positions(observed.shape[1], null)
     n, k = len(null), int(EXCEEDANCES * len(null))
     x = observed.double().T.contiguous()
     ascending = null[:, : observed.shape[1]].double().T.contiguous().sort(1).values
@@ -143,15 +143,22 @@ def p_values(
     if extrapolate and k:
         u = ascending[:, -k - 1].unsqueeze(1)
         total = (ascending[:, -k:] - u).sum(1, keepdim=True)
-        tail = (
-            (k + 1) / (n + 1) * (1 + (x - u) / total) ** -k
-        )  # NaN or 0 where the top is one value
+        # NaN or 0 where the null's top is one value
+        tail = (k + 1) / (n + 1) * (1 + (x - u) / total) ** -k
         p = torch.where((x > ascending[:, -1:]) & (total > 0), torch.minimum(p, tail), p)
     return p.T
 
 
+def _check_positions(n_channels: int, null: Tensor) -> None:
+    if n_channels > null.shape[1]:
+        raise ValueError(
+            f"{n_channels} channels a neuron, {null.shape[1]} in the null: wanted as many"
+        )
+
+
 def q_values(
     p: Float[Tensor, "n_neurons n_channels"],
+    others: Float[Tensor, "n_others n_channels"] | None = None,
 ) -> Float[Tensor, "n_neurons n_channels"]:
     """Benjamini-Hochberg adjusted p-values: of the channels with q < 0.1, a tenth is false at most.
 
@@ -159,11 +166,17 @@ def q_values(
     and evidence thins out from channel to channel: taken together, the empty positions would drown
     the first.
 
+    Args:
+        p: of neurons.
+        others: p-values of further neurons to adjust over, whose own are not returned.
+
     Source: Benjamini and Hochberg (1995), as scipy computes it.
     """
     from scipy.stats import false_discovery_control
 
-    return torch.from_numpy(false_discovery_control(p.double().numpy(), axis=0, method="bh"))
+    every = p if others is None else torch.cat([p, others])
+    q = false_discovery_control(every.double().numpy(), axis=0, method="bh")
+    return torch.from_numpy(q)[: len(p)]
 
 
 def calibrate(channels: Channels, null: Channels, *, statistic: str = "core") -> Channels:
@@ -187,14 +200,46 @@ def calibrate(channels: Channels, null: Channels, *, statistic: str = "core") ->
         )
     if channels.vocabulary.projection.shape != null.vocabulary.projection.shape:
         raise ValueError("the null and the channels have vocabularies of different shapes")
+    values = statistics(null, (statistic,))[statistic]
+    _check_positions(channels.n_channels, values)
+    Calibration(channels.n_neurons, null.n_neurons, statistic).warn(stacklevel=2)
+    return calibrate_among(channels, values, values[:0], statistic=statistic)
+
+
+def calibrate_among(
+    channels: Channels,
+    null: Float[Tensor, "n_null n_channels"],
+    others: Float[Tensor, "n_others n_channels"] | None,
+    *,
+    statistic: str = "core",
+) -> Channels:
+    """Channels with support, p-value and, where there are others to adjust among, q-value.
+
+    :func:`calibrate` with a null's values at hand. Ours: a neuron that is looked at because it was
+    chosen counts as one of its layer's, not as the only one.
+
+    Args:
+        channels: decomposed as the null and the others were; of one neuron if there are others.
+        null: the statistic's values of matched vectors' channels.
+        others: p-values of the layer's other neurons, the channels' own left out; empty where q is
+            over the channels' own neurons; None for no q-values.
+        statistic: one of :data:`STATISTICS`.
+
+    Returns:
+        p and q are NaN at positions that the null does not reach.
+    """
     values = statistics(channels, ("support", statistic))
-    p = p_values(values[statistic], statistics(null, (statistic,))[statistic])
-    calibration = Calibration(channels.n_neurons, null.n_neurons, statistic)
-    calibration.warn(stacklevel=2)
+    n = min(channels.n_channels, null.shape[1])
+    p = torch.full_like(values["support"], torch.nan, dtype=torch.float64)
+    p[:, :n] = p_values(values[statistic][:, :n], null)
+    q, n_neurons = None, 0
+    if others is not None:
+        q, n_neurons = torch.full_like(p, torch.nan), len(p) + len(others)
+        q[:, :n] = q_values(p[:, :n], others[:, :n])
     return dataclasses.replace(
         channels,
         support=values["support"],
         p_value=p,
-        q_value=q_values(p),
-        calibration=calibration,
+        q_value=q,
+        calibration=Calibration(n_neurons, len(null), statistic, added=n_neurons > len(p)),
     )

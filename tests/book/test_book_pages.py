@@ -1,37 +1,19 @@
 """The built book in a real browser without a network, page by page, at desktop and phone width.
 
-Run by .ci/run after ``PROFILE=quick make book``; by hand: ``pytest -m book``. The browser is
-Chromium: the one that CHROMIUM names, or the first of CANDIDATES that is installed.
+Run by .ci/run after ``PROFILE=quick make book``; by hand: ``pytest -m book``.
 """
 
 from __future__ import annotations
 
-import functools
-import http.server
-import os
-import shutil
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import FLAGS, HTML, chromium, served_book
 
 pytestmark = pytest.mark.book
 
-HTML = Path(__file__).parents[2] / "book/_build/html"
-CANDIDATES = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--no-sandbox",  # CI runs as root
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
 SCREENS: dict[str, dict[str, Any]] = {
     "desktop": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
@@ -67,29 +49,16 @@ class Visit:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    handler = functools.partial(QuietHandler, directory=str(HTML))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
+    with served_book() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
 def visits(address: str, tmp_path_factory: pytest.TempPathFactory) -> list[Visit]:
     from playwright.sync_api import sync_playwright
 
-    names = [os.environ.get("CHROMIUM", ""), *CANDIDATES]
-    chromium = next((path for name in names if name and (path := shutil.which(name))), None)
-    assert chromium, f"no browser: install one of {', '.join(CANDIDATES)} or set CHROMIUM"
     pages = sorted(
         path.relative_to(HTML).as_posix()
         for path in HTML.rglob("*.html")
@@ -101,7 +70,7 @@ def visits(address: str, tmp_path_factory: pytest.TempPathFactory) -> list[Visit
     with sync_playwright() as playwright:
         for screen, options in SCREENS.items():
             with playwright.chromium.launch_persistent_context(
-                tmp_path_factory.mktemp(screen), executable_path=chromium, args=FLAGS, **options
+                tmp_path_factory.mktemp(screen), executable_path=chromium(), args=FLAGS, **options
             ) as context:
                 done += [visit(context, address, page, screen) for page in pages]
     return done

@@ -10,36 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from rotate_core import load_model
 from rotate_core.explorer import book
 from rotate_core.explorer.describe import encode, histogram
 from rotate_core.explorer.jobs import Cancelled, Jobs
 
 anywidget = pytest.importorskip("anywidget")
-
-
-@pytest.fixture(scope="module")
-def model(checkpoints):
-    return load_model(checkpoints("llama"))
-
-
-@pytest.fixture
-def explorer(model, monkeypatch):
-    """An explorer whose messages are kept, and waited for."""
-    from rotate_core.explorer import Explorer
-
-    widget = Explorer(model, neurons=[(1, "out", 3), (0, "gate", 5)], n_channels=2)
-    widget.sent = []
-    widget.came = threading.Condition()
-
-    def keep(message, buffers=None):
-        with widget.came:
-            widget.sent.append(message)
-            widget.came.notify_all()
-
-    monkeypatch.setattr(widget._jobs, "_send", keep)
-    monkeypatch.setattr(type(widget), "send", lambda self, message, buffers=None: keep(message))
-    return widget
 
 
 def ask(explorer, what, /, **content):
@@ -109,10 +84,10 @@ def test_hello_is_answered(explorer):
 
 
 def test_any_neuron_is_rotated_with_any_settings(explorer):
-    place = {"layer": 2, "kind": "in", "index": 7}
-    stored = ask(explorer, "stored", **place)["neuron"]
+    neuron = {"layer": 2, "kind": "in", "index": 7}
+    stored = ask(explorer, "stored", **neuron)["neuron"]
     assert (stored["index"], len(stored["channels"])) == (7, 2)
-    answer = ask(explorer, "decompose", **place, settings=SETTINGS | {"n_channels": 3})
+    answer = ask(explorer, "decompose", **neuron, settings=SETTINGS | {"n_channels": 3})
     assert len(answer["neuron"]["channels"]) == 3
     assert [m["fraction"] for m in explorer.sent if m["id"] == "decompose" and "fraction" in m][
         -1
@@ -155,18 +130,21 @@ def test_a_search_ranks_the_layers_neurons_by_their_own_z_score(explorer, model)
 
 
 def test_a_text_is_run_with_and_without_a_channel(explorer, model):
-    place = {"layer": 1, "kind": "gate", "index": 3}
-    plain = ask(explorer, "prompt", text="The cat", **place)
+    neuron = {"layer": 1, "kind": "gate", "index": 3}
+    plain = ask(explorer, "prompt", text="The cat", **neuron)
     assert plain["after"] is None
     assert "".join(plain["tokens"]) == "The cat"
     assert len(plain["before"]) == len(plain["tokens"])
-    channels = ask(explorer, "decompose", **place, settings=SETTINGS)["neuron"]["channels"]
+    likeliest = [row["before"] for row in plain["next"]]
+    assert len(likeliest) == 10
+    assert likeliest == sorted(likeliest, reverse=True)
+    channels = ask(explorer, "decompose", **neuron, settings=SETTINGS)["neuron"]["channels"]
     vectors = [channel["vector"] for channel in channels]
-    off = ask(explorer, "prompt", text="The cat", channel=0, vectors=vectors, **place, id="2")
+    off = ask(explorer, "prompt", text="The cat", channel=0, vectors=vectors, **neuron, id="2")
     assert off["before"] == pytest.approx(plain["before"])
     assert off["after"] != pytest.approx(off["before"])
     assert any(row["before"] != row["after"] for row in off["next"])
-    again = ask(explorer, "prompt", text="The cat", **place, id="3")
+    again = ask(explorer, "prompt", text="The cat", **neuron, id="3")
     assert again["before"] == plain["before"]  # the weights were put back
 
 
@@ -175,8 +153,8 @@ def test_a_text_is_run_with_and_without_a_channel(explorer, model):
     [([], "vectors of 0"), ([torch.ones(3)], "wanted 32"), ([torch.full((32,), torch.nan)], "32")],
 )
 def test_a_channel_that_is_not_there_is_answered_in_one_sentence(explorer, vectors, message):
-    place = {"layer": 1, "kind": "gate", "index": 3, "text": "The cat", "channel": 0}
-    answer = ask(explorer, "prompt", **place, vectors=[encode(vector) for vector in vectors])
+    neuron = {"layer": 1, "kind": "gate", "index": 3, "text": "The cat", "channel": 0}
+    answer = ask(explorer, "prompt", **neuron, vectors=[encode(vector) for vector in vectors])
     assert answer["type"] == "error"
     assert message in answer["text"]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_book_pages import CANDIDATES, FLAGS
+from browsers import FLAGS, chromium
 
 from rotate_core import load_model
 
@@ -32,14 +32,11 @@ PYTHON_ANSWERED = "/by Python/.test(document.querySelector('.rotate-status').tex
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
-    names = [os.environ.get("CHROMIUM", ""), *CANDIDATES]
-    chromium = next((path for name in names if name and (path := shutil.which(name))), None)
-    assert chromium, f"no browser: install one of {', '.join(CANDIDATES)} or set CHROMIUM"
     with (
         sync_playwright() as playwright,
         playwright.chromium.launch_persistent_context(
             tmp_path_factory.mktemp("profile"),
-            executable_path=chromium,
+            executable_path=chromium(),
             args=FLAGS,
             viewport={"width": 1280, "height": 1000},
         ) as context,

@@ -5,20 +5,18 @@ Run by .ci/run after ``PROFILE=quick make book``; by hand: ``pytest -m book``.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from test_book_pages import CANDIDATES, FLAGS, HTML, address  # noqa: F401  # a fixture
+from browsers import FLAGS, HTML, chromium, served_book
 
 pytestmark = pytest.mark.book
 
 CHAPTER = "executed/12_explorer.html"
-AXE = Path(__file__).parents[1] / "web/node_modules/axe-core/axe.min.js"
+AXE = Path(__file__).parents[2] / "web/node_modules/axe-core/axe.min.js"
 ROTATE = "Rotate it yourself"
 FINISHED = "document.querySelector('.rotate-status').textContent.includes('channels in')"
 LISTEN = """() => {
@@ -31,25 +29,28 @@ LISTEN = """() => {
 
 
 @pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with served_book() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
-    names = [os.environ.get("CHROMIUM", ""), *CANDIDATES]
-    chromium = next((path for name in names if name and (path := shutil.which(name))), None)
-    assert chromium, f"no browser: install one of {', '.join(CANDIDATES)} or set CHROMIUM"
     assert (HTML / CHAPTER).is_file(), "no book: run `make book` first"
     with sync_playwright() as playwright:
 
         def launch(folder: Path, **options: Any) -> Any:
             return playwright.chromium.launch_persistent_context(
-                folder, executable_path=chromium, args=FLAGS, **options
+                folder, executable_path=chromium(), args=FLAGS, **options
             )
 
         yield launch
 
 
 @pytest.fixture
-def page(browser: Any, address: str, tmp_path: Path) -> Iterator[Any]:  # noqa: F811
+def page(browser: Any, address: str, tmp_path: Path) -> Iterator[Any]:
     """The chapter, opened; at the end there must have been no error and no request elsewhere."""
     with browser(tmp_path / "profile", viewport={"width": 1280, "height": 900}) as context:
         tab = context.new_page()
@@ -106,7 +107,7 @@ def test_browsing_needs_no_python(page: Any):
         assert not page.get_by_label(label, exact=True).is_visible(), "needs Python"
 
 
-def test_a_link_restores_the_neuron(page: Any, address: str):  # noqa: F811
+def test_a_link_restores_the_neuron(page: Any, address: str):
     page.locator("a[href='#layer=25&kind=out&neuron=460']").click()
     page.wait_for_function("location.hash.includes('460')")
     assert "460" in page.locator(".rotate-embedded option:checked").inner_text()
@@ -204,7 +205,7 @@ def test_what_is_seen_can_be_copied_as_python(page: Any):
 @pytest.mark.parametrize("name", [CHAPTER, "intro.html"])
 def test_is_accessible_and_fits(
     browser: Any,
-    address: str,  # noqa: F811
+    address: str,
     tmp_path: Path,
     width: int,
     scheme: str,
@@ -222,10 +223,10 @@ def test_is_accessible_and_fits(
         assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert tab.locator(".rotate-explorer").get_attribute("data-theme") == scheme
         tab.add_script_tag(content=AXE.read_text(encoding="utf-8"))
-        found = tab.evaluate("axe.run('.rotate-explorer')")
+        report = tab.evaluate("axe.run('.rotate-explorer')")
         serious = [
             (violation["id"], [node["html"][:200] for node in violation["nodes"][:3]])
-            for violation in found["violations"]
+            for violation in report["violations"]
             if violation["impact"] in ("serious", "critical")
         ]
         assert serious == []

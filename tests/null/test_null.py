@@ -227,6 +227,9 @@ def test_what_q_values_are_over_is_said() -> None:
     assert text.startswith("q over 25 neurons, p against 100 matched vectors: p below 0.0099 is")
     assert "3 beyond all" in text
     assert "no p below 0.25" in str(Calibration(1, 3))
+    assert "q over 24 other neurons with this one added," in str(Calibration(25, 100, added=True))
+    alone = str(Calibration(0, 100))
+    assert alone == "p against 100 matched vectors; no q-value: nothing to adjust over"
 
 
 def test_a_null_that_can_certify_nothing_is_warned_of(channels: Channels) -> None:

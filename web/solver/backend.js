@@ -40,7 +40,7 @@ export class Backend {
     return this._sum("sample", (from, to) => [p.slice(from, to)]);
   }
 
-  /** @returns {Promise<Float32Array>} logits of a vector, one a token */
+  /** @returns {Promise<Float32Array>} logits of a vector, one per token */
   async logits(vector) {
     const parts = await this._all("logits", () => [Float32Array.from(vector)]);
     const logits = new Float32Array(this.pack.dVocab);

@@ -51,7 +51,7 @@ export async function decompose(backend, w, options) {
 
 /**
  * Mean z-score, in the neuron's own projection, of the tokens of the channel's tail, signed by the
- * side that each is on; 0 where no token is in the tail (rotate_core/null/calibration.py).
+ * side that each is on; 0 where no token is in the tail (rotate_core/null/evidence.py).
  */
 export function support(ownZ, { z, tail, inTail }, weights) {
   const named = inTail.filter((i) => weights[i] > 0);

@@ -1,7 +1,7 @@
 // The four passes over the vocabulary that the solver is made of, in AssemblyScript with SIMD.
 //
 // U is stored token by token: int8 rows of `stride` bytes (a multiple of 16, zero-padded), and one
-// float32 scale a token. All arguments are byte offsets into one memory that shard.js lays out;
+// float32 scale per token. All arguments are byte offsets into one memory that shard.js lays out;
 // kernel.js is the same four functions in plain JavaScript.
 
 /** out[i] = scale[i] * <row i, vector> - offset. */

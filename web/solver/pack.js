@@ -1,12 +1,12 @@
 /**
- * The file that rotate_core/explorer/pack.py writes: U as int8 with one scale a token, and what
+ * The file that rotate_core/explorer/pack.py writes: U as int8 with one scale per token, and what
  * else the solver needs. Little-endian; each part starts at a multiple of 16 bytes.
  *
  * @typedef {object} Pack
  * @property {number} dModel
  * @property {number} dVocab
  * @property {number} stride bytes of a row: dModel rounded up to 16
- * @property {Float32Array} scale one a token
+ * @property {Float32Array} scale one per token
  * @property {Float32Array} weights token weights to start from
  * @property {Float32Array} precondition dModel x dModel
  * @property {string[]} tokens

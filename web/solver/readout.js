@@ -1,4 +1,4 @@
-/** What a direction's unweighted projection says: moments, tail, top tokens. See deflation.py. */
+/** Moments, tail and top tokens of a direction's unweighted projection: see rotate_core/rotation/deflate.py. */
 
 export const N_TOP = 50;
 

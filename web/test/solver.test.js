@@ -1,4 +1,4 @@
-// The solver against vectors that tests/test_explorer_solver.py wrote with Python's.
+// The solver against vectors that tests/explorer/test_explorer_web.py wrote with Python's.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";
