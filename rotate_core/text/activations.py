@@ -46,7 +46,7 @@ def activation_function(model: PreTrainedModel) -> torch.nn.Module:
     return ACT2FN[next(value for name in names if (value := getattr(config, name, None)))]
 
 
-def readings(
+def mlp_inputs(
     model: PreTrainedModel,
     tokens: Int[Tensor, "n_windows length"],
     rows: Mapping[int, Float[Tensor, "n_rows d_model"] | None],
@@ -95,7 +95,7 @@ def readings(
 
     last = mlp_of(model, max(rows)).register_forward_hook(stop)
     try:
-        with torch.no_grad(), reading(model, dict.fromkeys(rows, collect)):
+        with torch.no_grad(), mlp_input_hooks(model, dict.fromkeys(rows, collect)):
             starts = range(0, len(tokens), batch)
             for start in tqdm(starts, unit="batch", disable=not progress, leave=False):
                 at = slice(start, start + batch)
@@ -111,7 +111,7 @@ class _Enough(Exception):
 
 
 @contextmanager
-def reading(model: PreTrainedModel, collectors: Mapping[int, Any]) -> Iterator[None]:
+def mlp_input_hooks(model: PreTrainedModel, collectors: Mapping[int, Any]) -> Iterator[None]:
     """Call ``collectors[layer](layer, x)`` with each MLP's input; the hooks go with the context."""
     handles = []
     try:
