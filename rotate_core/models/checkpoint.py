@@ -170,9 +170,7 @@ def open_checkpoint(path: Path, locate: Callable[[str], Path] | None = None) -> 
 
 
 def copy_edited(
-    checkpoint: Checkpoint,
-    directory: Path,
-    edits: Iterable[tuple[str, Callable[[Tensor], object]]],
+    checkpoint: Checkpoint, directory: Path, edits: Iterable[tuple[str, Callable[[Tensor], object]]]
 ) -> None:
     """Copy a checkpoint's files, and edit some tensors in the copy; all of it or nothing.
 

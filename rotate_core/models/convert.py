@@ -25,17 +25,14 @@ def convert_gguf(file: Path, directory: Path, origin: dict[str, Any]) -> None:
     """Write a GGUF file as a checkpoint directory, its tokenizer included.
 
     The weights are written in float32, which holds the dequantised values exactly; float16 would
-    be off by a relative 2e-4. The whole model is in memory meanwhile.
+    be off by a relative 2e-4. The whole model is in memory meanwhile. Raises what
+    :func:`rotate_core.load_model` says.
 
     Args:
         file: the GGUF file.
         directory: is made.
         origin: goes into config.json under "rotate_core", where the quantisation is added: the
             bits per weight by GGUF type, for the embedding and for each kind of neuron vector.
-
-    Raises:
-        ModuleNotFoundError: gguf, transformers or accelerate is not installed.
-        ValueError: it is no whole GGUF file, or transformers cannot convert its architecture.
     """
     gguf, transformers = import_converter()
     quantization = _quantization(gguf, file)  # first, as it notices a damaged file

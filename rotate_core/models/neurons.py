@@ -19,8 +19,7 @@ from rotate_core.models.checkpoint import Checkpoint
 class Neurons:
     """Weight vectors of some neurons of one layer, and where they come from.
 
-    Raises:
-        ValueError: there is not one index for each vector.
+    Raises ValueError if there is not one index for each vector.
     """
 
     vectors: Float[Tensor, "n_neurons d_model"] = field(repr=False)

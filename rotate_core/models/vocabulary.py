@@ -143,9 +143,9 @@ def _checked_weights(weights: Tensor, projection: Tensor) -> Tensor:
             f"give shape ({projection.shape[1]},)"
         )
     weights = weights.to(projection.device, torch.promote_types(weights.dtype, torch.float32))
-    outside = ~((weights >= 0) & (weights <= 1))  # true for nan as well
-    if outside.any():
-        i = int(torch.nonzero(outside)[0])
+    outside = torch.nonzero(~((weights >= 0) & (weights <= 1)))  # nan as well
+    if len(outside):
+        i = int(outside[0])
         raise ValueError(f"token_weights[{i}] is {float(weights[i])}; give weights in [0, 1]")
     if not weights.any():
         raise ValueError("token_weights is zero for every token; leave at least one token in")
