@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 KINDS = ("gate", "in", "out")
 """The weight vectors of a gated neuron: two that it reads by, one that it writes."""
@@ -17,9 +24,20 @@ class Weight:
     axis: int
     """0: a neuron is a row. 1: a neuron is a column."""
     part: int = 0
-    """Which part of that axis, where several kinds share a tensor, ..."""
     parts: int = 1
-    """... and of how many."""
+    """Which part of that axis and of how many, where several kinds share a tensor."""
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """A view of the tensor with one row per neuron, (d_mlp, d_model)."""
+        return (tensor if self.axis == 0 else tensor.T).chunk(self.parts)[self.part]
+
+
+class Sizes(NamedTuple):
+    """Numbers of layers, of a residual vector's entries, and of neurons in a layer."""
+
+    n_layers: int
+    d_model: int
+    d_mlp: int
 
 
 @dataclass(frozen=True)
@@ -42,12 +60,8 @@ class Architecture:
     prefixes: tuple[str, ...] = ("model.", "", "model.language_model.", "language_model.model.")
     """The prefix of the names above, then what other checkpoints of the family have in its place:
     a model saved without its head has none, a multimodal one has a longer one."""
-    n_layers: str = "num_hidden_layers"
-    """The key of config.json for the number of layers, ..."""
-    d_model: str = "hidden_size"
-    """... for the width of the residual stream, ..."""
-    d_mlp: str = "intermediate_size"
-    """... and for the number of neurons in a layer."""
+    size_keys: tuple[str, str, str] = ("num_hidden_layers", "hidden_size", "intermediate_size")
+    """The keys of config.json for `Sizes`."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -65,6 +79,22 @@ class Architecture:
             reason = "its MLP is not gated" if kind == "gate" else "there is no such kind"
             raise ValueError(f"kind is {kind!r}, but {reason}; choose from {self.kinds}")
         return weight
+
+    def resolve(self, name: str, names: Container[str]) -> str | None:
+        """Which of `names`, under any prefix, is meant by a name above; None if there is none."""
+        prefix, *others = self.prefixes
+        candidates = (name, *(other + name.removeprefix(prefix) for other in others))
+        return next((candidate for candidate in candidates if candidate in names), None)
+
+    def sizes(self, config: Mapping[str, Any], where: object) -> Sizes:
+        """The sizes in a configuration; ValueError, which says where it is from, for a bad one."""
+        values: dict[str, Any] = {key: config.get(key) for key in self.size_keys}
+        if "n_inner" in values and values["n_inner"] is None:  # what GPT-2 means by null
+            values["n_inner"] = 4 * (values["n_embd"] or 0)
+        for key, size in values.items():
+            if type(size) is not int or size < 1:
+                raise ValueError(f"{where} has {key}: {size!r}; a positive integer is needed")
+        return Sizes(*values.values())
 
 
 # Gemma's norms multiply by 1 + weight. From Gemma 2 on there are norms on both sides of the MLP.
@@ -85,9 +115,7 @@ _GPT_2 = Architecture(  # Conv1D keeps (inputs, outputs), the transpose of Linea
     embedding="transformer.wte.weight",
     tied=True,
     prefixes=("transformer.", ""),
-    n_layers="n_layer",
-    d_model="n_embd",
-    d_mlp="n_inner",
+    size_keys=("n_layer", "n_embd", "n_inner"),
 )
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -101,4 +129,30 @@ ARCHITECTURES: dict[str, Architecture] = {
     "phi3": _PHI_3,
     "gpt2": _GPT_2,
 }
-"""One row a family, by config.json's `model_type`. To add one, add a row."""
+"""One row per family, by config.json's `model_type`. To add one, add a row."""
+
+
+def architecture_of(config: Mapping[str, Any], where: object) -> Architecture:
+    """The row for a configuration; ValueError, which says where it is from, if there is none."""
+    family = config.get("model_type")
+    if family not in ARCHITECTURES:
+        raise ValueError(
+            f"{where} has model_type {family!r}; known are {', '.join(ARCHITECTURES)} "
+            "(one more is one more row in rotate_core/models/architectures.py)"
+        )
+    return ARCHITECTURES[family]
+
+
+def loaded_architecture(model: PreTrainedModel) -> tuple[Architecture, Sizes]:
+    """The row for a model that transformers has loaded, and its sizes.
+
+    Raises:
+        TypeError: it is no such model.
+        ValueError: its family is not in `ARCHITECTURES`.
+    """
+    name = type(model).__name__
+    if not hasattr(getattr(model, "config", None), "get_text_config"):
+        raise TypeError(f"model is a {name}; give the one of load_model(...).transformers()")
+    config = model.config.get_text_config().to_dict()
+    architecture = architecture_of(config, name)
+    return architecture, architecture.sizes(config, name)

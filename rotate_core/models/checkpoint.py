@@ -5,27 +5,33 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rotate_core.models.architectures import ARCHITECTURES, Architecture
+from rotate_core.models.architectures import ARCHITECTURES, Architecture, Sizes, architecture_of
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-READABLE = ("F64", "F32", "F16", "BF16")
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""The precisions that are read, by safetensors' names for them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Reads single tensors, or rows or columns of them, and nothing else.
+    """Reads single tensors, or parts of them, and nothing else.
 
     A file is mapped into memory while it is read: what is not asked for is not loaded, and a shard
     that is not needed is not opened.
@@ -40,17 +46,10 @@ class Checkpoint:
     locate: Callable[[str], Path] = field(repr=False)
     """A file's name -> its path on this machine, fetched if need be; else FileNotFoundError."""
 
-    def size(self, key: str) -> int:
-        """A size that config.json states.
-
-        Raises:
-            ValueError: it is missing, or no positive integer.
-        """
-        size = self.config.get(key)
-        if type(size) is not int or size < 1:
-            file = self.path / "config.json"
-            raise ValueError(f"{file} has {key}: {size!r}; a positive integer is needed")
-        return size
+    @cached_property
+    def sizes(self) -> Sizes:
+        """The sizes that config.json states; ValueError if one is missing or no size."""
+        return self.architecture.sizes(self.config, self.path / "config.json")
 
     @cached_property
     def files(self) -> dict[str, str]:
@@ -59,7 +58,7 @@ class Checkpoint:
             index = self.locate(INDEX_FILE)
         except FileNotFoundError:
             return dict.fromkeys(self._open(SINGLE_FILE).keys(), SINGLE_FILE)
-        files = _read_json(index).get("weight_map")
+        files = read_json(index).get("weight_map")
         if not isinstance(files, dict) or not files:
             raise ValueError(f"{index} has no weight_map; copy the checkpoint anew")
         return files
@@ -69,31 +68,25 @@ class Checkpoint:
         return tuple(self._slice(name).get_shape())
 
     def tensor(
-        self,
-        name: str,
-        *,
-        rows: Sequence[int] | slice = slice(None),
-        columns: Sequence[int] | slice | None = None,
+        self, name: str, part: Callable[[Tensor], Tensor] = lambda whole: whole
     ) -> Float[Tensor, ...]:
-        """A tensor, or some rows or columns of it, in float32 and in memory of its own.
+        """A tensor or a part of it, in float32 and in memory of its own.
 
         Args:
-            name: as in the architecture's row; another prefix in the checkpoint is found.
-            rows: which of the first axis.
-            columns: which of the second axis; None for a tensor with one axis.
+            name: as in the architecture's row, whatever its prefix in the checkpoint.
+            part: selects by indexing and transposing. It is given the tensor mapped from the file,
+                and only what it selects is copied.
 
         Raises:
             ValueError: there is no such tensor, its file is damaged, or it is quantised.
         """
-        piece = self._slice(name)
-        if piece.get_dtype() not in READABLE:
+        stored = self._slice(name)
+        if stored.get_dtype() not in DTYPES:
             raise ValueError(
-                f"tensor {name!r} of {self.path} is stored as {piece.get_dtype()}; one of "
-                f"{', '.join(READABLE)} is needed, so save a dequantised checkpoint"
+                f"tensor {name!r} of {self.path} is stored as {stored.get_dtype()}; one of "
+                f"{', '.join(DTYPES)} is needed, so save a dequantised checkpoint"
             )
-        view = piece[:]  # of the mapped file: only what is selected below is copied
-        view = view[rows] if columns is None else view[rows][:, columns]
-        return view.to(torch.float32, copy=True)
+        return part(stored[:]).to(torch.float32, copy=True)
 
     @cached_property
     def sha256(self) -> str:
@@ -101,14 +94,13 @@ class Checkpoint:
 
         Of several files: of the lines that sha256sum prints for them in the order of their names.
         """
-        names = sorted(set(self.files.values()))
-        paths = [self.locate(name) for name in names]
-        n_bytes = sum(path.stat().st_size for path in paths)
+        paths = {name: self.locate(name) for name in sorted(set(self.files.values()))}
+        n_bytes = sum(path.stat().st_size for path in paths.values())
         lines = []
         with tqdm(
             desc="sha256", total=n_bytes, unit="B", unit_scale=True, disable=n_bytes < 4e9
         ) as bar:
-            for name, path in zip(names, paths, strict=True):
+            for name, path in paths.items():
                 digest = hashlib.sha256()
                 with path.open("rb") as file:
                     while block := file.read(1 << 20):
@@ -119,9 +111,21 @@ class Checkpoint:
             return lines[0].split()[0]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
+    def resolve(self, name: str) -> str:
+        """A tensor's name in this checkpoint; ValueError, with the nearest, if there is none."""
+        if actual := self.architecture.resolve(name, self.files):
+            return actual
+        near = difflib.get_close_matches(name, self.files, n=3)
+        where = sorted(set(self.files.values()))
+        raise ValueError(
+            f"there is no tensor {name!r} in {self.path / where[0]}"
+            + (f" and {len(where) - 1} more" if len(where) > 1 else "")
+            + (f"; the nearest are {', '.join(map(repr, near))}" if near else "")
+        )
+
     def _slice(self, name: str) -> Any:
         """A tensor that is not read yet."""
-        actual = self._resolve(name)
+        actual = self.resolve(name)
         file = self.files[actual]
         handle = self._open(file)
         if actual not in handle.keys():  # noqa: SIM118, the handle is no dict
@@ -131,25 +135,7 @@ class Checkpoint:
             )
         return handle.get_slice(actual)
 
-    def _resolve(self, name: str) -> str:
-        prefix, *others = self.architecture.prefixes
-        candidates = [name]
-        if name.startswith(prefix):
-            candidates += [other + name.removeprefix(prefix) for other in others]
-        for candidate in candidates:
-            if candidate in self.files:
-                return candidate
-        near = difflib.get_close_matches(name, self.files, n=3)
-        where = sorted(set(self.files.values()))
-        raise ValueError(
-            f"there is no tensor {name!r} in {self.path / where[0]}"
-            + (f" and {len(where) - 1} more" if len(where) > 1 else "")
-            + (f"; the nearest are {', '.join(map(repr, near))}" if near else "")
-        )
-
     def _open(self, file: str) -> Any:
-        import safetensors
-
         path = self.locate(file)
         try:
             return safetensors.safe_open(path, framework="pt")
@@ -165,52 +151,87 @@ def open_checkpoint(path: Path, locate: Callable[[str], Path] | None = None) -> 
 
     Args:
         path: the directory.
-        locate: finds the directory's files, where they are not simply in it.
+        locate: finds the directory's files, where they are not simply in it. Where they are, the
+            weights are opened: a damaged file is better noticed now than at the first neuron.
 
     Raises:
         FileNotFoundError: there is no config.json.
-        ValueError: config.json is damaged, or its architecture is not in `ARCHITECTURES`.
+        ValueError: a file is damaged, or the architecture is not in `ARCHITECTURES`.
     """
-    locate = locate or _Directory(path)
-    config = _read_json(locate("config.json"))
-    family = config.get("model_type")
+    locate, is_here = locate or partial(_find, path), locate is None
+    config = read_json(locate("config.json"))
     text = config.get("text_config")
-    if family not in ARCHITECTURES and isinstance(text, dict):  # a multimodal model
-        config = config | text
-        family = config.get("model_type")
-    if family not in ARCHITECTURES:
+    if config.get("model_type") not in ARCHITECTURES and isinstance(text, dict):  # multimodal
+        config |= text
+    checkpoint = Checkpoint(path, config, architecture_of(config, path / "config.json"), locate)
+    if is_here:
+        _ = checkpoint.files
+    return checkpoint
+
+
+def copy_edited(
+    checkpoint: Checkpoint, directory: Path, edits: Iterable[tuple[str, Callable[[Tensor], object]]]
+) -> None:
+    """Copy a checkpoint's files, and edit some tensors in the copy; all of it or nothing.
+
+    Args:
+        checkpoint: of which every file of weights is fetched first.
+        directory: a folder that does not exist yet.
+        edits: tensors, named as for `Checkpoint.tensor`, each with a function that edits it in
+            place. The function is given the tensor mapped from the copy, in its own precision.
+
+    Raises:
+        FileExistsError: there is something at `directory`.
+        OSError: it cannot be written.
+        ValueError: there is no such tensor, or it is quantised.
+    """
+    if directory.exists():
+        raise FileExistsError(f"{directory} exists; name a folder that does not")
+    for file in sorted(set(checkpoint.files.values())):
+        checkpoint.locate(file)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as folder:
+        copy = Path(folder) / directory.name
+        shutil.copytree(checkpoint.path, copy)
+        for name, edit in edits:
+            actual = checkpoint.resolve(name)
+            _edit_tensor(copy / checkpoint.files[actual], actual, edit)
+        copy.rename(directory)
+
+
+def _edit_tensor(file: Path, name: str, edit: Callable[[Tensor], object]) -> None:
+    """Edit a tensor within its safetensors file: 8 bytes with the length of a header, it, data."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))[name]
+    if header["dtype"] not in DTYPES:
         raise ValueError(
-            f"{path / 'config.json'} has model_type {family!r}; known are "
-            f"{', '.join(ARCHITECTURES)} "
-            "(one more is one more row in rotate_core/models/architectures.py)"
+            f"{name!r} of {file} is stored as {header['dtype']}: no floating-point weight"
         )
-    if family == "gpt2" and config.get("n_inner") is None:
-        config["n_inner"] = 4 * config.get("n_embd", 0)  # what GPT-2 means by null
-    return Checkpoint(path, config, ARCHITECTURES[family], locate)
+    begin, end = header["data_offsets"]
+    file.chmod(file.stat().st_mode | 0o200)  # a cache may keep its files read-only
+    data = np.memmap(file, np.uint8, "r+", offset=8 + length + begin, shape=end - begin)
+    edit(torch.from_numpy(data).view(DTYPES[header["dtype"]]).view(header["shape"]))
+    data.flush()
 
 
-@dataclass(frozen=True)
-class _Directory:
-    """Finds files in a local directory."""
-
-    path: Path
-
-    def __call__(self, name: str) -> Path:
-        file = self.path / name
-        if file.is_file():
-            return file
-        if name != SINGLE_FILE:
-            raise FileNotFoundError(f"{self.path} has no {name}; give a Hugging Face checkpoint")
-        for pickle in sorted([*self.path.glob("*.bin"), *self.path.glob("*.pt")]):
-            raise FileNotFoundError(
-                f"{self.path} keeps its weights in {pickle.name}, a pickle; opening one can run "
-                "code, so it is not read. If you trust it, load it in transformers and "
-                "save_pretrained() it, which writes safetensors"
-            )
-        raise FileNotFoundError(f"{self.path} has neither {SINGLE_FILE} nor {INDEX_FILE}")
+def _find(directory: Path, name: str) -> Path:
+    file = directory / name
+    if file.is_file():
+        return file
+    if name != SINGLE_FILE:
+        raise FileNotFoundError(f"{directory} has no {name}; give a Hugging Face checkpoint")
+    for pickle in sorted([*directory.glob("*.bin"), *directory.glob("*.pt")]):
+        raise FileNotFoundError(
+            f"{directory} keeps its weights in {pickle.name}, a pickle; opening one can run "
+            "code, so it is not read. If you trust it, load it in transformers and "
+            "save_pretrained() it, which writes safetensors"
+        )
+    raise FileNotFoundError(f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; ValueError if it is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

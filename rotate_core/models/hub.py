@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-WEIGHTS = "model.safetensors"
+from rotate_core.models.checkpoint import SINGLE_FILE
 
 
-@dataclass(frozen=True)
-class HubFiles:
-    """Finds the files of a repository at one commit; what the hub's cache has is not fetched."""
+def hub_file(name: str, repository: str, commit: str | None = None) -> Path:
+    """A file of a repository: its path in the hub's cache, in a folder named by the commit.
 
-    repository: str
-    """ "organisation/name"."""
-    commit: str
-    """40 hexadecimal digits."""
-    directory: Path
-    """The commit's directory in the hub's cache."""
+    A commit of None is the newest one, or offline the newest that the cache has.
 
-    @classmethod
-    def at_head(cls, repository: str) -> HubFiles:
-        """The files at the newest commit, or offline at the newest that the cache has.
-
-        Raises:
-            ValueError: there is no such repository.
-            FileNotFoundError: it has no config.json.
-            PermissionError: it is gated.
-            ConnectionError: the hub cannot be reached, and the cache does not have it.
-        """
-        config = _fetch(repository, "config.json", None)
-        return cls(repository, config.parent.name, config.parent)
-
-    def __call__(self, name: str) -> Path:
-        """A file's path on this machine; raises like `at_head`."""
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(self.repository, name, revision=self.commit)
-        if isinstance(cached, str):
-            return Path(cached)
-        if cached is not None:  # the cache knows that there is none
-            raise FileNotFoundError(_missing(self.repository, name))
-        return _fetch(self.repository, name, self.commit)
-
-
-def _fetch(repository: str, name: str, commit: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
+    Raises what :func:`rotate_core.load_model` says, and FileNotFoundError for a missing file.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -54,7 +23,10 @@ def _fetch(repository: str, name: str, commit: str | None) -> Path:
     )
 
     try:
-        return Path(hf_hub_download(repository, name, revision=commit))
+        cached = try_to_load_from_cache(repository, name, revision=commit) if commit else None
+        if cached and not isinstance(cached, str):  # the cache knows that there is none
+            raise EntryNotFoundError(name)
+        return Path(cached or hf_hub_download(repository, name, revision=commit))
     except GatedRepoError as error:
         raise PermissionError(
             f"{repository} is gated, and the hub says: {_said(error)} Ask for access on the "
@@ -72,16 +44,12 @@ def _fetch(repository: str, name: str, commit: str | None) -> Path:
             "HF_HUB_OFFLINE is not set"
         ) from error
     except EntryNotFoundError as error:
-        raise FileNotFoundError(_missing(repository, name)) from error
-
-
-def _missing(repository: str, name: str) -> str:
-    if name == WEIGHTS:
-        return (
-            f"{repository} has neither {WEIGHTS} nor its index; weights in other formats, such as "
+        if name != SINGLE_FILE:
+            raise FileNotFoundError(f"{repository} has no {name}") from error
+        raise FileNotFoundError(
+            f"{repository} has neither {name} nor its index; weights in other formats, such as "
             "pickles (.bin), are not read, as opening them can run code"
-        )
-    return f"{repository} has no {name}"
+        ) from error
 
 
 def _said(error: Exception) -> str:

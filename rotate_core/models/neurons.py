@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +19,7 @@ from rotate_core.models.checkpoint import Checkpoint
 class Neurons:
     """Weight vectors of some neurons of one layer, and where they come from.
 
-    Raises:
-        ValueError: there is not one index for each vector.
+    Raises ValueError if there is not one index for each vector.
     """
 
     vectors: Float[Tensor, "n_neurons d_model"] = field(repr=False)
@@ -47,49 +47,23 @@ class Neurons:
 
 
 def read_neurons(
-    checkpoint: Checkpoint,
-    layer: int,
-    kind: str,
-    indices: Iterable[int] | None = None,
-    *,
-    fold_norm: bool = False,
+    checkpoint: Checkpoint, layer: int, kind: str, indices: Iterable[int] | None, fold_norm: bool
 ) -> tuple[Float[Tensor, "n_neurons d_model"], tuple[int, ...]]:
-    """The weight vectors of some neurons (section 3 of the paper), and the neurons' numbers.
-
-    Args:
-        checkpoint: where from.
-        layer: from 0.
-        kind: "gate", "in" or "out".
-        indices: the neurons' numbers, each once; None for the whole layer.
-        fold_norm: multiply what a neuron reads by (gate, in) by the gain of the norm in front of
-            the MLP. Ours: not in the paper. A bias, as GPT-2's norms have, is left out.
-
-    Raises:
-        TypeError: an index is no integer.
-        ValueError: no such kind, no index, an index twice, or a weight that is inf or nan.
-        IndexError: the layer or an index is out of range.
-    """
-    names = checkpoint.architecture
+    """The weight vectors that `Model.neurons` describes, and the neurons' numbers."""
+    names, sizes = checkpoint.architecture, checkpoint.sizes
     weight = names.weight(kind)
-    n_layers, d_mlp = checkpoint.size(names.n_layers), checkpoint.size(names.d_mlp)
-    layer = check_layer(layer, n_layers)
-    numbers = _check_indices(indices, d_mlp)
+    layer = check_layer(layer, sizes.n_layers)
+    numbers = _check_indices(indices, sizes.d_mlp)
     name = weight.name.format(layer=layer)
-    shape = [checkpoint.size(names.d_model)] * 2
-    shape[weight.axis] = d_mlp * weight.parts
-    if checkpoint.shape(name) != tuple(shape):
+    shape = (sizes.d_mlp * weight.parts, sizes.d_model)
+    shape = shape if weight.axis == 0 else shape[::-1]
+    if checkpoint.shape(name) != shape:
         raise ValueError(
             f"tensor {name!r} of {checkpoint.path} has shape {checkpoint.shape(name)}; "
-            f"by config.json it has {tuple(shape)}"
+            f"by config.json it has {shape}"
         )
-    first = weight.part * d_mlp
-    chosen: slice | list[int] = slice(first, first + d_mlp)
-    if indices is not None:
-        chosen = [first + number for number in numbers]
-    if weight.axis == 0:
-        vectors = checkpoint.tensor(name, rows=chosen)
-    else:
-        vectors = checkpoint.tensor(name, columns=chosen).T.contiguous()
+    chosen = slice(None) if indices is None else list(numbers)
+    vectors = checkpoint.tensor(name, lambda stored: weight.rows(stored)[chosen]).contiguous()
     if fold_norm and kind != "out":
         vectors *= names.norm_offset + checkpoint.tensor(names.mlp_norm.format(layer=layer))
     finite = torch.isfinite(vectors).all(dim=1)
@@ -117,13 +91,11 @@ def _check_indices(indices: Iterable[int] | None, d_mlp: int) -> tuple[int, ...]
     numbers = tuple(_integer(index, "an index") for index in indices)
     if not numbers:
         raise ValueError("indices is empty; give at least one neuron number, or None for all")
-    seen: set[int] = set()
-    for number in numbers:
+    for number, count in Counter(numbers).items():
         if not 0 <= number < d_mlp:
             raise IndexError(f"there is no neuron {number}; a layer has neurons 0 to {d_mlp - 1}")
-        if number in seen:
+        if count > 1:
             raise ValueError(f"neuron {number} stands twice in indices; give each once")
-        seen.add(number)
     return numbers
 
 

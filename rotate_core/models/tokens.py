@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import json
 import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
+from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
+
+from rotate_core.models.checkpoint import read_json
+from rotate_core.models.extras import import_extra
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 RESERVED = re.compile(
     r"<unused_?\d+>|\[unused\d+\]|<\|reserved_special_token_\d+\|>|<reserved_?\d+>|<\|dummy_\d+\|>"
-    r"|\[multimodal\]|<(start|end)_of_(image|audio)>|<(image|audio)_soft_token>"
+    r"|\[multimodal\]|<(start|end)_of_(image|audio)>|<(image|audio)_soft_token>|<mask>"
 )
-"""Tokens that training on text never saw: spares, and the markers of other modalities."""
-
-_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
-
-
+"""Tokens that training on text never saw: spares, masks, and the markers of other modalities."""
+SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
+"""What a tokenizer's vocabulary lacks of its special tokens is added in this order, others last."""
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "tokenizer.model", "vocab.json", "merges.txt"),
 )
+_BYTE_PIECE = re.compile(r"<0x([0-7][0-9A-F])>")
+"""A byte that is a whole character."""
 
 
 def load_tokenizer(directory: Path, locate: Callable[[str], Path]) -> PreTrainedTokenizerBase:
@@ -48,14 +45,14 @@ def load_tokenizer(directory: Path, locate: Callable[[str], Path]) -> PreTrained
 
     Raises:
         FileNotFoundError: there is none that transformers can load.
+        ModuleNotFoundError: transformers is not installed.
     """
-    from transformers import AutoTokenizer
-
+    transformers = import_extra("transformers", f"the tokenizer of {directory}")
     for name in TOKENIZER_FILES:
         with contextlib.suppress(FileNotFoundError):  # no tokenizer has all of them
             locate(name)
     try:
-        return AutoTokenizer.from_pretrained(str(directory))
+        return transformers.AutoTokenizer.from_pretrained(str(directory))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"{directory} has no tokenizer that transformers can load "
@@ -64,14 +61,41 @@ def load_tokenizer(directory: Path, locate: Callable[[str], Path]) -> PreTrained
         ) from error
 
 
-def excluded_tokens(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> Int[Tensor, " n_excluded"]:
+def read_tokens(directory: Path, locate: Callable[[str], Path]) -> Tokenizer:
+    """The tokens of a checkpoint: its tokenizer.json, with every special token marked as special.
+
+    Arguments and errors are those of :func:`load_tokenizer`, which is asked where there is no
+    tokenizer.json. Unlike that one, it needs no transformers.
+
+    Raises:
+        ValueError: a file of the tokenizer is damaged.
+    """
+    try:
+        file = locate("tokenizer.json")
+    except FileNotFoundError:
+        loaded: Any = load_tokenizer(directory, locate)
+        loaded.backend_tokenizer.add_special_tokens(loaded.all_special_tokens)
+        return loaded.backend_tokenizer
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the package has no type of its own
+        raise ValueError(f"{file} is no whole tokenizer ({error}); copy it anew") from error
+    config = _read_optional(locate, "tokenizer_config.json")
+    if "added_tokens_decoder" not in config:
+        config |= _read_optional(locate, "special_tokens_map.json")
+    tokenizer.add_tokens([AddedToken(**t) for t in config.get("added_tokens_decoder", {}).values()])
+    tokenizer.add_special_tokens(_special_tokens(config))
+    return tokenizer
+
+
+def excluded_tokens(tokenizer: Tokenizer, d_vocab: int) -> Int[Tensor, " n_excluded"]:
     """The tokens that stand for no text: special ones, spares ("<unused7>"), dead byte pieces.
 
     A byte piece such as "<0x41>" is dead when the vocabulary has its character ("A") as well: then
     the tokenizer never uses it. In Gemma 3 those 109 are one vector up to a cosine of 0.9996.
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: from :func:`read_tokens`.
         d_vocab: tokens from this number on are left out.
 
     Returns:
@@ -81,18 +105,18 @@ def excluded_tokens(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> Int[Ten
     5,295 of them, and none of Llama's; the rules here are ours.
     """
     ids = tokenizer.get_vocab()
-    excluded = set(tokenizer.all_special_ids)
-    excluded |= {i for i, added in tokenizer.added_tokens_decoder.items() if added.special}
-    excluded |= {i for token, i in ids.items() if RESERVED.fullmatch(token)}
+    excluded = {i for i, added in tokenizer.get_added_tokens_decoder().items() if added.special}
     for token, i in ids.items():
-        if (match := _BYTE_PIECE.fullmatch(token)) and (byte := int(match[1], 16)) < 0x80:
-            character = chr(byte)
+        if RESERVED.fullmatch(token):
+            excluded.add(i)
+        elif match := _BYTE_PIECE.fullmatch(token):
+            character = chr(int(match[1], 16))
             if character in ids or character.replace(" ", "▁") in ids:
                 excluded.add(i)
     return torch.tensor(sorted(i for i in excluded if i < d_vocab), dtype=torch.int64)
 
 
-def token_strings(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> tuple[str, ...]:
+def token_strings(tokenizer: Tokenizer, d_vocab: int) -> tuple[str, ...]:
     """What each token decodes to in the middle of a text: leading space kept, stray bytes named.
 
     A tokenizer's own `decode([i])` drops the leading space of a sentencepiece token, and makes one
@@ -100,23 +124,23 @@ def token_strings(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> tuple[str
     named: "<0xE2>".
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: from :func:`read_tokens`.
         d_vocab: how many tokens; a number that is no token's reads "<no token 50000>".
 
     Returns:
         d_vocab strings.
     """
     pieces = {i: piece for piece, i in tokenizer.get_vocab().items() if i < d_vocab}
-    spelling = _spelling(tokenizer)
-    if spelling == "bytes":
+    decoder = json.loads(tokenizer.decoder.__getstate__()) if tokenizer.decoder else {}
+    types = {part.get("type") for part in [decoder, *decoder.get("decoders", [])]}
+    if "ByteLevel" in types:
         table = _byte_alphabet()
         strings = {i: _from_bytes(piece, table) for i, piece in pieces.items()}
-    elif spelling == "metaspace":
+    elif types & {"Metaspace", "ByteFallback"}:
         strings = {i: piece.replace("▁", " ") for i, piece in pieces.items()}
     else:
-        decoded = tokenizer.batch_decode([[i] for i in pieces])
-        strings = dict(zip(pieces, decoded, strict=True))
-    strings |= {i: added.content for i, added in tokenizer.added_tokens_decoder.items()}
+        strings = {i: tokenizer.decode([i], skip_special_tokens=False) for i in pieces}
+    strings |= {i: added.content for i, added in tokenizer.get_added_tokens_decoder().items()}
     return tuple(strings.get(i, f"<no token {i}>") for i in range(d_vocab))
 
 
@@ -129,31 +153,30 @@ def visible(token: str) -> str:
     " until" -> "␣until"; a line end -> "⏎"; a zero-width space -> "<U+200B>"; a combining accent
     in front gets a dotted circle to sit on; the empty token reads "∅".
     """
-    if not token:
-        return "∅"
-    shown = "".join(_visible_character(character) for character in token)
-    return f"◌{shown}" if unicodedata.combining(token[0]) else shown
+    shown = "◌" if unicodedata.combining(token[:1] or " ") else ""
+    for character in token:
+        # Categories C: control, format, unassigned, private use, surrogate. Z: separators.
+        hidden = unicodedata.category(character)[0] in "CZ"
+        code = f"<U+{ord(character):04X}>" if hidden else character
+        shown += _SYMBOLS.get(character, code)
+    return shown or "∅"
 
 
-def _visible_character(character: str) -> str:
-    if character in _SYMBOLS:
-        return _SYMBOLS[character]
-    # Categories C: control, format, unassigned, private use, surrogate. Z: separators.
-    if unicodedata.category(character)[0] in "CZ":
-        return f"<U+{ord(character):04X}>"
-    return character
+def _read_optional(locate: Callable[[str], Path], name: str) -> dict[str, Any]:
+    try:
+        return read_json(locate(name))
+    except FileNotFoundError:
+        return {}
 
 
-def _spelling(tokenizer: PreTrainedTokenizerBase) -> str:
-    """How pieces are spelled: "bytes" (GPT-2's alphabet), "metaspace" (▁ for space) or "other"."""
-    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
-    if decoder is None:
-        return "other"
-    state = json.loads(decoder.__getstate__())
-    types = {part["type"] for part in [state, *state.get("decoders", [])]}
-    if "ByteLevel" in types:
-        return "bytes"
-    return "metaspace" if types & {"Metaspace", "ByteFallback"} else "other"
+def _special_tokens(config: dict[str, Any]) -> list[str]:
+    """The tokens that a tokenizer's configuration calls special, such as its `eos_token`."""
+    values = [config.get(key) for key in (*SPECIAL, *config) if key.endswith("_token")]
+    for kind in ("model_specific", "extra", "additional"):
+        more = config.get(f"{kind}_special_tokens") or ()
+        values += more.values() if isinstance(more, dict) else more
+    contents = (value["content"] if isinstance(value, dict) else value for value in values)
+    return [content for content in contents if isinstance(content, str)]
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -166,13 +189,6 @@ def _byte_alphabet() -> dict[str, int]:
 def _from_bytes(piece: str, table: dict[str, int]) -> str:
     if not all(character in table for character in piece):
         return piece  # a token that was added in plain text
-    return bytes(table[character] for character in piece).decode(errors="rotate_core.name_bytes")
-
-
-def _name_bytes(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeDecodeError)
-    bad = error.object[error.start : error.end]
-    return "".join(f"<0x{byte:02X}>" for byte in bad), error.end
-
-
-codecs.register_error("rotate_core.name_bytes", _name_bytes)
+    # A byte b that is part of no whole character becomes U+DC00 + b, and then its name.
+    text = bytes(table[character] for character in piece).decode(errors="surrogateescape")
+    return re.sub("[\udc80-\udcff]", lambda byte: f"<0x{ord(byte[0]) - 0xDC00:02X}>", text)

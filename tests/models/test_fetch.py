@@ -19,15 +19,9 @@ import pytest
 import torch
 
 from rotate_core import load_model
-from rotate_core.models.fetch import (
-    HANSARD,
-    PACKAGED,
-    Packaged,
-    cache_directory,
-    fetch,
-    fetch_file,
-)
+from rotate_core.models.fetch import PACKAGED, Packaged, cache_directory, fetch, fetch_file
 from rotate_core.storage import make_once
+from rotate_core.text.corpus import HANSARD
 
 D_MODEL, D_MLP = 32, 64
 

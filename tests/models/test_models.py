@@ -102,12 +102,15 @@ def test_an_untied_model_without_its_unembedding_is_named(damaged) -> None:
         load_model(damaged).vocabulary(2)
 
 
-def test_a_vocabulary_is_read_once_and_let_go(checkpoints) -> None:
+def test_a_vocabulary_is_read_once_and_lives_as_long_as_its_model(checkpoints) -> None:
     model = load_model(checkpoints("gemma"))
     vocabulary = model.vocabulary(0)
     assert model.vocabulary(2) is vocabulary
     seen = weakref.ref(vocabulary)
     del vocabulary
+    gc.collect()
+    assert seen() is not None
+    del model
     gc.collect()
     assert seen() is None
 

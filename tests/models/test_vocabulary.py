@@ -18,7 +18,7 @@ def test_what_is_not_given_is_filled_in() -> None:
     vocabulary = Vocabulary(unit_columns())
     assert (vocabulary.d_model, vocabulary.d_vocab) == (8, 200)
     assert torch.equal(vocabulary.token_weights, norm_token_weights(vocabulary.projection))
-    assert (vocabulary.token(0), vocabulary.token(199)) == ("0", "199")
+    assert (vocabulary.tokens[0], vocabulary.tokens[199]) == ("0", "199")
     assert vocabulary.name == ""
 
 
@@ -41,8 +41,6 @@ def test_large_columns_start_small_and_excluded_ones_at_zero() -> None:
     expected = torch.ones(200)
     expected[3], expected[4], expected[9] = 1e-4, 0, 0
     assert torch.equal(weights, expected)
-    all_of_them = norm_token_weights(projection, quantile=0, weight=0.5)
-    assert all_of_them.unique().tolist() == [0.5, 1.0]
 
 
 def test_columns_of_one_length_all_count() -> None:
@@ -56,18 +54,6 @@ def test_to_changes_the_precision_of_u_alone() -> None:
     assert half.tokens == vocabulary.tokens
     assert vocabulary.to("cpu") is vocabulary
     assert Vocabulary(unit_columns().double()).token_weights.dtype == torch.float64
-
-
-def test_top_tokens_come_from_either_tail() -> None:
-    vocabulary = Vocabulary(torch.eye(4), tokens=["a", "b", "c", "d"])
-    scores = torch.tensor([0.0, 3.0, -2.0, 1.0])
-    assert vocabulary.top_tokens(scores, 2) == [("b", 3.0), ("d", 1.0)]
-    assert vocabulary.top_tokens(scores, 1, largest=False) == [("c", -2.0)]
-    assert len(vocabulary.top_tokens(scores, 10)) == 4
-    with pytest.raises(ValueError, match=r"shape \(3,\); give one score a token, \(4,\)"):
-        vocabulary.top_tokens(scores[:3])
-    with pytest.raises(ValueError, match="k is 0"):
-        vocabulary.top_tokens(scores, 0)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +103,3 @@ def test_bad_tokens() -> None:
 def test_bad_starting_weights() -> None:
     with pytest.raises(IndexError, match="excluded holds token 5; U has tokens 0 to 4"):
         norm_token_weights(torch.eye(5), excluded=torch.tensor([5]))
-    with pytest.raises(ValueError, match="quantile is 99"):
-        norm_token_weights(torch.eye(5), quantile=99)
-    with pytest.raises(ValueError, match="weight is -1"):
-        norm_token_weights(torch.eye(5), weight=-1)

@@ -1,4 +1,4 @@
-"""A pass for readings ends behind the deepest layer that is read, and leaves nothing behind."""
+"""A pass for MLP inputs ends behind the deepest layer that is read, and leaves nothing behind."""
 
 import pytest
 import torch
@@ -15,13 +15,13 @@ def test_layers_behind_the_deepest_one_are_not_run(family):
         activations.mlp_of(model, layer).register_forward_hook(
             lambda *_, layer=layer: seen.append(layer)
         )
-    some = activations.readings(model, TOKENS, {0: None}, batch=1, progress=False)
+    first = activations.mlp_inputs(model, TOKENS, {0: None}, batch=1, progress=False)
     assert set(seen) == {0}
     seen.clear()
-    both = activations.readings(model, TOKENS, {0: None, 1: None}, batch=1, progress=False)
+    each = activations.mlp_inputs(model, TOKENS, {0: None, 1: None}, batch=1, progress=False)
     assert set(seen) == {0, 1}
     seen.clear()
-    torch.testing.assert_close(some[0], both[0])
+    torch.testing.assert_close(first[0], each[0])
     hidden = model(TOKENS).logits
     assert sorted(set(seen)) == list(range(LAYERS)), "the hooks are gone"
     assert hidden.isfinite().all()

@@ -10,7 +10,7 @@ from rotate_core.text import activations, corpus
 
 
 class Letters:
-    """A tokenizer: a token a letter."""
+    """A tokenizer: one token per letter."""
 
     def __init__(self, start=()):
         self.start = list(start)
@@ -58,7 +58,6 @@ def test_counted_positions_line_up_with_their_tokens():
     assert "".join(map(chr, cut.current)) == "bcfg"
     assert "".join(map(chr, cut.next)) == "cdgh"
     assert torch.equal(cut.counted(cut.tokens), cut.current)
-    assert len(cut.position_document) == 4
 
 
 def test_a_folder_of_text_is_read(tmp_path):
@@ -108,7 +107,7 @@ def test_activations_are_what_the_mlp_computes(family):
     layer, seen = 1, {}
     mlp = activations.mlp_of(model, layer)
     handle = mlp.register_forward_hook(lambda _, args, output: seen.update(y=output))
-    x = activations.readings(model, TOKENS, {layer: None}, batch=1, progress=False)[layer]
+    x = activations.mlp_inputs(model, TOKENS, {layer: None}, batch=1, progress=False)[layer]
     handle.remove()
     weights = {name: p.detach() for name, p in mlp.named_parameters() if p.ndim == 2}
     if family == "gpt2":
@@ -128,8 +127,8 @@ def test_activations_are_what_the_mlp_computes(family):
 def test_rows_are_products_with_the_input_and_hooks_go_away():
     model = tiny("llama")
     rows = torch.randn(3, D_MODEL)
-    x = activations.readings(model, TOKENS, {0: None, 1: None}, progress=False)
-    products = activations.readings(model, TOKENS, {1: rows}, batch=1, progress=False)
+    x = activations.mlp_inputs(model, TOKENS, {0: None, 1: None}, progress=False)
+    products = activations.mlp_inputs(model, TOKENS, {1: rows}, batch=1, progress=False)
     torch.testing.assert_close(products[1], x[1] @ rows.T)
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -137,10 +136,10 @@ def test_rows_are_products_with_the_input_and_hooks_go_away():
 def test_hooks_go_away_after_an_exception():
     model = tiny("llama")
     with pytest.raises(IndexError):
-        activations.readings(model, TOKENS + 10_000, {0: None}, progress=False)
+        activations.mlp_inputs(model, TOKENS + 10_000, {0: None}, progress=False)
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_too_much_memory_is_refused():
     with pytest.raises(ValueError, match="ask for fewer"):
-        activations.readings(tiny("llama"), TOKENS, {0: None}, memory=100)
+        activations.mlp_inputs(tiny("llama"), TOKENS, {0: None}, memory=100)

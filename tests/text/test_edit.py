@@ -10,10 +10,9 @@ from safetensors import safe_open
 from tiny_models import D_MLP, D_MODEL, LAYERS, TOKENS, tiny
 
 import rotate_core
-from rotate_core.models import Model
+from rotate_core.models import Model, load_model
 from rotate_core.models.architectures import ARCHITECTURES
 from rotate_core.models.checkpoint import open_checkpoint
-from rotate_core.models.neurons import read_neurons
 from rotate_core.text.edit import ablate, contributions, save_ablated
 
 
@@ -63,10 +62,10 @@ def test_ablation_edits_the_named_vectors_only_and_restores_every_bit(saved, mod
     assert same(bits(model), before)
     assert torch.equal(logits(model), before_logits)
 
-    old, new = open_checkpoint(saved[1]), open_checkpoint(tmp_path)
+    old, new = load_model(saved[1]), load_model(tmp_path)
     for layer, neuron, kind, c in asked:
-        was, _ = read_neurons(old, layer, kind)
-        now, _ = read_neurons(new, layer, kind)
+        was = old.neurons(layer, kind).vectors
+        now = new.neurons(layer, kind).vectors
         unit = c / c.norm()
         expected = was[neuron] - (c if mode == "subtract" else unit * (unit @ was[neuron]))
         torch.testing.assert_close(now[neuron], expected)
@@ -85,7 +84,7 @@ def test_saved_checkpoint_has_the_logits_of_the_context_and_all_other_bytes(save
 
     checkpoint = open_checkpoint(path)
     edited = {
-        checkpoint._resolve(checkpoint.architecture.weight(kind).name.format(layer=layer))
+        checkpoint.resolve(checkpoint.architecture.weight(kind).name.format(layer=layer))
         for layer, _, kind, _ in asked
     }
     assert sorted(p.name for p in target.iterdir()) == sorted(p.name for p in path.iterdir())
