@@ -24,7 +24,7 @@ MODEL   := $(call model_of,$(PROFILE))
 SERVED  := book/_extra/_static/explorer/$(subst /,--,$(MODEL)).bin.json
 CHAPTERS := $(shell sed -n 's/^ *- file: *executed\/\([^ ]*\).*/\1/p' book/_toc.yml)
 EXECUTED := $(CHAPTERS:%=book/executed/%.ipynb)
-SOURCES  := $(shell find rotate_core -name node_modules -prune -o -name '*.py' -print)
+SOURCES  := $(shell find rotate_core -name '*.py')
 PAGES    := $(wildcard book/*.md book/*.yml book/*.bib book/_ext/*.py book/_static/*)
 
 ifeq ($(filter $(PROFILE),$(PROFILES)),)

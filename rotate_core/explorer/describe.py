@@ -37,7 +37,7 @@ def describe(channels: Channels, *, source: str = "") -> dict[str, Any]:
     """
     projection = channels.vocabulary.projection
     vectors = torch.cat([channels.weight_vectors, channels.vectors[0]])
-    z = z_scores(vectors.to(projection), projection).float().cpu()
+    z = z_scores(vectors, projection).float().cpu()
     calibration = channels.calibration
     return {
         "layer": channels.layer,

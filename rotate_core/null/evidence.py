@@ -101,9 +101,7 @@ def _by_channel(
     allowed = channels.vocabulary.token_weights.to(projection.device) > 0
     polarity = channels.polarity[rows].to(projection.device)
     vectors = torch.cat([channels.vectors[rows], channels.weight_vectors[rows, None]], 1)
-    dtype = torch.promote_types(projection.dtype, torch.float32)
-    vectors = vectors.flatten(0, 1).to(projection.device, dtype)
-    z = z_scores(vectors, projection).unflatten(0, (len(rows), -1))
+    z = z_scores(vectors.flatten(0, 1), projection).unflatten(0, (len(rows), -1))
     earlier = torch.zeros_like(z[:, 0], dtype=torch.bool)
     for k in range(polarity.shape[1]):
         side = sides(z[:, k], polarity[:, k])

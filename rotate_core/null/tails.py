@@ -12,7 +12,7 @@ from rotate_core.rotation.tails import outward, sides, z_scores
 
 def _z(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"]:
     projection = channels.vocabulary.projection
-    return z_scores(channels.vectors[row].to(projection), projection).cpu()
+    return z_scores(channels.vectors[row], projection).cpu()
 
 
 def signed_z(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"]:

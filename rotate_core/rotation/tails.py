@@ -16,8 +16,9 @@ from .moments import Sample, centred_logits
 def z_scores(
     vectors: Float[Tensor, "n d_model"], projection: Float[Tensor, "d_model d_vocab"]
 ) -> Float[Tensor, "n d_vocab"]:
-    """The vectors' projections, centred and scaled over the whole vocabulary."""
-    z, m2, _ = centred_logits(vectors, Sample.uniform(projection))
+    """The vectors' projections, centred and scaled over the whole vocabulary; at least float32."""
+    sample = Sample.uniform(projection)
+    z, m2, _ = centred_logits(vectors.to(sample.projection), sample)
     return z.div_(m2.sqrt().to(z.dtype).unsqueeze(1))
 
 
