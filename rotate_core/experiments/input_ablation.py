@@ -13,19 +13,20 @@ tail of another channel of the neuron only. These are our definitions; the paper
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rotate_core.channels import Channels
 from rotate_core.models.tokens import visible
 from rotate_core.null.matched import matched_rotations
 from rotate_core.null.tails import signed_z
+from rotate_core.text.activations import neuron_activations
+from rotate_core.text.corpus import Windows
 from rotate_core.text.edit import contributions
-from rotate_core.text.reading import ReadingNeurons
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +66,38 @@ RULES = {
     "the other token read": Rule(other_token=True),
 }
 """The rule, and others to see what depends on it: one setting changed at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReadingNeurons:
+    """A text, the MLP input at each of its positions, and the vectors that neurons read it by."""
+
+    windows: Windows
+    x: Float[Tensor, "n_windows length d_model"]
+    """The MLP input of the layer."""
+    vectors: dict[str, Float[Tensor, "n_neurons d_model"]]
+    """By kind: in, and gate where the MLP is gated."""
+    act: torch.nn.Module
+    token_read: str = "current"
+    """"current" or "next": the token that is looked up in tails."""
+
+    def activation(self) -> Float[Tensor, "n_windows length n_neurons"]:
+        """Each neuron's activation at every position."""
+        return neuron_activations(self.x, self.vectors.get("gate"), self.vectors["in"], self.act)
+
+    def edited(
+        self,
+        row: int,
+        x: Float[Tensor, "*batch d_model"],
+        vectors: dict[str, Float[Tensor, "n_edits d_model"]],
+    ) -> Float[Tensor, "*batch n_edits"]:
+        """One neuron's activation at MLP inputs ``x``, with other vectors of a kind for its own."""
+        own = {kind: rows[row : row + 1] for kind, rows in self.vectors.items()}
+        return replace(self, x=x, vectors=own | vectors).activation()
+
+    def tokens(self, *, other: bool = False) -> Int[Tensor, " n_positions"]:
+        """The token read at each counted position; ``other``: the one that is not."""
+        return self.windows.next if (self.token_read == "next") != other else self.windows.current
 
 
 def input_ablation(

@@ -71,7 +71,7 @@ def _intervals(means: pd.DataFrame, ax: Axes, *, shift: float, line: str | None 
             markeredgecolor="black", zorder=4, label=what,
         )  # fmt: skip
     ax.legend(
-        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=0.8, handletextpad=0.1
+        loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, columnspacing=0.8, handletextpad=0.1
     )
 
 

@@ -8,7 +8,13 @@ import torch
 from tiny_models import D_MODEL, TOKENS, tiny
 
 from rotate_core import Vocabulary, decompose
-from rotate_core.experiments.input_ablation import FIXED, RULES, Rule, input_ablation
+from rotate_core.experiments.input_ablation import (
+    FIXED,
+    RULES,
+    ReadingNeurons,
+    Rule,
+    input_ablation,
+)
 from rotate_core.experiments.output_ablation import RULES as OUTPUT_RULES
 from rotate_core.experiments.output_ablation import auroc, output_ablation
 from rotate_core.experiments.output_logits import active_contexts, logit_drops
@@ -16,7 +22,6 @@ from rotate_core.null.matched import matched_rotations
 from rotate_core.null.tails import heaviest, signed_z, tails, token_signs
 from rotate_core.text.activations import mlp_of
 from rotate_core.text.corpus import Windows
-from rotate_core.text.reading import ReadingNeurons
 
 D, V, BLOCK = 64, 1500, 30
 

@@ -9,9 +9,8 @@ import torch
 
 from rotate_core import Vocabulary, decompose
 from rotate_core.channels import take
-from rotate_core.experiments.input_ablation import snippet
+from rotate_core.experiments.input_ablation import ReadingNeurons, snippet
 from rotate_core.text.corpus import Windows
-from rotate_core.text.reading import ReadingNeurons
 from rotate_core.verdicts.comparison import (
     MATCHED,
     NEURONS,
