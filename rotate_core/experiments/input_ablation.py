@@ -13,7 +13,6 @@ tail of another channel of the neuron only. These are our definitions; the paper
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +21,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rotate_core.channels import Channels
+from rotate_core.models.tokens import visible
 from rotate_core.null.matched import matched_rotations
 from rotate_core.null.tails import signed_z
 from rotate_core.text.activations import neuron_activations
+from rotate_core.text.corpus import Windows
 from rotate_core.text.edit import contributions
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rule:
-    """The thresholds of the input side: fixed before results were looked at."""
+    """How the input side is measured: fixed before results were looked at."""
 
     top_share: float = 0.01
     """Share of the positions, by |a|, that count as a neuron's own."""
@@ -43,6 +44,11 @@ class Rule:
     """A channel passes above this quantile of its matched rotations."""
     threshold: float | None = None
     """z-score above which a token is in a tail; None: the channels' own."""
+    mode: str = "subtract"
+    """"subtract" takes ``alpha_k c_k`` away, alpha by least squares over the neuron's channels;
+    "project" takes away the whole component along c_k."""
+    other_token: bool = False
+    """Look up the next token where the layer's neurons read the current one, and vice versa."""
 
 
 FIXED = "as fixed"
@@ -56,97 +62,96 @@ RULES = {
     "above all rotations": Rule(quantile=1.0),
     "tails from z = 3": Rule(threshold=3.0),
     "tails from z = 5": Rule(threshold=5.0),
+    "projected out": Rule(mode="project"),
+    "the other token read": Rule(other_token=True),
 }
-"""The rule, and others to see what depends on it: one threshold changed at a time."""
+"""The rule, and others to see what depends on it: one setting changed at a time."""
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
-    """One layer's neurons as they read text: all that the input side needs."""
+class ReadingNeurons:
+    """A text, the MLP input at each of its positions, and the vectors that neurons read it by."""
 
-    x: Float[Tensor, "n_positions d_model"]
-    """The MLP's input at the counted positions."""
-    tokens: Mapping[str, Int[Tensor, " n_positions"]]
-    """The tokens to look up in channels' tails, by reading: the current one, the next."""
-    gate: Float[Tensor, "n_neurons d_model"] | None
-    in_: Float[Tensor, "n_neurons d_model"]
+    windows: Windows
+    x: Float[Tensor, "n_windows length d_model"]
+    """The MLP input of the layer."""
+    vectors: dict[str, Float[Tensor, "n_neurons d_model"]]
+    """By kind: in, and gate where the MLP is gated."""
     act: torch.nn.Module
+    token_read: str = "current"
+    """"current" or "next": the token that is looked up in tails."""
 
-    def swapped(self, kind: str, vectors: Float[Tensor, "n d_model"], rows: list[int]) -> Side:
-        """Matched vectors: ``vectors`` for one kind, the partners of the neurons in ``rows``."""
-        if kind == "gate":
-            return replace(self, gate=vectors, in_=self.in_[rows])
-        return replace(self, gate=None if self.gate is None else self.gate[rows], in_=vectors)
+    def activation(self) -> Float[Tensor, "n_windows length n_neurons"]:
+        """Each neuron's activation at every position."""
+        return neuron_activations(self.x, self.vectors.get("gate"), self.vectors["in"], self.act)
+
+    def edited(
+        self,
+        row: int,
+        x: Float[Tensor, "*batch d_model"],
+        vectors: dict[str, Float[Tensor, "n_edits d_model"]],
+    ) -> Float[Tensor, "*batch n_edits"]:
+        """One neuron's activation at MLP inputs ``x``, with other vectors of a kind for its own."""
+        own = {kind: rows[row : row + 1] for kind, rows in self.vectors.items()}
+        return replace(self, x=x, vectors=own | vectors).activation()
+
+    def tokens(self, *, other: bool = False) -> Int[Tensor, " n_positions"]:
+        """The token read at each counted position; ``other``: the one that is not."""
+        return self.windows.next if (self.token_read == "next") != other else self.windows.current
 
 
 def input_ablation(
-    side: Side,
-    channels: Channels,
-    kind: str,
-    *,
-    n_rotations: int = 20,
-    rules: Mapping[str, Rule] | None = None,
-    seed: int = 0,
+    neurons: ReadingNeurons, channels: Channels, *, n_rotations: int = 20, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Faithfulness of each channel and completeness of each neuron, beside matched rotations.
 
     Args:
-        side: the neurons of ``channels``, in the same order, on held-out text.
-        channels: of one kind of these neurons.
-        kind: "gate" or "in": which vector is edited.
+        neurons: those of ``channels``, in the same order, on held-out text; or those in whose
+            place matched vectors stand, with the neurons' other vector as a partner.
+        channels: of gate or in vectors.
         n_rotations: for each channel, one set of rotations of all the neuron's channels at a time.
-        rules: thresholds by name; None: :data:`RULES`.
         seed: of the rotations.
 
     Returns:
-        One row per channel, reading, rule and mode ("subtract" takes away ``alpha_k c_k``, alpha by
-        least squares, "project" the whole component along c_k): n_own, n_other, d_own, d_other,
-        faithfulness, rotation (its mean over rotations), passes; NaN where skipped. And one row
-        per neuron and share of positions: completeness, rotation. Both modes are one there, because
-        least squares of all channels takes out just their span.
+        One row per channel and rule of :data:`RULES`: n_own, n_other, d_own, d_other, faithfulness,
+        rotation (its mean over rotations), passes; NaN where skipped. And one row per neuron and
+        share of positions: completeness, rotation. (No modes there: least squares of all channels
+        takes out just their span.)
+
+    Raises:
+        ValueError: channels of another kind.
     """
     import pandas as pd
 
+    kind = channels.kind
     if kind not in ("gate", "in"):
         raise ValueError(f"kind={kind!r}: the input side has gate and in")
-    rules = RULES if rules is None else rules
+    inputs = neurons.windows.counted(neurons.x)
     rotations = matched_rotations(channels, n_rotations, seed=seed)
+    n_top = {rule.top_share: max(1, int(rule.top_share * len(inputs))) for rule in RULES.values()}
     channel_rows, neuron_rows = [], []
-    for i, neuron in enumerate(channels.indices):
-        gate = None if side.gate is None else side.gate[i : i + 1]
-        in_ = side.in_[i : i + 1]
-        size = neuron_activations(side.x, gate, in_, side.act).abs().squeeze(1)
-        n_top = {name: max(1, int(rule.top_share * len(size))) for name, rule in rules.items()}
-        top = size.topk(max(n_top.values())).indices  # strongest first: every rule's are a start
-        x, before = side.x[top], size[top]
-
-        def after(edited: Tensor) -> Tensor:  # (n_edits, d_model) -> (n_top, n_edits)
-            g, u = (edited, in_) if kind == "gate" else (gate, edited)  # noqa: B023
-            return neuron_activations(x, g, u, side.act).abs()  # noqa: B023
-
-        w = channels.weight_vectors[i]
+    for i, (neuron, w) in enumerate(zip(channels.indices, channels.weight_vectors, strict=True)):
+        a = neurons.edited(i, inputs, {kind: w[None]}).squeeze(1)
+        before, top = a.abs().topk(max(n_top.values()))  # strongest first: every rule's are a start
+        x = inputs[top]
         vectors = torch.cat([channels.vectors[i : i + 1], rotations[:, i]])  # ours first
         parts = contributions(w.expand(len(vectors), -1), vectors)
         unit = vectors / vectors.norm(dim=-1, keepdim=True)
         taken = {"subtract": parts, "project": unit * (unit @ w).unsqueeze(-1)}
+        after = {}
+        for mode, part in taken.items():
+            a = neurons.edited(i, x, {kind: w - part.flatten(0, 1)}).abs()
+            after[mode] = a.unflatten(1, part.shape[:2])  # (n_top, n_sets, n_channels)
         z = signed_z(channels, i)
-        z_at = {reading: z[:, token[top]] for reading, token in side.tokens.items()}
-
-        for mode, vector in taken.items():
-            a = after(w - vector.flatten(0, 1)).unflatten(1, vector.shape[:2])
-            for name, rule in rules.items():
-                first = slice(0, n_top[name])
-                threshold = (
-                    channels.settings.threshold if rule.threshold is None else rule.threshold
-                )
-                for reading, at in z_at.items():
-                    member = at[:, first] > threshold
-                    place = {"neuron": neuron, "mode": mode, "rule": name, "reading": reading}
-                    scored = _scores(a[first], before[first], member, rule)
-                    channel_rows += [place | row for row in scored]
-        a = after(w - parts.sum(1))
-        for share, n in dict.fromkeys((rules[name].top_share, n_top[name]) for name in rules):
-            removed = 1 - a[:n].sum(0) / before[:n].sum()
+        for name, rule in RULES.items():
+            n = n_top[rule.top_share]
+            threshold = channels.settings.threshold if rule.threshold is None else rule.threshold
+            member = z[:, neurons.tokens(other=rule.other_token)[top[:n]]] > threshold
+            scored = _scores(after[rule.mode][:n], before[:n], member, rule)
+            channel_rows += [{"neuron": neuron, "rule": name} | row for row in scored]
+        without = neurons.edited(i, x, {kind: w - parts.sum(1)}).abs()
+        for share, n in n_top.items():
+            removed = 1 - without[:n].sum(0) / before[:n].sum()
             row = {"completeness": removed[0].item(), "rotation": removed[1:].mean().item()}
             neuron_rows.append({"neuron": neuron, "top_share": share} | row)
     return pd.DataFrame(channel_rows), pd.DataFrame(neuron_rows)
@@ -165,33 +170,62 @@ def _scores(
         1 - torch.einsum("tsk,kt->sk", after, where) / (where @ before) for where in (own, other)
     )
     f = d_own - d_other
-    limit = f[1:].quantile(rule.quantile, 0)
-    skipped = torch.minimum(own.sum(1), other.sum(1)) < rule.least
-    found = {
-        "d_own": d_own[0],
-        "d_other": d_other[0],
-        "faithfulness": f[0],
-        "rotation": f[1:].mean(0),
-        "passes": (f[0] > limit).to(f),
-    }
-    columns = {
-        "channel": torch.arange(len(member)),
-        "n_own": own.sum(1).int(),
-        "n_other": other.sum(1).int(),
-        "skipped": skipped,
-    } | {name: values.masked_fill(skipped, torch.nan) for name, values in found.items()}
-    names, values = list(columns), [column.tolist() for column in columns.values()]
-    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+    n_own, n_other = own.sum(1).int(), other.sum(1).int()
+    skipped = torch.minimum(n_own, n_other) < rule.least
+    scores = {"d_own": d_own[0], "d_other": d_other[0], "faithfulness": f[0]}
+    scores |= {"rotation": f[1:].mean(0), "passes": (f[0] > f[1:].quantile(rule.quantile, 0)).to(f)}
+    counts = {"channel": torch.arange(len(own)), "n_own": n_own, "n_other": n_other}
+    columns = counts | {"skipped": skipped}
+    columns |= {name: values.masked_fill(skipped, torch.nan) for name, values in scores.items()}
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def before_and_after(
-    side: Side, channels: Channels, kind: str, row: int, channel: int
-) -> tuple[Float[Tensor, " n_positions"], Float[Tensor, " n_positions"]]:
-    """A neuron's activation at every position, as it is and without one channel ("subtract")."""
-    gate = None if side.gate is None else side.gate[row : row + 1]
-    in_ = side.in_[row : row + 1]
-    w = channels.weight_vectors[row : row + 1]
-    edited = w - contributions(w, channels.vectors[row : row + 1])[:, channel]
-    before = neuron_activations(side.x, gate, in_, side.act)
-    gate, in_ = (edited, in_) if kind == "gate" else (gate, edited)
-    return before.squeeze(1), neuron_activations(side.x, gate, in_, side.act).squeeze(1)
+@dataclass(frozen=True)
+class Snippet:
+    """Some tokens in a row, and a neuron's activation at each."""
+
+    title: str
+    """Of the document."""
+    words: tuple[str, ...]
+    """Tokens with their leading spaces, other white space made visible."""
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    """Without the channel ("subtract")."""
+    own: tuple[bool, ...]
+    """Whether the token read there is in the channel's tail."""
+    left: float
+    """Share of |a| on the channel's tokens that is left without it."""
+
+
+def snippet(
+    neuron: ReadingNeurons, channels: Channels, channel: int, *, length: int = 60
+) -> Snippet:
+    """The text where a neuron is most active on one channel's tokens.
+
+    Args:
+        neuron: the one, on a text.
+        channels: its own, of gate or in.
+        channel: which one is taken out.
+        length: tokens to show, of the window where |a| on the channel's tokens sums to most.
+    """
+    assert channels.kind is not None
+    w, windows = channels.weight_vectors, neuron.windows
+    edited = w - contributions(w, channels.vectors)[:, channel]
+    before, after = neuron.activation(), neuron.edited(0, neuron.x, {channels.kind: edited})
+    before, after = before[:, 1:-1, 0], after[:, 1:-1, 0]
+    own = signed_z(channels, 0)[channel, neuron.tokens()].view(before.shape)
+    own = own > channels.settings.threshold
+    strength = (before.abs() * own).unfold(1, min(length, before.shape[1]), 1).sum(2)
+    window, start = divmod(int(strength.argmax()), strength.shape[1])
+    piece = slice(start, start + length)
+    before, after, own = (values[window, piece] for values in (before, after, own))
+    strings = [channels.vocabulary.tokens[i] for i in windows.tokens[window, 1:-1][piece].tolist()]
+    return Snippet(
+        title=windows.titles[int(windows.document[window])],
+        words=tuple(" " * s.startswith(" ") + visible(s.removeprefix(" ")) for s in strings),
+        before=tuple(before.tolist()),
+        after=tuple(after.tolist()),
+        own=tuple(own.tolist()),
+        left=(after[own].abs().sum() / before[own].abs().sum().clamp_min(1e-9)).item(),
+    )

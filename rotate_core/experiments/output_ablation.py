@@ -14,7 +14,6 @@ These are our definitions; the paper's are not public.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rotate_core.channels import Channels
-from rotate_core.experiments.output_logits import active_contexts, drops_at_each, logit_drops
+from rotate_core.experiments.output_logits import active_contexts, logit_drops
 from rotate_core.null.matched import matched_rotations
 from rotate_core.null.tails import heaviest, signed_z, token_signs
 from rotate_core.text.edit import contributions
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel
 
-__all__ = ["RULES", "Rule", "active_contexts", "auroc_of", "logit_drops", "output_ablation"]
+    from rotate_core.text.corpus import Windows
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,9 @@ RULES = {
     "all tokens of a tail": Rule(n_tokens=None),
     "tails from z = 3": Rule(threshold=3.0),
     "tails from z = 5": Rule(threshold=5.0),
-    "half of the positions": Rule(positions=0.5),
     "effect on 10 tokens": Rule(n_effect=10),
     "effect on 200 tokens": Rule(n_effect=200),
+    "half of the positions": Rule(positions=0.5),
 }
 """The rule, and others to see what depends on it: one threshold changed at a time."""
 
@@ -67,69 +66,64 @@ RULES = {
 def output_ablation(
     model: PreTrainedModel,
     channels: Channels,
-    layer: int,
-    contexts: Int[Tensor, "n_neurons n_positions length"],
-    activation: Float[Tensor, "n_neurons n_positions"],
-    frequency: Float[Tensor, " d_vocab"],
+    windows: Windows,
+    activation: Float[Tensor, "n_windows length n_neurons"],
     *,
+    n_positions: int = 4,
+    context: int = 32,
     n_rotations: int = 5,
-    rules: Mapping[str, Rule] | None = None,
     seed: int = 0,
-) -> tuple[pd.DataFrame, pd.DataFrame, Float[Tensor, "n_neurons n_channels d_vocab"]]:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Faithfulness and AUROC of each channel, completeness of each neuron, beside rotations.
 
     Args:
         model: a loaded transformers model.
         channels: of out vectors, of one layer; they may be matched vectors'.
-        layer: their layer.
-        contexts: for each neuron, texts that end where it is active, the strongest first.
-        activation: its activation there.
-        frequency: how often each token is in text, to match tokens by.
+        windows: of text.
+        activation: what the vectors are written with, at every position.
+        n_positions: for each neuron, as :func:`active_contexts` chooses them.
+        context: tokens up to a position, itself included.
         n_rotations: sets of matched rotations of each neuron's channels.
-        rules: thresholds by name; None: :data:`RULES`.
         seed: of the rotations.
 
     Returns:
-        One row per channel and rule: faithfulness, auroc, and their means over rotations. A row a
-        neuron and rule: completeness and its mean over rotations. And the drops of all logits by
-        channel.
+        One row per channel and rule of :data:`RULES`: faithfulness, auroc, and their means over
+        rotations. And one row per neuron and rule: completeness and its mean over rotations.
     """
     import pandas as pd
 
-    rules = RULES if rules is None else rules
+    assert channels.layer is not None
+    contexts, at_end = active_contexts(windows, activation, n=n_positions, length=context)
     d_vocab = len(channels.vocabulary.tokens)
+    frequency = torch.bincount(windows.tokens.flatten(), minlength=d_vocab).float()
     rotations = matched_rotations(channels, n_rotations, seed=seed)
-    channel_rows, neuron_rows, drops = [], [], []
-    for i, neuron in enumerate(channels.indices):
-        w = channels.weight_vectors[i]
+    channel_rows, neuron_rows = [], []
+    for i, (neuron, w) in enumerate(zip(channels.indices, channels.weight_vectors, strict=True)):
         sets = torch.cat([channels.vectors[i : i + 1], rotations[:, i]])  # ours first
         parts = contributions(w.expand(len(sets), -1), sets)
         variants = torch.cat([w[None], w - parts.sum(1), parts.flatten(0, 1)])
-        each = drops_at_each(model, layer, contexts[i], activation[i], variants)
-        at_each = torch.stack([at_one[:, :d_vocab] for at_one in each])
+        at_each = logit_drops(model, channels.layer, contexts[i], at_end[i], variants)
         z, signs = signed_z(channels, i), token_signs(channels, i)
-        for share in dict.fromkeys(rule.positions for rule in rules.values()):
-            delta = at_each[: max(1, round(share * len(at_each)))].mean(0)
-            whole, rest = delta[0], delta[1 : 1 + len(sets)]
-            by_channel = delta[1 + len(sets) :].unflatten(0, parts.shape[:2])
-            if share == 1:
-                drops.append(by_channel[0])
-            ordered = _ordered(by_channel, signs)
-            for name, rule in rules.items():
+        for share in dict.fromkeys(rule.positions for rule in RULES.values()):
+            drops = at_each[: max(1, round(share * n_positions)), :, :d_vocab].mean(0)
+            whole, rest = drops[0], drops[1 : 1 + len(sets)]
+            by_channel = drops[1 + len(sets) :].unflatten(0, parts.shape[:2])
+            ordered = np.sort((by_channel * signs).numpy(), axis=2)  # once for all rules
+            for name, rule in RULES.items():
                 if rule.positions != share:
                     continue
-                place = {"neuron": neuron, "rule": name}
-                kept = _kept(whole, rest, rule.n_effect)
+                labels = {"neuron": neuron, "rule": name}
+                kept = _completeness(whole, rest, rule.n_effect)
                 row = {"completeness": kept[0].item(), "rotation": kept[1:].mean().item()}
-                neuron_rows.append(place | row)
+                neuron_rows.append(labels | row)
                 t = channels.settings.threshold if rule.threshold is None else rule.threshold
-                own = [heaviest(row, threshold=t, n=rule.n_tokens) for row in z]
-                found = _scores(by_channel, signs, own, frequency, ordered)
-                channel_rows += [place | row for row in found]
-    return pd.DataFrame(channel_rows), pd.DataFrame(neuron_rows), torch.stack(drops)
+                tails = [heaviest(row, threshold=t, n=rule.n_tokens) for row in z]
+                scored = _scores(by_channel, signs, tails, frequency, ordered)
+                channel_rows += [labels | row for row in scored]
+    return pd.DataFrame(channel_rows), pd.DataFrame(neuron_rows)
 
 
-def _kept(
+def _completeness(
     whole: Float[Tensor, " d_vocab"], rest: Float[Tensor, "n_sets d_vocab"], n: int
 ) -> Float[Tensor, " n_sets"]:
     """Share of the effect on the n tokens moved most that is there without the residual."""
@@ -140,56 +134,47 @@ def _kept(
 def _scores(
     drops: Float[Tensor, "n_sets n_channels d_vocab"],
     signs: Float[Tensor, "n_channels d_vocab"],
-    own: list[Int[Tensor, " n_tokens"]],
+    tails: list[Int[Tensor, " n_tokens"]],
     frequency: Float[Tensor, " d_vocab"],
-    ordered: np.ndarray,
+    ordered: Float[np.ndarray, "n_sets n_channels d_vocab"],
 ) -> list[dict[str, Any]]:
-    """One row per channel that has a tail; first the neuron's own, then rotations."""
+    """One row per channel that has a tail; the first set is the neuron's own, then rotations."""
     rows = []
-    for k, mine in enumerate(own):
-        if not len(mine):
+    for k, own in enumerate(tails):
+        if not len(own):
             continue
-        pools = [(j, ids[~torch.isin(ids, mine)]) for j, ids in enumerate(own) if j != k]
-        others = [(j, _matched(mine, ids, frequency)) for j, ids in pools if len(ids)]
-        signed = (drops[:, k] * signs[k])[:, mine]
+        signed = drops[:, k, own] * signs[k, own]
         score = signed.mean(1)
-        if others:
-            away = [(drops[:, k, ids] * signs[j, ids]).mean(1) for j, ids in others]
+        pools = [(j, ids[~torch.isin(ids, own)]) for j, ids in enumerate(tails) if j != k]
+        others = [(j, _as_frequent(own, ids, frequency)) for j, ids in pools if len(ids)]
+        if away := [(drops[:, k, ids] * signs[j, ids]).mean(1) for j, ids in others]:
             score = score - torch.stack(away).mean(0)
-        pairs = zip(signed.numpy(), ordered[:, k], strict=True)
-        auroc = [auroc_of(positive, everything) for positive, everything in pairs]
+        aurocs = [auroc(*pair) for pair in zip(signed.numpy(), ordered[:, k], strict=True)]
         rows.append(
             {
                 "channel": k,
-                "n_tokens": len(mine),
+                "n_tokens": len(own),
                 "faithfulness": score[0].item(),
                 "faithfulness_rotation": score[1:].mean().item(),
-                "auroc": auroc[0],
-                "auroc_rotation": float(np.mean(auroc[1:])),
+                "auroc": aurocs[0],
+                "auroc_rotation": float(np.mean(aurocs[1:])),
             }
         )
     return rows
 
 
-def _matched(wanted: Tensor, pool: Tensor, frequency: Tensor) -> Tensor:
+def _as_frequent(wanted: Tensor, pool: Tensor, frequency: Tensor) -> Tensor:
     """For each wanted token, the token of the pool that is most nearly as frequent in text."""
-    distance = frequency[wanted].log1p()[:, None] - frequency[pool].log1p()[None, :]
+    distance = frequency[wanted].log1p()[:, None] - frequency[pool].log1p()
     return pool[distance.abs().argmin(1)]
 
 
-def _ordered(drops: Tensor, signs: Tensor) -> np.ndarray:
-    """Signed drops of each set and channel in ascending order: sorted once for all rules."""
-    return np.sort((drops * signs).numpy(), axis=2)
-
-
-def auroc_of(positive: np.ndarray, everything: np.ndarray) -> float:
+def auroc(positive: np.ndarray, ordered: np.ndarray) -> float:
     """Chance that a positive scores above one of the rest; a tie counts half.
 
-    Args:
-        positive: scores of the positives.
-        everything: scores of all, positives included, in ascending order.
+    By look-up in the scores of all (positives included, ascending), which are sorted once: to rank
+    a vocabulary takes scipy's rankdata thirty times as long, and mannwhitneyu does so for each set.
     """
     n = len(positive)
-    ranks = [np.searchsorted(everything, positive, side) for side in ("left", "right")]
-    below = (ranks[0] + ranks[1]).sum() / 2  # of all, each positive itself counted half
-    return float((below - n * n / 2) / (n * (len(everything) - n)))
+    below = sum(np.searchsorted(ordered, positive, side).sum() for side in ("left", "right")) / 2
+    return float((below - n * n / 2) / (n * (len(ordered) - n)))

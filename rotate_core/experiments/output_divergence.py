@@ -4,10 +4,10 @@ One channel is taken out of an out vector, at every position of a text. The Kull
 divergence of the next-token distribution, of the model as it is from the model without, says in
 nats how much the model's prediction at a position changes. It is read at
 
-    on topic     positions where the neuron is active, and where the token that stands there, or the
-                 one that follows, is in the channel's tail
-    active       positions where the neuron is as active, and neither token is in the tail
-    matched      other positions, of tokens as frequent as those on topic
+    on topic     where the neuron is active, and the token that stands there, or the one that
+                 follows, is in the channel's tail: the strongest such position
+    active       a position where the neuron is as active, and neither token is in the tail
+    as frequent  another position, of a token as frequent as the one on topic
     elsewhere    all other positions of the same texts
 
 An ablation changes more where a neuron is more active, whatever its direction: so "elsewhere" alone
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,6 +43,8 @@ TOP_SHARE = 0.01
 """Share of the positions, by |a|, where a neuron counts as active."""
 LEAST_NATS = 1e-12
 """Where ratios are taken from: below it is the rounding of float32."""
+POSITIONS = ("on_topic", "active", "as_frequent", "elsewhere")
+OVER = tuple(f"over_{name}" for name in POSITIONS[1:])
 
 
 def kl_divergence(
@@ -99,76 +102,57 @@ def divergences(
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class Positions:
     """Where one channel's divergence is read."""
 
     windows: Int[Tensor, " n_windows"]
-    """Numbers of the windows to run."""
-    on: Bool[Tensor, "n_windows length"]
-    active: Bool[Tensor, "n_windows length"]
-    matched: Bool[Tensor, "n_windows length"]
-    elsewhere: Bool[Tensor, "n_windows length"]
+    """Numbers of the two windows to run: one with a position on topic, one with an active one."""
+    masks: dict[str, Bool[Tensor, "n_windows length"]]
+    """By the names of :data:`POSITIONS`."""
 
 
-def places(
+def positions(
     windows: Windows,
     activation: Float[Tensor, "n_windows length"],
     tail: Bool[Tensor, " d_vocab"],
-    frequency: Float[Tensor, " d_vocab"],
-    *,
-    n: int = 1,
-    top_share: float = TOP_SHARE,
-) -> Places | None:
+    frequency: Int[Tensor, " d_vocab"],
+) -> Positions | None:
     """Positions on topic and off, for one neuron and one tail; None where there are none of a sort.
 
     Args:
         windows: of text; a window's first and last position are left out.
-        activation: a, at every position.
+        activation: of the neuron, at every position.
         tail: which tokens are the channel's.
         frequency: how often each token is in text.
-        n: windows with the strongest positions on topic. As many more hold a position off topic
-            where the neuron is as active.
-        top_share: of the positions, by |a|, where the neuron counts as active.
     """
     size = activation.abs().clone()
     size[:, [0, -1]] = 0
-    count = max(1, int(top_share * size[:, 1:-1].numel()))
+    count = max(1, int(TOP_SHARE * size[:, 1:-1].numel()))
     active = size >= size.flatten().topk(count).values[-1]
     following = windows.tokens.roll(-1, 1)
     topical = tail[windows.tokens] | tail[following]
-    on = size.masked_fill(~(active & topical), -1)
-    free = size.masked_fill(~active | topical, torch.inf)
 
-    best = on.max(1).values
-    first = best.topk(min(n, int((best > 0).sum()))).indices
-    free[first] = torch.inf  # texts with a position on topic serve for that
-    pairs, ends = [], {"on": torch.zeros_like(active), "active": torch.zeros_like(active)}
-    for window in first.tolist():
-        nearest = (free - best[window]).abs().min(1)
-        if not torch.isfinite(nearest.values).any():
-            break
-        other = int(nearest.values.argmin())
-        free[other] = torch.inf
-        pairs.append((window, other))
-        ends["on"][window, on[window].argmax()] = True
-        ends["active"][other, nearest.indices[other]] = True
-    if not pairs:
+    strength = size.masked_fill(~(active & topical), 0)
+    on_topic = divmod(int(strength.argmax()), size.shape[1])
+    distance = (size - size[on_topic]).abs().masked_fill(~active | topical, torch.inf)
+    distance[on_topic[0]] = torch.inf
+    as_active = divmod(int(distance.argmin()), size.shape[1])
+    if not strength[on_topic] or distance[as_active].isinf():
         return None
-    rows = torch.tensor(pairs).flatten()
 
+    rows = torch.tensor([on_topic[0], as_active[0]])
     inside = torch.zeros_like(active)
     inside[:, 1:-1] = True
-    rest = (inside & ~active & ~topical)[rows]
+    elsewhere = (inside & ~active & ~topical)[rows]
     # As frequent as the tail's token: the one that stands on topic, or else the next.
-    on_topic = ends["on"][rows]
-    rates = frequency[torch.stack([windows.tokens[rows], following[rows]])].log1p()
-    which = (~tail[windows.tokens[rows]][on_topic]).long()  # 0: the token itself, 1: the next
-    wanted = rates[:, on_topic].gather(0, which[None])[0]
-    distance = wanted[:, None] - rates[:, rest][which]
-    near = rest.nonzero()[distance.abs().argmin(1)]
-    matched = torch.zeros_like(rest)
-    matched[near[:, 0], near[:, 1]] = True
-    return Places(rows, ends["on"][rows], ends["active"][rows], matched, rest)
+    read = windows.tokens if tail[windows.tokens[on_topic]] else following
+    rate = frequency.log1p()[read]
+    distance = (rate[rows] - rate[on_topic]).abs().masked_fill(~elsewhere, torch.inf)
+    at = ((0, on_topic[1]), (1, as_active[1]), divmod(int(distance.argmin()), size.shape[1]))
+    masks = {name: torch.zeros_like(elsewhere) for name in POSITIONS[:3]}
+    for mask, where in zip(masks.values(), at, strict=True):
+        mask[where] = True
+    return Positions(rows, masks | {"elsewhere": elsewhere})
 
 
 def divergence(
@@ -177,12 +161,8 @@ def divergence(
     neurons: Sequence[int],
     windows: Windows,
     activation: Float[Tensor, "n_windows length n_neurons"],
-    frequency: Float[Tensor, " d_vocab"],
     *,
     n_channels: int = 1,
-    n_windows: int = 1,
-    top_share: float = TOP_SHARE,
-    rotate: bool = True,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Divergence on topic and off, of the best supported channels of each neuron.
@@ -195,53 +175,34 @@ def divergence(
         neurons: numbers of the neurons whose vector each row's channels are taken out of.
         windows: of text.
         activation: of these neurons, at every position.
-        frequency: how often each token is in text.
         n_channels: of each neuron.
-        n_windows: n of :func:`places`.
-        top_share: as for :func:`places`.
-        rotate: measure a matched rotation of each channel as well, at the same positions.
         seed: of the rotations.
 
     Returns:
-        One row per channel: nats on topic, active, matched, elsewhere (means over positions), and
-        ``over_active``, ``over_matched``, ``over_elsewhere``: log10 of the ratio of on topic to
-        each. With ``rotate``, the same for the rotation, names ending in ``_rotation``.
+        One row per channel: log10 of the mean nats at each of :data:`POSITIONS`, and that on topic
+        less that at each other one (:data:`OVER`). The same for a matched rotation of the channel,
+        at the same positions, in columns that end in ``_rotation``.
     """
     import pandas as pd
 
     assert channels.layer is not None
+    frequency = torch.bincount(windows.tokens.flatten(), minlength=len(channels.vocabulary.tokens))
     member, order = tails(channels), support(channels).argsort(1, descending=True)
     sets = torch.cat([channels.vectors[None], matched_rotations(channels, 1, seed=seed)])
     rows = []
-    for i, (name, neuron) in enumerate(zip(channels.indices, neurons, strict=True)):
+    for i, (label, neuron) in enumerate(zip(channels.indices, neurons, strict=True)):
         parts = contributions(channels.weight_vectors[i].expand(2, -1), sets[:, i])
-        found = 0
-        for k in order[i].tolist():
-            if found == n_channels:
-                break
-            here = activation[..., i], member[i, k], frequency
-            at = places(windows, *here, n=n_windows, top_share=top_share)
-            if at is None:
-                continue
-            found += 1
-            ablations = [
-                (channels.layer, neuron, "out", part) for part in parts[: 1 + rotate, k].unbind()
-            ]
+        each = (
+            (k, positions(windows, activation[..., i], member[i, k], frequency)) for k in order[i]
+        )
+        for k, at in islice(((k, at) for k, at in each if at is not None), n_channels):
+            ablations = [(channels.layer, neuron, "out", part) for part in parts[:, k]]
             kl = divergences(model, ablations, windows.tokens[at.windows])
-            row: dict[str, Any] = {"neuron": name, "channel": k, "n_on": int(at.on.sum())}
-            for values, suffix in zip(kl, ("", "_rotation"), strict=False):
-                row |= {key + suffix: value for key, value in _read(values, at).items()}
+            row: dict[str, Any] = {"neuron": label, "channel": int(k)}
+            for values, suffix in zip(kl, ("", "_rotation"), strict=True):
+                nats = torch.stack([values[mask].mean() for mask in at.masks.values()])
+                log = nats.clamp_min(LEAST_NATS).log10()
+                names = [name + suffix for name in (*POSITIONS, *OVER)]
+                row |= zip(names, torch.cat([log, log[0] - log[1:]]).tolist(), strict=True)
             rows.append(row)
     return pd.DataFrame(rows) if rows else pd.DataFrame({"neuron": []})
-
-
-def _read(kl: Float[Tensor, "n_windows length"], at: Places) -> dict[str, float]:
-    """Means over the positions of each sort, and log10 ratios of the first to the others."""
-    nats = {name: kl[getattr(at, name)].mean() for name in ("on", "active", "matched", "elsewhere")}
-    ratios = {
-        f"over_{name}": (
-            nats["on"].clamp_min(LEAST_NATS) / nats[name].clamp_min(LEAST_NATS)
-        ).log10()
-        for name in ("active", "matched", "elsewhere")
-    }
-    return {name: value.item() for name, value in (nats | ratios).items()}

@@ -6,9 +6,9 @@ the same forward pass as others: each is one more copy of the last token, and th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -27,8 +27,11 @@ def logit_drops(
     tokens: Int[Tensor, "n_positions length"],
     activation: Float[Tensor, " n_positions"],
     vectors: Float[Tensor, "n_vectors d_model"],
-) -> Float[Tensor, "n_vectors d_vocab"]:
-    """Mean drop of every logit when ``a * vector`` is taken from what an MLP writes at a position.
+) -> Float[Tensor, "n_positions n_vectors d_vocab"]:
+    """Drop of every logit when ``a * vector`` is taken from what an MLP writes at a position.
+
+    The context is run once, and so is the last token up to the edit, where it is repeated: from
+    there on, each vector costs one token of the layers that are left.
 
     Args:
         model: a loaded transformers model.
@@ -38,25 +41,7 @@ def logit_drops(
         vectors: what is taken out of v, one row per variant.
 
     Returns:
-        ``sign(a) * (logit before - logit after)``, mean over positions, float32 on the CPU.
-    """
-    total = torch.zeros(len(vectors), model.config.get_text_config().vocab_size)
-    for drops in drops_at_each(model, layer, tokens, activation, vectors):
-        total += drops
-    return total / len(tokens)
-
-
-def drops_at_each(
-    model: PreTrainedModel,
-    layer: int,
-    tokens: Int[Tensor, "n_positions length"],
-    activation: Float[Tensor, " n_positions"],
-    vectors: Float[Tensor, "n_vectors d_model"],
-) -> Iterator[Float[Tensor, "n_vectors d_vocab"]]:
-    """What :func:`logit_drops` is the mean of, a position at a time.
-
-    The context is run once, and so is the last token up to the edit, where it is repeated: from
-    there on, each vector costs one token of the layers that are left.
+        ``sign(a) * (logit before - logit after)``, float32 on the CPU.
     """
     n = len(vectors)
     taken: Tensor | None = None
@@ -68,6 +53,7 @@ def drops_at_each(
         output[1:, -1] -= taken.to(output)
         return output
 
+    drops = []
     for row, a in zip(tokens.to(model.device), activation.tolist(), strict=True):
         handle = mlp_of(model, layer).register_forward_hook(edit)
         try:
@@ -80,7 +66,8 @@ def drops_at_each(
         finally:
             handle.remove()
             taken = None
-        yield (logits[:1] - logits[1:]) * (1.0 if a >= 0 else -1.0)
+        drops.append((logits[:1] - logits[1:]) * (1.0 if a >= 0 else -1.0))
+    return torch.stack(drops)
 
 
 def active_contexts(
@@ -105,19 +92,14 @@ def active_contexts(
     best, at = ends.abs().max(1)  # the best end of each window
     contexts, values = [], []
     for neuron in range(activation.shape[2]):
-        order = best[:, neuron].argsort(descending=True).tolist()
-        seen: set[int] = set()
-        first: list[int] = []
-        again: list[int] = []
-        for window in order:
-            document = int(windows.document[window])
-            (again if document in seen else first).append(window)
-            seen.add(document)
-        chosen = (first + again)[:n]
+        order = best[:, neuron].argsort(descending=True)
+        again = torch.ones(len(order), dtype=torch.bool)
+        again[np.unique(windows.document[order], return_index=True)[1]] = False
+        chosen = order[again.argsort(stable=True)][:n]  # the first of each document come first
         if len(chosen) < n:
             raise ValueError(f"{len(order)} windows of text, {n} contexts: read more text")
-        starts = [int(at[window, neuron]) for window in chosen]
-        pairs = list(zip(chosen, starts, strict=True))
+        starts = at[chosen, neuron]
+        pairs = zip(chosen.tolist(), starts.tolist(), strict=True)
         contexts.append(torch.stack([windows.tokens[w, s : s + length] for w, s in pairs]))
-        values.append(torch.stack([ends[w, s, neuron] for w, s in pairs]))
+        values.append(ends[chosen, starts, neuron])
     return torch.stack(contexts), torch.stack(values)

@@ -2,131 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
 
 from rotate_core.figures.style import COLOURS
+from rotate_core.verdicts.comparison import MATCHED, NEURONS, ROTATIONS
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
-ROW_COLOURS = {
-    "neurons": COLOURS["neuron"],
-    "matched vectors": COLOURS["masked"],
-    "matched rotations": COLOURS["null"],
-}
+    from rotate_core.experiments.input_ablation import Snippet
+
+ROW_COLOURS = {NEURONS: COLOURS["neuron"], MATCHED: COLOURS["masked"], ROTATIONS: COLOURS["null"]}
 """A colour for neurons and for each of their two nulls."""
 
 
 def points_with_means(
-    table: pd.DataFrame,
-    means: Mapping[tuple[Any, str], Any],
-    ax: Axes,
-    *,
-    value: str,
-    group: str,
-    label: str,
+    table: pd.DataFrame, means: pd.DataFrame, ax: Axes, *, value: str, rotation: str, label: str
 ) -> Axes:
-    """Three rows of points a group, neurons above their nulls, each with its mean and interval.
+    """Three rows of points for each layer, neurons above their nulls, with means and intervals.
 
     Args:
-        table: one row per value, with the columns ``value``, ``group`` and ``what``.
-        means: the `Estimate` of each (group, what) that there is.
+        table: one row per channel, with the columns ``value``, ``rotation``, layer and what.
+        means: of each layer of the table, from :func:`rotate_core.verdicts.comparison.estimates`.
         ax: where to.
         value: the column to draw.
-        group: the column whose values are the groups, from the top.
+        rotation: that of the same figure for matched rotations.
         label: of the value's axis.
     """
-    groups = list(dict.fromkeys(table[group]))
+    turned = table[table.what == NEURONS].assign(**{"what": ROTATIONS, value: table[rotation]})
     sns.stripplot(
-        table, x=value, y=group, order=groups, hue="what", hue_order=list(ROW_COLOURS),
-        palette=ROW_COLOURS, dodge=True, orient="h", ax=ax, size=3, alpha=0.4, legend=False,
+        pd.concat([table, turned]), x=value, y="layer", order=list(means.layer), hue="what",
+        hue_order=list(ROW_COLOURS), palette=ROW_COLOURS, dodge=True, orient="h", ax=ax, size=3,
+        alpha=0.4, legend=False,
     )  # fmt: skip
-    for row, name in enumerate(groups):
-        for shift, (what, colour) in zip((-0.27, 0, 0.27), ROW_COLOURS.items(), strict=True):
-            if (name, what) not in means:
-                continue
-            estimate, y = means[name, what], row + shift
-            ax.plot([estimate.low, estimate.high], [y, y], color="black", linewidth=2.5)
-            ax.plot(
-                estimate.value,
-                y,
-                "D",
-                color=colour,
-                markersize=7,
-                markeredgecolor="black",
-                zorder=4,
-            )
-    for what, colour in ROW_COLOURS.items():
-        ax.plot([], [], "D", color=colour, markeredgecolor="black", label=what)
-    ax.legend(
-        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=0.8, handletextpad=0.1
-    )
+    _intervals(means, ax, shift=0.27, line="black")
+    ax.set_yticks(range(len(means)), [f"layer {layer}" for layer in means.layer])
     ax.set(xlabel=label, ylabel="")
     return ax
 
 
+def divergence_by_position(ratios: pd.DataFrame, ax: Axes) -> Axes:
+    """log10 of the divergence on topic over that at other positions: one group for each of these.
+
+    Args:
+        ratios: from :func:`rotate_core.verdicts.comparison.estimates`, by "on topic over".
+        ax: where to.
+    """
+    _intervals(ratios, ax, shift=0.2)
+    ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
+    ax.set_yticks(range(len(ratios)), ratios["on topic over"])
+    ax.set(ylim=(len(ratios) - 0.5, -0.5), xlabel="divergence on topic over that, log10")
+    return ax
+
+
+def _intervals(means: pd.DataFrame, ax: Axes, *, shift: float, line: str | None = None) -> None:
+    """Means with their intervals, row i of the table around y = i, and a legend above."""
+    for offset, (what, colour) in zip((-shift, 0, shift), ROW_COLOURS.items(), strict=True):
+        y, estimates = np.arange(len(means)) + offset, list(means[what])
+        low, high = [e.low for e in estimates], [e.high for e in estimates]
+        ax.hlines(y, low, high, color=line or colour, linewidth=2.5)
+        ax.plot(
+            [e.value for e in estimates], y, "D", color=colour, markersize=7,
+            markeredgecolor="black", zorder=4, label=what,
+        )  # fmt: skip
+    ax.legend(
+        loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, columnspacing=0.8, handletextpad=0.1
+    )
+
+
 def text_before_and_after(
-    tokens: Sequence[str],
-    before: Sequence[float],
-    after: Sequence[float],
-    axes: Sequence[Axes],
-    *,
-    titles: tuple[str, str],
-    width: int = 40,
+    text: Snippet, axes: Sequence[Axes], *, titles: tuple[str, str], width: int = 40
 ) -> Sequence[Axes]:
     """The same text twice, each token on a ground as dark as the neuron's activation there.
 
     Lines are short, so that letters stay as large as the text around the figure on a phone.
 
     Args:
-        tokens: in reading order, leading spaces kept, other white space made visible.
-        before: activation at each token.
-        after: the same with the channel ablated.
+        text: with and without a channel.
         axes: two, drawn as pages of text.
         titles: of the two.
-        width: characters a line.
+        width: characters in a line.
     """
-    scale = max(1e-12, float(np.max(np.abs([*before, *after]))))
-    for ax, values, title in zip(axes, (before, after), titles, strict=True):
-        places = _lines(tokens, width)
-        for token, value, (line, column) in zip(tokens, values, places, strict=True):
-            word = token.lstrip(" ")
-            colour = COLOURS["positive" if value >= 0 else "negative"]
-            share = abs(value) / scale
+    scale = max(1e-12, float(np.max(np.abs([*text.before, *text.after]))))
+    positions = _positions(text.words, width)
+    for ax, values, title in zip(axes, (text.before, text.after), titles, strict=True):
+        for token, value, (line, column) in zip(text.words, values, positions, strict=True):
+            word, share = token.lstrip(" "), abs(value) / scale
             if share > 0.02:
-                ax.barh(
-                    line,
-                    len(word),
-                    left=column,
-                    height=0.86,
-                    color=colour,
-                    alpha=share,
-                    linewidth=0,
-                )
+                colour = COLOURS["positive" if value >= 0 else "negative"]
+                ax.barh(line, len(word), 0.86, column, color=colour, alpha=share, linewidth=0)
             ax.text(
                 column, line, word, family="monospace", fontsize=14, va="center", ha="left",
                 color="white" if share > 0.55 else "black",
             )  # fmt: skip
-        line = places[-1][0]
-        ax.set(xlim=(0, width), ylim=(line + 0.6, -0.6))
+        ax.set(xlim=(0, width), ylim=(positions[-1][0] + 0.6, -0.6))
         ax.set_title(title, fontsize=14)
         ax.axis("off")
     return axes
 
 
-def _lines(tokens: Sequence[str], width: int) -> list[tuple[int, int]]:
+def _positions(tokens: Sequence[str], width: int) -> list[tuple[int, int]]:
     """(line, column) of each token's first letter; lines break between words, where they can."""
     words: list[list[str]] = []
     for token in tokens:
         if token.startswith(" ") or not words:
             words.append([])
         words[-1].append(token.lstrip(" "))
-    places, line, column = [], 0, 0
+    positions, line, column = [], 0, 0
     for word in words:
         if column and column + 1 + sum(map(len, word)) > width:
             line, column = line + 1, 0
@@ -134,15 +121,15 @@ def _lines(tokens: Sequence[str], width: int) -> list[tuple[int, int]]:
         for part in word:
             if column and column + len(part) > width:  # a word longer than what is left of a line
                 line, column = line + 1, 0
-            places.append((line, column))
+            positions.append((line, column))
             column += len(part)
-    return places
+    return positions
 
 
 def no_longer_promoted(
     tokens: Sequence[str], drops: Sequence[float], own: Sequence[bool], ax: Axes
 ) -> Axes:
-    """Horizontal bars, a token each, the largest drop on top; the channel's own in colour.
+    """Horizontal bars, one per token, the largest drop on top; the channel's own in colour.
 
     Args:
         tokens: as they are to be read.
@@ -159,30 +146,4 @@ def no_longer_promoted(
     ax.legend(loc="lower left", bbox_to_anchor=(-0.2, 1.0), ncols=2, fontsize=13)
     ax.set_xlabel("drop of the logit", fontsize=14)
     ax.tick_params(axis="x", labelsize=13)
-    return ax
-
-
-def divergence_by_place(means: Mapping[tuple[str, str], Any], ax: Axes) -> Axes:
-    """log10 of the divergence on topic over that elsewhere: a group a comparison.
-
-    Args:
-        means: an `Estimate` for each (comparison, what), in order from the top.
-        ax: where to.
-    """
-    groups = list(dict.fromkeys(group for group, _ in means))
-    for shift, (what, colour) in zip((-0.2, 0, 0.2), ROW_COLOURS.items(), strict=True):
-        for row, group in enumerate(groups):
-            estimate, y = means[group, what], row + shift
-            ax.plot([estimate.low, estimate.high], [y, y], color=colour, linewidth=2.5)
-            ax.plot(
-                estimate.value, y, "D", color=colour, markersize=7, markeredgecolor="black",
-                label=what if row == 0 else None,
-            )  # fmt: skip
-    ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
-    ax.set_yticks(range(len(groups)), groups)
-    ax.set_ylim(len(groups) - 0.5, -0.5)
-    ax.set_xlabel("divergence on topic over that, log10")
-    ax.legend(
-        loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, columnspacing=0.8, handletextpad=0.1
-    )
     return ax

@@ -47,7 +47,7 @@ class Chapter:
         self._all: dict[str, Any] = {
             key: value
             for key, value in namespace.items()
-            if not key.startswith("_") and key not in ("In", "Out") and isinstance(value, LITERALS)
+            if key.islower() and not key.startswith("_") and isinstance(value, LITERALS)
         }
         if not isinstance(self._all.get("model"), str):
             raise ValueError(

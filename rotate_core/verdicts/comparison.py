@@ -2,64 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from rotate_core.channels import take
-from rotate_core.verdicts.intervals import (
-    Estimate,
-    Seed,
-    difference,
-    difference_within,
-    interval,
-    spawn,
-)
+from rotate_core.channels import Channels, take
+from rotate_core.verdicts.intervals import Estimate, Seed, difference_within, interval, spawn
 from rotate_core.verdicts.rules import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rotate_core.channels import Channels
+    from rotate_core.atlas import Atlas
 
-REAL, MATCHED = "neurons", "matched vectors"
-"""What a row of a table is of, in its column ``what``."""
+NEURONS, MATCHED, ROTATIONS = "neurons", "matched vectors", "matched rotations"
+"""What a row of a table is of, in its column ``what``; and columns of :func:`estimates`."""
 
 
-def both(
-    channels: Channels,
-    null: Channels,
-    measure: Callable[[Channels, list[int], str], tuple[pd.DataFrame, ...]],
+def beside_matched(
+    atlas: Atlas,
+    layers: Sequence[int],
+    kinds: Sequence[str],
+    measure: Callable[[Channels, Sequence[int]], tuple[pd.DataFrame, ...]],
 ) -> tuple[pd.DataFrame, ...]:
-    """Measure neurons, then as many matched vectors, each in the place of one of the neurons.
+    """Tables of neurons, and of as many matched vectors, each in the place of one of the neurons.
 
     Args:
-        channels: of some neurons of a layer.
-        null: of matched vectors; the first take the place of the first neurons.
-        measure: given channels, the rows of the neurons whose place they have, and what they are.
+        atlas: where the channels of both are; the first matched vectors take the place of the
+            first neurons.
+        layers: in it.
+        kinds: of each layer.
+        measure: of some channels and the numbers of the neurons in whose place they stand, which
+            are the channels' own where they are neurons'.
 
     Returns:
-        The tables of ``measure``, one below the other, with columns layer, kind, what, and cluster
+        Each table of ``measure``, one below the other, with columns layer, kind, what, and cluster
         (the neuron, or the matched vector: what a bootstrap resamples).
     """
     import pandas as pd
 
-    n = min(channels.n_neurons, null.n_neurons)
-    parts = []
-    for what, some, count in (
-        (REAL, channels, channels.n_neurons),
-        (MATCHED, take(null, range(n)), n),
-    ):
-        place = {"layer": channels.layer, "kind": channels.kind, "what": what}
-        tables = measure(some, list(range(count)), what)
-        parts.append(
-            [
-                table.assign(**place, cluster=f"{channels.layer}/" + table["neuron"].astype(str))
-                for table in tables
+    measured = []
+    for layer, kind in product(layers, kinds):
+        channels = atlas.channels(layer=layer, kind=kind)
+        null = atlas.channels(layer=layer, kind=kind, null=True)
+        null = take(null, range(min(channels.n_neurons, null.n_neurons)))
+        for what, part in ((NEURONS, channels), (MATCHED, null)):
+            labels = {"layer": layer, "kind": kind, "what": what}
+            tables = [
+                table.assign(**labels, cluster=f"{layer}/" + table["neuron"].astype(str))
+                for table in measure(part, channels.indices[: part.n_neurons])
             ]
-        )
+            measured.append(tables)
     return tuple(
         pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
-        for tables in zip(*parts, strict=True)
+        for tables in zip(*measured, strict=True)
     )
 
 
@@ -69,7 +65,7 @@ def estimates(
     """One row per group: neurons, matched vectors and their difference, with 95% intervals.
 
     Args:
-        table: with the columns what and cluster; rows without a value are left out.
+        table: as :func:`beside_matched` makes it; rows without a value are left out.
         column: the figure.
         by: columns that say which group, in the table's order.
         rotation: the column of the same figure for matched rotations; its mean, and what the
@@ -77,29 +73,39 @@ def estimates(
         seed: of the bootstraps; each estimate has draws of its own.
 
     Returns:
-        Columns of ``by``, n and n matched (how many values), then an `Estimate` a cell.
+        Columns of ``by``, n and n matched (how many values), and an `Estimate` in each other cell.
     """
     import pandas as pd
 
     rows = []
     groups = list(table.groupby(by, sort=False))
     for (key, part), group_seed in zip(groups, spawn(seed, len(groups)), strict=True):
-        seeds = spawn(group_seed, 5)
-        there = part[part[column].notna()]
-        real, null = (there[there.what == what] for what in (REAL, MATCHED))
-        row: dict[str, Any] = dict(zip(by, key, strict=True))
-        row |= {"n": len(real), "n matched": len(null)}
-        row["neurons"] = interval(real[column], real.cluster, seed=seeds[0])
-        row["matched vectors"] = interval(null[column], null.cluster, seed=seeds[1])
-        row["difference"] = _difference(real, null, column, seeds[2])
+        row = dict(zip(by, key, strict=True)) | _compared(part, column, group_seed)
         if rotation is not None:
-            row["rotations"] = interval(real[rotation], real.cluster, seed=seeds[3])
-            more = real[column] - real[rotation]
+            real = part[(part.what == NEURONS) & part[column].notna()]
+            more, seeds = real[column] - real[rotation], spawn(group_seed, 5)
+            row[ROTATIONS] = interval(real[rotation], real.cluster, seed=seeds[3])
             row["less rotations"] = interval(more, real.cluster, seed=seeds[4])
         rows.append(row)
-    names = [*by, "n", "n matched", "neurons", "matched vectors", "difference"]
-    names += [] if rotation is None else ["rotations", "less rotations"]
+    names = [*by, "n", "n matched", NEURONS, MATCHED, "difference"]
+    names += [] if rotation is None else [ROTATIONS, "less rotations"]
     return pd.DataFrame(rows, columns=names)
+
+
+def _compared(table: pd.DataFrame, column: str, seed: Seed) -> dict[str, Any]:
+    """Counts, means, and the difference within layers, over which values may be spread unevenly."""
+    there = table[table[column].notna()]
+    real, null = (there[there.what == what] for what in (NEURONS, MATCHED))
+    x, y, seeds = real[column], null[column], spawn(seed, 3)
+    return {
+        "n": len(real),
+        "n matched": len(null),
+        NEURONS: interval(x, real.cluster, seed=seeds[0]),
+        MATCHED: interval(y, null.cluster, seed=seeds[1]),
+        "difference": difference_within(
+            x, y, real.layer, null.layer, real.cluster, null.cluster, seed=seeds[2]
+        ),
+    }
 
 
 def by_certainty(
@@ -110,7 +116,7 @@ def by_certainty(
     A matched vector counts beside a group only where the group has neurons of its layer and kind.
 
     Args:
-        table: one row per channel, as :func:`both` makes them.
+        table: one row per channel, as :func:`beside_matched` makes it.
         column: the figure.
         q: layer, kind, neuron, channel and q_value of each channel, as :meth:`Atlas.table` has it.
         level: q-value below which a channel is beyond the null.
@@ -122,18 +128,15 @@ def by_certainty(
     import pandas as pd
 
     first = table[(table["channel"] == 0) & table[column].notna()]
-    keys = ["layer", "kind", "neuron", "channel"]
-    real = first[first.what == REAL].merge(q[[*keys, "q_value"]], on=keys)
-    virtual = first[first.what == MATCHED]
-    place = pd.MultiIndex.from_frame(virtual[["layer", "kind"]])
+    group = ["layer", "kind"]
+    keys = [*group, "neuron", "channel"]
+    real = first[first.what == NEURONS].merge(q[[*keys, "q_value"]], on=keys)
+    null = first[first.what == MATCHED]
+    below, others = real[real.q_value < level], real[real.q_value >= level]
     parts = []
-    for name, some in (
-        (f"q < {level:g}", real[real.q_value < level]),
-        ("others", real[real.q_value >= level]),
-    ):
-        beside = virtual[place.isin(pd.MultiIndex.from_frame(some[["layer", "kind"]]))]
-        rows = pd.concat([some, beside]) if len(some) else some
-        parts.append(rows.assign(channels=name))
+    for name, part in ((f"q < {level:g}", below), ("others", others)):
+        beside = null.merge(part[group].drop_duplicates(), on=group)
+        parts.append(pd.concat([part, beside]).assign(channels=name))
     return estimates(pd.concat(parts), column, ["channels"], seed=seed)
 
 
@@ -145,23 +148,23 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def outcome(table: pd.DataFrame, column: str, *, model: str, seed: int = 0) -> Outcome:
-    """Neurons against matched vectors, for the scoreboard."""
-    real, null = (table[table.what == what] for what in (REAL, MATCHED))
-    seeds = spawn(seed, 3)
-    return Outcome(
-        ours=interval(real[column], real.cluster, seed=seeds[0]),
-        null=interval(null[column], null.cluster, seed=seeds[1]),
-        over_null=_difference(real, null, column, seeds[2]),
-        null_is=MATCHED,
-        model=model,
-    )
+def outcome(
+    table: pd.DataFrame, column: str, *, model: str, rotation: str | None = None, seed: int = 0
+) -> Outcome:
+    """Neurons against matched vectors, for the scoreboard.
 
-
-def _difference(real: pd.DataFrame, null: pd.DataFrame, column: str, seed: Seed) -> Estimate:
-    """Within layers: what can be measured may be spread over them differently."""
-    if "layer" not in real:
-        return difference(real[column], null[column], real.cluster, null.cluster, seed=seed)
-    return difference_within(
-        real[column], null[column], real.layer, null.layer, real.cluster, null.cluster, seed=seed
-    )
+    Args:
+        table: as :func:`beside_matched` makes it.
+        column: the figure.
+        model: which model, and how much of it.
+        rotation: the column of the same figure for matched rotations, which are the null then.
+        seed: of the bootstraps.
+    """
+    if rotation is None:
+        row, null_is = _compared(table, column, seed), MATCHED
+        ours, null, over_null = row[NEURONS], row[MATCHED], row["difference"]
+    else:
+        real, null_is = table[table.what == NEURONS], ROTATIONS
+        values = real[column], real[rotation], real[column] - real[rotation]
+        ours, null, over_null = (interval(x, real.cluster, seed=seed) for x in values)
+    return Outcome(ours, null, over_null, null_is, model)

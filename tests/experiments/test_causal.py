@@ -8,14 +8,16 @@ import torch
 from tiny_models import D_MODEL, TOKENS, tiny
 
 from rotate_core import Vocabulary, decompose
-from rotate_core.experiments.input_ablation import FIXED, RULES, Rule, Side, input_ablation
-from rotate_core.experiments.output_ablation import RULES as OUTPUT_RULES
-from rotate_core.experiments.output_ablation import (
-    active_contexts,
-    auroc_of,
-    logit_drops,
-    output_ablation,
+from rotate_core.experiments.input_ablation import (
+    FIXED,
+    RULES,
+    ReadingNeurons,
+    Rule,
+    input_ablation,
 )
+from rotate_core.experiments.output_ablation import RULES as OUTPUT_RULES
+from rotate_core.experiments.output_ablation import auroc, output_ablation
+from rotate_core.experiments.output_logits import active_contexts, logit_drops
 from rotate_core.null.matched import matched_rotations
 from rotate_core.null.tails import heaviest, signed_z, tails, token_signs
 from rotate_core.text.activations import mlp_of
@@ -36,13 +38,15 @@ def planted():
     w = mixture @ directions + 0.02 * torch.randn(3, D, generator=generator)
     vocabulary = Vocabulary(projection, torch.ones(V))
     channels = decompose(w, vocabulary, n_channels=2, threshold=3.5, progress=False)
+    channels = dataclasses.replace(channels, kind="in")
     exact = (w @ directions.T).unsqueeze(2) * directions  # the two summands of each neuron
     first = channels.top_ids[:, 0, :10].lt(BLOCK).float().mean(1) > 0.5
     exact = torch.where(first[:, None, None], exact, exact.flip(1))
     channels = dataclasses.replace(channels, vectors=exact)
-    tokens = torch.randint(0, V, (40_000,), generator=generator)
+    tokens = torch.randint(0, V, (1, 40_002), generator=generator)
     x = projection.T[tokens] / 8
-    return channels, x, tokens
+    x += 0.01 * torch.randn(x.shape, generator=generator)  # no two positions are as active
+    return channels, x, Windows(tokens, torch.zeros(1).long(), ("",))
 
 
 class Identity(torch.nn.Module):
@@ -53,9 +57,9 @@ class Identity(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def side(planted):
-    channels, x, tokens = planted
-    return Side(x, {"current": tokens}, None, channels.weight_vectors, Identity())
+def neurons(planted):
+    channels, x, windows = planted
+    return ReadingNeurons(windows, x, {"in": channels.weight_vectors}, Identity())
 
 
 def test_tails_are_the_planted_blocks(planted):
@@ -68,67 +72,66 @@ def test_tails_are_the_planted_blocks(planted):
         assert len(blocks[0] & blocks[1]) < 5
 
 
-def test_planted_channels_are_faithful_and_complete(planted, side):
-    rows, neurons = input_ablation(side, planted[0], "in", n_rotations=20)
+def test_planted_channels_are_faithful_and_complete(planted, neurons):
+    rows, whole = input_ablation(neurons, planted[0], n_rotations=20)
     assert not rows[rows.rule == FIXED].skipped.any()
-    rows = rows[~rows.skipped]
+    rows = rows[~rows.skipped & (rows.rule != "the other token read")]
     assert (rows.faithfulness > 0.7).all()
     assert rows.passes.mean() == 1
     assert (rows.d_own > 0.7).all()
     assert (rows.rotation.abs() < 0.25).all()
-    assert (neurons.completeness > 0.8).all()
+    assert (whole.completeness > 0.8).all()
 
 
-def test_random_channels_are_not(planted, side, monkeypatch):
+def test_random_channels_are_not(planted, neurons, monkeypatch):
     """Directions at the channels' own cosines, with the channels' own tails."""
     channels = planted[0]
     random = dataclasses.replace(channels, vectors=matched_rotations(channels, 1, seed=9)[0])
     monkeypatch.setattr(
         "rotate_core.experiments.input_ablation.signed_z", lambda _, i: signed_z(channels, i)
     )
-    rows, _ = input_ablation(side, random, "in", n_rotations=20)
+    rows, _ = input_ablation(neurons, random, n_rotations=20)
     assert rows.faithfulness.abs().mean() < 0.25
 
 
-def test_a_channel_without_positions_is_skipped_not_scored(planted, side):
-    few = dataclasses.replace(side, tokens={"next": torch.full_like(side.tokens["current"], V - 1)})
-    rows, _ = input_ablation(few, planted[0], "in", n_rotations=2)
+def test_a_channel_without_positions_is_skipped_not_scored(planted, neurons):
+    last = torch.full_like(neurons.windows.tokens, V - 1)
+    few = dataclasses.replace(neurons, windows=dataclasses.replace(neurons.windows, tokens=last))
+    rows, _ = input_ablation(few, planted[0], n_rotations=2)
     assert rows.skipped.all()
     assert rows.faithfulness.isna().all()
     with pytest.raises(ValueError, match="gate and in"):
-        input_ablation(side, planted[0], "out")
+        input_ablation(neurons, dataclasses.replace(planted[0], kind="out"))
 
 
-def test_scores_are_those_of_the_definition_written_out(planted, side):
-    """D(E_k) - D(O_k) by plain loops, for every rule and both modes."""
-    channels, x, _ = planted
-    rows, neurons = input_ablation(side, channels, "in", n_rotations=3)
+def test_scores_are_those_of_the_definition_written_out(planted, neurons):
+    """D(E_k) - D(O_k) by plain loops, for every rule."""
+    channels, x, windows = planted
+    rows, whole = input_ablation(neurons, channels, n_rotations=3)
+    x = x[0, 1:-1]
     w, c = channels.weight_vectors[1], channels.vectors[1]
     alpha = torch.linalg.lstsq(c.T.double(), w.double()[:, None]).solution.squeeze(1)
     a = (x @ w).abs()
     for name, rule in RULES.items():
         top = a.topk(int(rule.top_share * len(a))).indices
         threshold = 3.5 if rule.threshold is None else rule.threshold
-        member = (signed_z(channels, 1) > threshold)[:, side.tokens["current"][top]]
+        read = windows.next if name == "the other token read" else windows.current
+        member = (signed_z(channels, 1) > threshold)[:, read[top]]
         for k in range(2):
             unit = c[k] / c[k].norm()
-            for mode, part in {
-                "subtract": alpha[k].float() * c[k],
-                "project": unit * (unit @ w),
-            }.items():
-                found = rows[(rows.neuron == 1) & (rows.channel == k) & (rows["mode"] == mode)]
-                found = found[found.rule == name].iloc[0]
-                own, other = member[k], member[1 - k] & ~member[k]
-                assert found.n_own == own.sum()
-                assert found.skipped == (min(own.sum(), other.sum()) < rule.least)
-                if not found.skipped:
-                    after = (x[top] @ (w - part)).abs()
-                    lost = [1 - after[s].sum() / a[top][s].sum() for s in (own, other)]
-                    assert found.faithfulness == pytest.approx((lost[0] - lost[1]).item(), abs=1e-4)
+            part = unit * (unit @ w) if name == "projected out" else alpha[k].float() * c[k]
+            row = rows[(rows.neuron == 1) & (rows.channel == k) & (rows.rule == name)].iloc[0]
+            own, other = member[k], member[1 - k] & ~member[k]
+            assert row.n_own == own.sum()
+            assert row.skipped == (min(own.sum(), other.sum()) < rule.least)
+            if not row.skipped:
+                after = (x[top] @ (w - part)).abs()
+                lost = [1 - after[s].sum() / a[top][s].sum() for s in (own, other)]
+                assert row.faithfulness == pytest.approx((lost[0] - lost[1]).item(), abs=1e-4)
     top = a.topk(400).indices
     removed = 1 - (x[top] @ (w - alpha.float() @ c)).abs().sum() / a[top].sum()
-    whole = neurons[(neurons.neuron == 1) & (neurons.top_share == 0.01)].completeness.item()
-    assert whole == pytest.approx(removed.item(), abs=1e-4)
+    found = whole[(whole.neuron == 1) & (whole.top_share == 0.01)].completeness.item()
+    assert found == pytest.approx(removed.item(), abs=1e-4)
 
 
 def test_a_rule_changes_one_threshold_at_a_time():
@@ -142,17 +145,23 @@ def test_a_rule_changes_one_threshold_at_a_time():
     assert RULES[FIXED] == Rule(top_share=0.01, least=10, quantile=0.95, threshold=None)
 
 
-def test_virtual_neurons_stand_where_the_neurons_stood(planted):
-    """`swapped` puts vectors in place of one kind and keeps the partners of the rows named."""
-    channels, x, tokens = planted
-    side = Side(
-        x, {"current": tokens}, channels.weight_vectors, channels.weight_vectors + 1, Identity()
+def test_matched_vectors_stand_where_the_neurons_stood(planted):
+    """The channels' own vectors are read by, beside the other vector of the neurons named."""
+    channels, x, windows = planted
+    partners = {"gate": channels.weight_vectors, "in": channels.weight_vectors + 1}
+    neurons = ReadingNeurons(windows, x, partners, Identity())
+    gate = dataclasses.replace(
+        channels, kind="gate", weight_vectors=channels.weight_vectors.flip(0)
     )
-    vectors = torch.zeros(2, D)
-    assert side.swapped("gate", vectors, [2, 0]).gate is vectors
-    assert torch.equal(side.swapped("gate", vectors, [2, 0]).in_, side.in_[[2, 0]])
-    assert torch.equal(side.swapped("in", vectors, [1, 2]).gate, side.gate[[1, 2]])
-    assert side.swapped("in", vectors, [1, 2]).in_ is vectors
+    _, whole = input_ablation(neurons, gate, n_rotations=1)
+    x = x[0, 1:-1]
+    w, c, u = gate.weight_vectors[0], gate.vectors[0], partners["in"][0]
+    alpha = torch.linalg.lstsq(c.T.double(), w.double()[:, None]).solution.squeeze(1).float()
+    a = ((x @ w) * (x @ u)).abs()
+    top = a.topk(400).indices
+    removed = 1 - ((x @ (w - alpha @ c)) * (x @ u)).abs()[top].sum() / a[top].sum()
+    found = whole[(whole.neuron == 0) & (whole.top_share == 0.01)].completeness.item()
+    assert found == pytest.approx(removed.item(), abs=1e-4)
 
 
 def test_tails_by_side(planted):
@@ -181,7 +190,7 @@ def test_logit_drops_are_those_of_a_model_that_is_run_again(family):
     model = tiny(family)
     vectors = torch.randn(3, D_MODEL, generator=torch.Generator().manual_seed(0))
     a = torch.tensor([0.5, -2.0])
-    drops = logit_drops(model, 0, TOKENS, a, vectors)
+    drops = logit_drops(model, 0, TOKENS, a, vectors).mean(0)
     for j, vector in enumerate(vectors):
         expected = 0
         for row, value in zip(TOKENS, a, strict=True):
@@ -212,12 +221,11 @@ def test_planted_output_channels_have_their_tokens_on_top():
     w = torch.eye(D_MODEL)[:2].sum(0, keepdim=True) * 0.2
     vocabulary = Vocabulary(projection, torch.ones(projection.shape[1]))
     channels = decompose(w, vocabulary, n_channels=2, threshold=1.5, progress=False)
-    contexts, activation = TOKENS[None], torch.ones(1, 2)
-    frequency = torch.ones(projection.shape[1])
-    rows, neurons, drops = output_ablation(
-        model, channels, 1, contexts, activation, frequency, n_rotations=10
+    channels = dataclasses.replace(channels, layer=1)
+    windows = Windows(TOKENS, torch.arange(2), ("", ""))
+    rows, neurons = output_ablation(
+        model, channels, windows, torch.ones(2, 6, 1), n_positions=2, context=6, n_rotations=10
     )
-    assert drops.shape == (1, 2, projection.shape[1])
     rows, neurons = rows[rows.rule == FIXED], neurons[neurons.rule == FIXED]
     assert (rows.auroc > 0.85).all()
     assert (rows.auroc > rows.auroc_rotation).all()
@@ -232,7 +240,7 @@ def test_auroc_is_scipys():
     scores = generator.integers(0, 30, 200).astype(float)  # with ties
     positive = np.arange(12)
     expected = mannwhitneyu(scores[:12], scores[12:]).statistic / (12 * 188)
-    assert auroc_of(scores[positive], np.sort(scores)) == pytest.approx(expected)
+    assert auroc(scores[positive], np.sort(scores)) == pytest.approx(expected)
 
 
 def test_contexts_end_where_the_neuron_is_most_active_once_a_document():

@@ -13,7 +13,7 @@ from rotate_core.experiments.output_divergence import (
     divergence,
     divergences,
     kl_divergence,
-    places,
+    positions,
 )
 from rotate_core.text.activations import activation_function, mlp_inputs, neuron_activations
 from rotate_core.text.corpus import Windows
@@ -59,7 +59,13 @@ def text(n_windows=8, length=12, seed=0):
     return Windows(tokens, torch.arange(n_windows), ("",) * n_windows)
 
 
-def test_places_are_what_they_are_called():
+@pytest.fixture
+def _more_active(monkeypatch):
+    monkeypatch.setattr("rotate_core.experiments.output_divergence.TOP_SHARE", 0.05)
+
+
+@pytest.mark.usefixtures("_more_active")
+def test_positions_are_what_they_are_called():
     windows = text()
     tail = torch.zeros(D_VOCAB, dtype=torch.bool)
     tail[:4] = True
@@ -67,21 +73,21 @@ def test_places_are_what_they_are_called():
     a = torch.full(windows.tokens.shape, 0.01)
     a[0, 5], a[1, 6], a[2, 3], a[3, 4] = -9, 8, 7, -8.5  # on, on by what follows, two elsewhere
     a[4, 0] = 100  # a window's first position never counts
-    frequency = torch.arange(D_VOCAB).float()
-    at = places(windows, a, tail, frequency, n=2, top_share=0.05)
-    assert at.windows.tolist() == [0, 3, 1, 2]
-    assert at.on.nonzero().tolist() == [[0, 5], [2, 6]]
-    assert at.active.nonzero().tolist() == [[1, 4], [3, 3]]
-    current, following = windows.tokens[at.windows], windows.tokens.roll(-1, 1)[at.windows]
-    rarest = {"current": current[at.elsewhere].min(), "next": following[at.elsewhere].min()}
-    assert 1 <= at.matched.sum() <= 2, "what is rarest, since those on topic are rarer still"
-    assert ((current == rarest["current"]) | (following == rarest["next"]))[at.matched].all()
-    assert (at.elsewhere | ~at.matched).all()
-    assert not (at.elsewhere & (at.on | at.active)).any()
-    assert not at.elsewhere[:, [0, -1]].any()
-    one = places(windows, a, tail, frequency, n=1, top_share=0.05)
-    assert one.windows.tolist() == [0, 3]
-    assert places(windows, a, torch.zeros_like(tail), frequency) is None
+    frequency = torch.arange(D_VOCAB)
+    for strength, numbers, on_topic, active in ((-9, [0, 3], 5, 4), (-1, [1, 3], 6, 4)):
+        a[0, 5] = strength
+        at = positions(windows, a, tail, frequency)
+        on, near, frequent, elsewhere = at.masks.values()
+        assert at.windows.tolist() == numbers
+        assert on.nonzero().tolist() == [[0, on_topic]]
+        assert near.nonzero().tolist() == [[1, active]]
+        read = windows.tokens.roll(-(on_topic == 6), 1)[at.windows]  # the token of the tail
+        assert frequent.sum() == 1
+        assert read[frequent] == read[elsewhere].min(), "the rarest, as those of the tail are rarer"
+        assert (elsewhere | ~frequent).all()
+        assert not (elsewhere & (on | near)).any()
+        assert not elsewhere[:, [0, -1]].any()
+    assert positions(windows, a, torch.zeros_like(tail), frequency) is None
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +117,7 @@ def planted():
     return model, windows, a, fires
 
 
+@pytest.mark.usefixtures("_more_active")
 def test_a_planted_neuron_changes_the_prediction_on_topic_alone(planted):
     model, windows, a, fires = planted
     assert (a[fires].abs() > 1).all()
@@ -124,14 +131,12 @@ def test_a_planted_neuron_changes_the_prediction_on_topic_alone(planted):
     assert (kl[~fires] == 0).all(), "the last layer: no later position reads what it writes"
 
     channels = dataclasses.replace(channels, layer=1, kind="out")
-    frequency = torch.bincount(windows.tokens.flatten(), minlength=D_VOCAB).float()
-    rows = divergence(model, channels, [0], windows, a, frequency, n_windows=2, top_share=0.05)
-    (row,) = rows.to_dict("records")
-    assert row["n_on"] == 2
-    assert row["on"] > 0.05
-    assert row["elsewhere"] == row["matched"] == 0
-    assert row["over_elsewhere"] == pytest.approx(math.log10(row["on"] / LEAST_NATS), abs=1e-3)
-    assert row["over_active"] == pytest.approx(math.log10(row["on"] / row["active"]), abs=1e-3)
-    assert row["on"] > row["on_rotation"]
-    assert {"on_rotation", "over_active_rotation"} <= set(rows)
+    (row,) = divergence(model, channels, [0], windows, a).to_dict("records")
+    least = math.log10(LEAST_NATS)
+    assert row["on_topic"] > math.log10(0.05)
+    assert row["elsewhere"] == row["as_frequent"] == pytest.approx(least)
+    assert row["over_elsewhere"] == pytest.approx(row["on_topic"] - least, abs=1e-3)
+    assert row["over_active"] == pytest.approx(row["on_topic"] - row["active"], abs=1e-3)
+    assert row["on_topic"] > row["on_topic_rotation"]
+    assert {"on_topic_rotation", "over_active_rotation"} <= set(row)
     assert not any(module._forward_hooks for module in model.modules())

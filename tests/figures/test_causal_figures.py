@@ -1,5 +1,7 @@
 """Figures of the causal chapters draw what they are given."""
 
+import math
+
 import matplotlib as mpl
 
 mpl.use("Agg")
@@ -8,6 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+from rotate_core.experiments.input_ablation import Snippet
 from rotate_core.figures import causal
 from rotate_core.figures.style import COLOURS
 from rotate_core.verdicts.intervals import Estimate
@@ -15,19 +18,21 @@ from rotate_core.verdicts.intervals import Estimate
 
 @pytest.fixture
 def axes():
-    _, both = plt.subplots(2, 1)
-    yield list(both)
+    _, axes = plt.subplots(2, 1)
+    yield list(axes)
     plt.close("all")
 
 
 def test_text_breaks_between_words_and_keeps_their_pieces_together(axes):
     tokens = ["The", " type", "writer", " key", "s", " abcdefghijklmnop"]
-    places = causal._lines(tokens, 14)
-    assert places == [(0, 0), (0, 4), (0, 8), (1, 0), (1, 3), (2, 0)]
-    assert causal._lines([" a", " b"], 40) == [(0, 0), (0, 2)]
-    assert causal._lines(["x" * 8, "y" * 8], 10) == [(0, 0), (1, 0)], "a word longer than a line"
-    before, after = [0.0, 2.0, 0.1, -1.0, 0, 0], [0.0] * 6
-    causal.text_before_and_after(tokens, before, after, axes, titles=("as it is", "without"))
+    positions = causal._positions(tokens, 14)
+    assert positions == [(0, 0), (0, 4), (0, 8), (1, 0), (1, 3), (2, 0)]
+    assert causal._positions([" a", " b"], 40) == [(0, 0), (0, 2)]
+    pieces = ["x" * 8, "y" * 8]
+    assert causal._positions(pieces, 10) == [(0, 0), (1, 0)], "a word longer than a line"
+    before, after = (0.0, 2.0, 0.1, -1.0, 0, 0), (0.0,) * 6
+    snippet = Snippet("", tuple(tokens), before, after, own=(True,) * 6, left=0)
+    causal.text_before_and_after(snippet, axes, titles=("as it is", "without"))
     texts = [text.get_text() for text in axes[0].texts]
     assert texts == ["The", "type", "writer", "key", "s", "abcdefghijklmnop"]
     grounds = [mpl.colors.to_hex(patch.get_facecolor()) for patch in axes[0].patches]
@@ -37,23 +42,33 @@ def test_text_breaks_between_words_and_keeps_their_pieces_together(axes):
 
 
 def test_means_of_groups_that_are_there_are_drawn(axes):
+    nothing = Estimate(math.nan, math.nan, math.nan, 0, 0)
     table = pd.DataFrame(
         {
             "x": [0.0, 1.0, 2.0],
-            "group": ["a", "a", "b"],
+            "turned": [0.5, 1.5, 2.5],
+            "layer": [3, 3, 4],
             "what": ["neurons", "matched vectors", "neurons"],
         }
     )
-    means = {
-        ("a", "neurons"): Estimate(0.0, -1, 1, 1, 1),
-        ("b", "neurons"): Estimate(2.0, 1, 3, 1, 1),
-    }
-    ax = causal.points_with_means(table, means, axes[0], value="x", group="group", label="x")
-    drawn = [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1]
+    means = pd.DataFrame(
+        {
+            "layer": [3, 4],
+            "neurons": [Estimate(0.0, -1, 1, 1, 1), Estimate(2.0, 1, 3, 1, 1)],
+            "matched vectors": [nothing, nothing],
+            "matched rotations": [nothing, nothing],
+        }
+    )
+    ax = causal.points_with_means(table, means, axes[0], value="x", rotation="turned", label="x")
+    drawn = [x for line in ax.lines for x in line.get_xdata() if not math.isnan(x)]
     assert sorted(drawn) == [0.0, 2.0]
-    every = {("active", what): Estimate(1.0, 0, 2, 1, 1) for what in causal.ROW_COLOURS}
-    ax = causal.divergence_by_place(every, axes[1])
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["active"]
+    points = [x for dots in ax.collections for x in dots.get_offsets()[:, 0]]
+    assert {0.0, 1.0, 2.0, 0.5, 2.5} <= set(points), "rotations of neurons alone"
+    assert 1.5 not in points
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["layer 3", "layer 4"]
+    ratios = means.assign(**{"on topic over": ["active", "elsewhere"]})
+    ax = causal.divergence_by_position(ratios, axes[1])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["active", "elsewhere"]
 
 
 def test_tokens_of_the_channel_are_in_its_colour(axes):

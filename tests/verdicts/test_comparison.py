@@ -1,6 +1,7 @@
 """Tables of neurons beside their matched vectors, and a text as a neuron reads it."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -8,13 +9,12 @@ import torch
 
 from rotate_core import Vocabulary, decompose
 from rotate_core.channels import take
-from rotate_core.experiments.input_ablation import Side
-from rotate_core.experiments.input_snippet import snippet
+from rotate_core.experiments.input_ablation import ReadingNeurons, snippet
 from rotate_core.text.corpus import Windows
 from rotate_core.verdicts.comparison import (
     MATCHED,
-    REAL,
-    both,
+    NEURONS,
+    beside_matched,
     by_certainty,
     estimates,
     outcome,
@@ -35,34 +35,38 @@ def channels():
     return decompose(w, vocabulary, n_channels=2, threshold=2.0, progress=False)
 
 
-def test_virtual_neurons_take_the_places_of_the_first_neurons(channels):
-    null = dataclasses.replace(take(channels, [4, 3, 2]), indices=(0, 1, 2))
-    layered = dataclasses.replace(channels, layer=7, kind="gate")
+def test_matched_vectors_take_the_places_of_the_first_neurons(channels):
+    matched = dataclasses.replace(take(channels, [4, 3, 2]), indices=(0, 1, 2))
+    there = dataclasses.replace(take(channels, [1, 0, 4, 2, 3]), layer=7, kind="gate")
     seen = []
 
-    def measure(some, rows, what):
-        seen.append((what, some.indices, rows))
+    def measure(part, neurons):
+        seen.append((part.indices, neurons))
         empty = pd.DataFrame({"neuron": []})
-        return pd.DataFrame({"neuron": some.indices, "value": 1.0}), empty
+        return pd.DataFrame({"neuron": part.indices, "value": 1.0}), empty
 
-    table, empty = both(layered, null, measure)
-    assert seen == [(REAL, (0, 1, 2, 3, 4), [0, 1, 2, 3, 4]), (MATCHED, (0, 1, 2), [0, 1, 2])]
-    assert table.what.tolist() == [REAL] * 5 + [MATCHED] * 3
+    def atlas_of(neurons):
+        return SimpleNamespace(channels=lambda *, null=False, **_: matched if null else neurons)
+
+    table, empty = beside_matched(atlas_of(there), [7], ["gate"], measure)
+    assert seen == [((1, 0, 4, 2, 3),) * 2, ((0, 1, 2), (1, 0, 4))]
+    assert table.what.tolist() == [NEURONS] * 5 + [MATCHED] * 3
     assert set(table.layer) == {7}
     assert set(table.kind) == {"gate"}
-    assert table.cluster[1] == "7/1"
+    assert table.cluster[0] == "7/1"
     assert not len(empty)
-    few, _ = both(take(layered, [1]), null, measure)
-    assert few.what.tolist() == [REAL, MATCHED], "no more matched vectors than places"
+    few, _ = beside_matched(atlas_of(take(there, [1])), [7], ["gate", "in"], measure)
+    assert few.what.tolist() == [NEURONS, MATCHED] * 2, "no more matched vectors than places"
 
 
 def made_up(n=40):
     generator = torch.Generator().manual_seed(0)
     rows = []
-    for what, mean in ((REAL, 1.0), (MATCHED, 0.4)):
+    for what, mean in ((NEURONS, 1.0), (MATCHED, 0.4)):
         for group in ("b", "a"):
             values = (mean + 0.1 * torch.randn(n, generator=generator)).tolist()
             part = pd.DataFrame({"value": values, "rotation": 0.9, "group": group, "what": what})
+            part["layer"] = 0
             rows.append(part.assign(cluster=[str(i // 2) for i in range(n)]))
     return pd.concat(rows, ignore_index=True)
 
@@ -74,7 +78,7 @@ def test_estimates_are_those_of_the_groups():
     assert found.group.tolist() == ["b", "a"], "in the table's order"
     assert found.n.tolist() == [39, 40]
     assert found["n matched"].tolist() == [40, 40]
-    part = table[(table.group == "a") & (table.what == REAL)]
+    part = table[(table.group == "a") & (table.what == NEURONS)]
     alone = interval(part.value, part.cluster)
     assert (found.neurons[1].value, found.neurons[1].n) == (alone.value, alone.n)
     assert found.neurons[1].low == pytest.approx(alone.low, abs=0.005), "other draws, same interval"
@@ -103,11 +107,12 @@ def test_a_snippet_is_where_the_neuron_is_most_active_on_the_channels_tokens(cha
     tokens = torch.full((3, 20), int(channels.top_ids[2, 0].flip(0)[0]))
     tokens[1, 9] = own
     windows = Windows(tokens, torch.tensor([0, 1, 1]), ("first", "second"))
-    x = torch.randn(3 * 18, D, generator=generator) / 10
-    x[18 + 8] = channels.vectors[2, 0]  # counted positions leave out the first of a window
-    side = Side(x, {"current": windows.current}, None, channels.weight_vectors, torch.nn.Identity())
+    x = torch.randn(3, 20, D, generator=generator) / 10
+    x[1, 9] = channels.vectors[2, 0]
+    one = dataclasses.replace(take(channels, [2]), kind="in")
+    neuron = ReadingNeurons(windows, x, {"in": one.weight_vectors}, torch.nn.Identity())
     assert channels.top_z[2, 0, 0].abs() > 2, "own is in the tail"
-    found = snippet(side, channels, "in", 2, 0, windows, reading="current", length=6)
+    found = snippet(neuron, one, 0, length=6)
     assert found.title == "second"
     assert len(found.words) == len(found.before) == len(found.after) == len(found.own) == 6
     at = found.words.index(f" {own}")
@@ -115,18 +120,19 @@ def test_a_snippet_is_where_the_neuron_is_most_active_on_the_channels_tokens(cha
     expected = float(channels.vectors[2, 0] @ channels.weight_vectors[2])
     assert found.before[at] == pytest.approx(expected, rel=1e-4)
     assert abs(found.after[at]) < abs(found.before[at])
+    assert found.left == pytest.approx(abs(found.after[at] / found.before[at]))
 
 
-def test_certain_channels_stand_beside_virtual_neurons_of_their_places():
+def test_certain_channels_stand_beside_matched_vectors_of_their_places():
     rows = []
     for layer, value in ((0, 5.0), (1, 1.0)):
         for neuron in range(6):
             at = {"layer": layer, "kind": "out", "neuron": neuron, "cluster": f"{layer}/{neuron}"}
-            rows += [at | {"channel": 0, "what": REAL, "value": value}]
-            rows += [at | {"channel": 1, "what": REAL, "value": 100.0}]
+            rows += [at | {"channel": 0, "what": NEURONS, "value": value}]
+            rows += [at | {"channel": 1, "what": NEURONS, "value": 100.0}]
             rows += [at | {"channel": 0, "what": MATCHED, "value": value / 2}]
     table = pd.DataFrame(rows)
-    q = table[table.what == REAL].drop(columns="value")
+    q = table[table.what == NEURONS].drop(columns="value")
     q = q.assign(q_value=[0.01 if row.layer == 0 else 0.9 for row in q.itertuples()])
     found = by_certainty(table, "value", q, level=0.1).set_index("channels")
     assert found.loc["q < 0.1", "neurons"].value == 5

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rotate_core.experiments.descriptions.weights import BUDGET, Description, from_scores, sign_of
-from rotate_core.experiments.output_ablation import logit_drops
+from rotate_core.experiments.output_logits import logit_drops
 from rotate_core.null.matched import own_seed
 from rotate_core.text.corpus import Windows
 
@@ -143,7 +143,7 @@ def token_change(
     one = torch.ones(1)
     for row, a in zip(contexts, activation, strict=True):
         taken = (a - target)[:, None] * out
-        change -= logit_drops(model, layer, row[None], one, taken)
+        change -= logit_drops(model, layer, row[None], one, taken)[0]
     return change / len(contexts)
 
 
