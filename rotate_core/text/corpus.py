@@ -73,6 +73,11 @@ class Windows:
         return self.tokens[:, 2:].flatten()
 
     @property
+    def previous(self) -> Int[Tensor, " n_positions"]:
+        """The token before each counted position."""
+        return self.tokens[:, :-2].flatten()
+
+    @property
     def position_document(self) -> Int[Tensor, " n_positions"]:
         """The document of each counted position."""
         return self.document.repeat_interleave(self.tokens.shape[1] - 2)

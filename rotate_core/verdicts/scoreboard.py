@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rotate_core.verdicts.claims import BASELINES, CLAIMS
 from rotate_core.verdicts.intervals import Estimate
-from rotate_core.verdicts.rules import LEAST_NEURONS, VERDICTS, Outcome, verdict
+from rotate_core.verdicts.rules import Outcome, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
     from pandas.io.formats.style import Styler
-
-__all__ = [
-    "CLAIMS",
-    "LEAST_NEURONS",
-    "VERDICTS",
-    "Outcome",
-    "baselines",
-    "collect",
-    "over_null_rows",
-    "paper_rows",
-    "shown",
-    "table",
-]
 
 
 def table(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) -> pd.DataFrame:
@@ -94,23 +82,11 @@ def paper_rows(
     rows = []
     for name, outcome in outcomes.items():
         if (paper := CLAIMS[name].judged_on) is not None:
-            low, high = (x / _unit(name) for x in paper)
             ours, null = (_as_share(name, x) for x in (outcome.ours, outcome.null))
-            rows.append((_label(name), ours, null, (low, high)))
+            rows.append(
+                (_label(name), ours, null, (paper[0] / _unit(name), paper[1] / _unit(name)))
+            )
     return rows
-
-
-def _label(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _unit(name: str) -> float:
-    return 100.0 if name.endswith("_percentile") else 1.0
-
-
-def _as_share(name: str, estimate: Estimate) -> Estimate:
-    value, low, high = (x / _unit(name) for x in (estimate.value, estimate.low, estimate.high))
-    return Estimate(value, low, high, estimate.n, estimate.n_clusters)
 
 
 def collect(folder: str | Path, *, checksum: str | None = None) -> dict[str, Outcome]:
@@ -120,11 +96,11 @@ def collect(folder: str | Path, *, checksum: str | None = None) -> dict[str, Out
         folder: of the files.
         checksum: of a model; results of others are left out, and so count as not run.
     """
-    found: dict[str, Outcome] = {}
-    for stored in _stored(folder, checksum):
-        for name, outcome in stored.get("claims", {}).items():
-            found[name] = Outcome.of(outcome)
-    return found
+    return {
+        name: Outcome.of(outcome)
+        for record in _records(folder, checksum)
+        for name, outcome in record.get("claims", {}).items()
+    }
 
 
 def baselines(folder: str | Path, *, checksum: str | None = None) -> pd.DataFrame:
@@ -140,9 +116,9 @@ def baselines(folder: str | Path, *, checksum: str | None = None) -> pd.DataFram
     import pandas as pd
 
     where: dict[str, str] = {}
-    for stored in _stored(folder, checksum):
-        notebooks = {CLAIMS[name].notebook for name in stored.get("claims", {})}
-        for row in stored["metrics"].get("scores", ()):
+    for record in _records(folder, checksum):
+        notebooks = {CLAIMS[name].notebook for name in record.get("claims", {})}
+        for row in record["metrics"].get("scores", ()):
             where[row["method"]] = ", ".join(sorted(notebooks))
     rows = [
         {
@@ -156,8 +132,22 @@ def baselines(folder: str | Path, *, checksum: str | None = None) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def _stored(folder: str | Path, checksum: str | None) -> Iterator[dict[str, Any]]:
+def _records(folder: str | Path, checksum: str | None) -> Iterator[dict[str, Any]]:
+    """What :func:`.record.write_results` left, of one model or of all."""
     for file in sorted(Path(folder).glob("[0-9][0-9]_*.json")):
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        if checksum in (None, stored["model"]["checksum"]):
-            yield stored
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if checksum in (None, record["model"]["checksum"]):
+            yield record
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _unit(name: str) -> float:
+    return 100.0 if name.endswith("_percentile") else 1.0
+
+
+def _as_share(name: str, estimate: Estimate) -> Estimate:
+    ends = {part: getattr(estimate, part) / _unit(name) for part in ("value", "low", "high")}
+    return replace(estimate, **ends)

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from rotate_core.experiments.descriptions import Description
 from rotate_core.experiments.descriptions.endpoint import KEY, MODEL, URL, Endpoint, EndpointError
 from rotate_core.experiments.descriptions.judge import (
     ANSWERS,
@@ -29,6 +28,7 @@ from rotate_core.experiments.descriptions.judge import (
     tournament,
     write_prose,
 )
+from rotate_core.experiments.descriptions.weights import Description
 
 CATS = Description((1, 2), (1.0, 0.5), (" cat", "Cat"))
 DOGS = Description((3,), (1.0,), (" dog",))

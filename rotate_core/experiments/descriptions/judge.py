@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
@@ -97,13 +98,13 @@ def judge_pair(
 
 def parse(said: str) -> str:
     """A judge's answer as one of :data:`ANSWERS`: by its first or its last line, no other."""
-    found = set()
-    lines = [line for line in said.splitlines() if line.strip()] or [""]
-    for line in (lines[0], lines[-1]):
+    answers = set()
+    lines = [line for line in said.splitlines() if line.strip()]
+    for line in (*lines[:1], *lines[-1:]):
         plain = " ".join(re.sub(r"[^\w\s:]", " ", line).lower().split()).strip(": ")
         if match := _VERDICT.fullmatch(plain):
-            found.add("tie" if match[1] == "tie" else match[1].upper())
-    return found.pop() if len(found) == 1 else "invalid"
+            answers.add("tie" if match[1] == "tie" else match[1].upper())
+    return answers.pop() if len(answers) == 1 else "invalid"
 
 
 def combine(forward: str, backward: str) -> str:
@@ -152,30 +153,30 @@ def tournament(
     methods = list(dict.fromkeys(method for pair in pairs for method in pair))
     names = [str(i) for i in range(len(exemplars))] if names is None else names
     for method in methods:
-        if len(descriptions.get(method, ())) != len(exemplars) or len(names) != len(exemplars):
+        n = len(descriptions.get(method, ()))
+        if not n == len(names) == len(exemplars):
             raise ValueError(
-                f"{method!r} has {len(descriptions.get(method, ()))} descriptions, for "
-                f"{len(exemplars)} neurons' excerpts and {len(names)} names: wanted one of each"
+                f"{method!r} has {n} descriptions, for {len(exemplars)} neurons' excerpts and "
+                f"{len(names)} names: wanted one of each"
             )
     rows = []
-    with tqdm(total=len(names) * len(pairs), unit="pair", disable=not progress) as bar:
-        for i, name in enumerate(names):
-            prose = {m: write_prose(endpoint, descriptions[m][i]) for m in methods}
-            for one, other in pairs:
-                forward, said = judge_pair(endpoint, exemplars[i], prose[one], prose[other])
-                backward, said_back = judge_pair(endpoint, exemplars[i], prose[other], prose[one])
-                verdict = combine(forward, backward)
-                agree = verdict != "tie" or forward == backward == "tie"
-                rows.append(
-                    {
-                        "neuron": name, "first": one, "second": other,
-                        "first_prose": prose[one], "second_prose": prose[other],
-                        "forward": forward, "backward": backward,
-                        "forward_said": said, "backward_said": said_back,
-                        "verdict": verdict, "agree": None if verdict == "invalid" else agree,
-                    }
-                )  # fmt: skip
-                bar.update()
+    bar = tqdm(list(product(range(len(names)), pairs)), unit="pair", disable=not progress)
+    for i, (first, second) in bar:
+        # What was written for an earlier pair is in the endpoint's folder.
+        proses = [write_prose(endpoint, descriptions[method][i]) for method in (first, second)]
+        forward, forward_said = judge_pair(endpoint, exemplars[i], *proses)
+        backward, backward_said = judge_pair(endpoint, exemplars[i], *reversed(proses))
+        verdict = combine(forward, backward)
+        agree = verdict != "tie" or forward == backward == "tie"
+        rows.append(
+            {
+                "neuron": names[i], "first": first, "second": second,
+                "first_prose": proses[0], "second_prose": proses[1],
+                "forward": forward, "backward": backward,
+                "forward_said": forward_said, "backward_said": backward_said,
+                "verdict": verdict, "agree": None if verdict == "invalid" else agree,
+            }
+        )  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -187,15 +188,10 @@ def summary(verdicts: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
+    columns = {"won": "first", "tied": "tie", "lost": "second", "invalid": "invalid"}
     rows = []
-    for (one, other), part in verdicts.groupby(["first", "second"], sort=False):
-        counts = part.verdict.value_counts()
-        rows.append(
-            {
-                "first": one, "second": other,
-                "won": int(counts.get("first", 0)), "tied": int(counts.get("tie", 0)),
-                "lost": int(counts.get("second", 0)), "invalid": int(counts.get("invalid", 0)),
-                "orders_agree": part.agree.dropna().astype(float).mean(),
-            }
-        )  # fmt: skip
+    for (first, second), part in verdicts.groupby(["first", "second"], sort=False):
+        counts = {name: int((part.verdict == said).sum()) for name, said in columns.items()}
+        agree = part.agree.dropna().astype(float).mean()
+        rows.append({"first": first, "second": second} | counts | {"orders_agree": agree})
     return pd.DataFrame(rows)

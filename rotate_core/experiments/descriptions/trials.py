@@ -7,19 +7,21 @@ tokens as frequent as the former's. A description predicts an activation for eac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
+from scipy.stats import rankdata
 from torch import Tensor
 
 from rotate_core.verdicts.intervals import N_RESAMPLES, Estimate
 
 MARGIN = 0.01
 """AUROC by which a description has to be better to win."""
+N_OF_EACH = 50
+"""Positions of each sort in a trial: positives, negatives, hard negatives."""
 LEAST_POSITIVES = 10
 
 
@@ -40,18 +42,51 @@ class Trial:
         return len(self.position)
 
 
-def trial(
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """The two trials of one neuron and polarity; false where one has too few positives."""
+
+    validation: Trial
+    """To choose by."""
+    test: Trial
+    """To judge by."""
+
+    def __bool__(self) -> bool:
+        return len(self.validation) > 0 and len(self.test) > 0
+
+    def scores(
+        self, validation: Float[Tensor, " n"], test: Float[Tensor, " m"]
+    ) -> dict[str, float]:
+        """How well a prediction tells on the test trial.
+
+        Args:
+            validation: predicted activations at the positions of the validation trial.
+            test: the same of the test trial.
+
+        Returns:
+            ``auroc``, ``accuracy`` (balanced; the cut is chosen on the validation trial),
+            ``pearson``, and ``told``: the share of positions where anything is predicted.
+        """
+        cut = best_threshold(validation, self.validation.label)
+        return {
+            "auroc": auroc(test, self.test.label),
+            "accuracy": balanced_accuracy(test, self.test.label, cut),
+            "pearson": pearson(test, self.test.activation),
+            "told": (test > 0).double().mean().item(),
+        }
+
+
+def draw_trial(
     activation: Float[Tensor, " n_positions"],
     token: Int[Tensor, " n_positions"],
     previous: Int[Tensor, " n_positions"],
     train_threshold: float,
     *,
-    n: int = 50,
     seed: int = 0,
 ) -> Trial:
     """Positions of held-out text to judge a description on, and which of them are positive.
 
-    n positives over ten quantiles above the train text's 99th percentile; n negatives below the
+    50 positives over ten quantiles above the train text's 99th percentile; 50 negatives below the
     median; and below the median, for each positive, a hard negative whose token is as frequent.
 
     Args:
@@ -59,7 +94,6 @@ def trial(
         token: at each position.
         previous: the one before it.
         train_threshold: the percentile of the train text.
-        n: of each sort.
         seed: of the draws.
 
     Returns:
@@ -68,21 +102,21 @@ def trial(
     from scipy.optimize import linear_sum_assignment
 
     generator = torch.Generator().manual_seed(seed)
+
+    def draw(positions: Tensor, n: int) -> Tensor:
+        return positions[torch.randperm(len(positions), generator=generator)[:n]]
+
     above = (activation > max(train_threshold, 0)).nonzero().flatten()
     below = (activation <= activation.median()).nonzero().flatten()
     if len(above) < LEAST_POSITIVES:
         none = above[:0]
         return Trial(none, none, activation[none], token[none], previous[none])
-    ranked = above[activation[above].argsort()]
-    positives = []
-    for part in ranked.tensor_split(10):
-        order = torch.randperm(len(part), generator=generator)[: n // 10]
-        positives.append(part[order])
-    positive = torch.cat(positives)
-    negative = below[torch.randperm(len(below), generator=generator)[:n]]
-    count = torch.bincount(token, minlength=int(token.max()) + 1)[token].float().log()
-    pool = below[torch.randperm(len(below), generator=generator)[: 20 * n]]
+    quantiles = above[activation[above].argsort()].tensor_split(10)
+    positive = torch.cat([draw(part, N_OF_EACH // 10) for part in quantiles])
+    negative = draw(below, N_OF_EACH)
+    pool = draw(below, 20 * N_OF_EACH)
     pool = pool[~torch.isin(pool, negative)]
+    count = torch.bincount(token, minlength=int(token.max()) + 1)[token].float().log()
     distance = (count[positive][:, None] - count[pool][None]).abs()
     hard = pool[torch.from_numpy(linear_sum_assignment(distance.numpy())[1])]
     chosen = torch.cat([positive, negative, hard])
@@ -93,12 +127,11 @@ def trial(
 
 def auroc(score: Float[Tensor, " n"], label: Int[Tensor, " n"]) -> float:
     """Chance that a positive scores above a negative; ties count half."""
-    positive, negative = score[label == 1], score[label == 0]
-    if not len(positive) or not len(negative):
+    positive = (label == 1).numpy()
+    n, n_negative = positive.sum(), (~positive).sum()
+    if not n or not n_negative:
         return float("nan")
-    above = (positive[:, None] > negative[None]).double()
-    ties = (positive[:, None] == negative[None]).double()
-    return (above + ties / 2).mean().item()
+    return float((rankdata(score)[positive].sum() - n * (n + 1) / 2) / (n * n_negative))
 
 
 def best_threshold(score: Float[Tensor, " n"], label: Int[Tensor, " n"]) -> float:
@@ -126,40 +159,15 @@ def pearson(score: Float[Tensor, " n"], activation: Float[Tensor, " n"]) -> floa
     return torch.corrcoef(torch.stack([score.double(), activation.double()]))[0, 1].item()
 
 
-def scores(
-    validation: tuple[Float[Tensor, " n"], Trial], test: tuple[Float[Tensor, " m"], Trial]
-) -> dict[str, float]:
-    """AUROC, balanced accuracy and Pearson on test text; the cut is chosen on validation text.
-
-    Args:
-        validation: what was predicted, and for what.
-        test: the same.
-    """
-    cut = best_threshold(validation[0], validation[1].label)
-    score, truth = test
-    return {
-        "auroc": auroc(score, truth.label),
-        "accuracy": balanced_accuracy(score, truth.label, cut),
-        "pearson": pearson(score, truth.activation),
-    }
-
-
-def wins(
-    scores: Mapping[str, Sequence[float]], ours: str, other: str, *, margin: float = MARGIN
-) -> tuple[int, int, int]:
-    """Times that ours is better by more than the margin, as good, worse."""
-    gaps = [a - b for a, b in zip(scores[ours], scores[other], strict=True) if a == a and b == b]
-    won, lost = sum(g > margin for g in gaps), sum(g < -margin for g in gaps)
-    return won, len(gaps) - won - lost, lost
+def wins(gaps: ArrayLike, *, margin: float = MARGIN) -> tuple[int, int, int]:
+    """Gaps above the margin (won), within it (tied) and below it (lost); NaN are left out."""
+    x = np.asarray(gaps, dtype=float)
+    won, tied, lost = x > margin, abs(x) <= margin, x < -margin
+    return int(won.sum()), int(tied.sum()), int(lost.sum())
 
 
 def win_ratio(
-    gaps: ArrayLike,
-    clusters: ArrayLike,
-    *,
-    margin: float = MARGIN,
-    seed: int = 0,
-    n_resamples: int = N_RESAMPLES,
+    gaps: ArrayLike, clusters: ArrayLike, *, margin: float = MARGIN, seed: int = 0
 ) -> Estimate:
     """Wins to losses, resampling neurons; ties count for neither side.
 
@@ -170,33 +178,24 @@ def win_ratio(
         clusters: (n,) which neuron each is of.
         margin: beyond which a gap is a win or a loss.
         seed: of the resampling.
-        n_resamples: how many.
 
     Returns:
         The ratio and its 95% percentile interval, NaN where there are fewer than two neurons.
     """
     from scipy.stats import bootstrap
 
-    x, labels = np.asarray(gaps, dtype=float).ravel(), np.asarray(clusters).ravel()
-    there = ~np.isnan(x)
-    member = np.unique(labels[there], return_inverse=True)[1]
-    won = np.bincount(member, x[there] > margin)
-    lost = np.bincount(member, x[there] < -margin)
+    x, labels = np.asarray(gaps, dtype=float), np.asarray(clusters)
+    member = np.unique(labels[~np.isnan(x)], return_inverse=True)[1]
+    x = x[~np.isnan(x)]
+    counts = np.bincount(member, x > margin), np.bincount(member, x < -margin)
 
     def ratio(won: np.ndarray, lost: np.ndarray, axis: int = -1) -> np.ndarray:
         return (won.sum(axis) + 0.5) / (lost.sum(axis) + 0.5)
 
     low = high = float("nan")
-    if len(won) > 1:
+    if len(counts[0]) > 1:
         low, high = bootstrap(
-            (won, lost),
-            ratio,
-            paired=True,
-            vectorized=True,
-            n_resamples=n_resamples,
-            batch=1000,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    value = float(ratio(won, lost))
-    return Estimate(value, float(low), float(high), int(there.sum()), len(won))
+            counts, ratio, paired=True, vectorized=True, n_resamples=N_RESAMPLES, batch=1000,
+            method="percentile", rng=np.random.default_rng(seed),
+        ).confidence_interval  # fmt: skip
+    return Estimate(float(ratio(*counts)), float(low), float(high), len(x), len(counts[0]))
