@@ -54,18 +54,14 @@ class Claim:
         if self.paper is None:
             return "a direction"
         low, high = self.paper
-        if math.isinf(high):
-            text = f"> {low:g}"
-        else:
-            text = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        text = f"> {low:g}" if math.isinf(high) else f"{low:g} to {high:g}"
+        text = f"{low:g}" if low == high else text
         return text if self.paper_measure is None else f"{text} ({self.paper_measure})"
 
 
 CLAIMS: dict[str, Claim] = {
     "kurtosis_by_depth": Claim(
-        "Kurtosis is higher in middle and late layers than in early ones.",
-        "05_kurtosis",
-        least=0.1,
+        "Kurtosis is higher in middle and late layers than in early ones.", "05_kurtosis", least=0.1
     ),
     "concept_percentile": Claim(
         "Concept vectors are more kurtotic than most neurons of the model (percentile).",

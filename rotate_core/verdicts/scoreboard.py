@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 
-def table(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per claim: the paper's figure and its source, ours with interval and null, verdict.
+def table(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
+    """One row per claim, by name: the paper's figure and its source, ours, its null, the verdict.
 
     Args:
         outcomes: by the claim's name; what is missing was not run.
-        claims: names, in order; None for all.
 
     Raises:
         KeyError: an outcome of no known claim.
@@ -32,8 +31,8 @@ def table(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) 
     if unknown := set(outcomes) - set(CLAIMS):
         raise KeyError(f"no claims {sorted(unknown)}; known are {', '.join(CLAIMS)}")
     rows = []
-    for name in CLAIMS if claims is None else claims:
-        claim, outcome = CLAIMS[name], outcomes.get(name)
+    for name, claim in CLAIMS.items():
+        outcome = outcomes.get(name)
         decision, why = verdict(claim, outcome)
         rows.append(
             {
@@ -50,18 +49,13 @@ def table(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) 
                 "notebook": claim.notebook,
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, index=list(CLAIMS))
 
 
-def shown(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) -> Styler:
-    """:func:`table` as a chapter shows it: one column per claim, and no word cut off.
-
-    Args:
-        outcomes: by the claim's name.
-        claims: names, in order; None for those of the outcomes.
-    """
-    rows = table(outcomes, list(outcomes) if claims is None else claims)
-    return rows.drop(columns="notebook").set_index("claim").rename_axis(None).T.style
+def shown(outcomes: Mapping[str, Outcome]) -> Styler:
+    """:func:`table` as a chapter shows its claims: one column per claim, and no word cut off."""
+    rows = table(outcomes).loc[list(outcomes)].drop(columns="notebook")
+    return rows.set_index("claim").rename_axis(None).T.style
 
 
 def over_null_rows(outcomes: Mapping[str, Outcome]) -> list[tuple[str, Estimate, str]]:

@@ -169,7 +169,7 @@ def test_the_best_projection_and_maxact_share_one_budget_in_turns():
 def test_merging_takes_turns():
     a = Description((1, 2), (1.0, 0.5), ("a", "b"))
     b = Description((3, 2), (1.0, 0.9), ("c", "b"))
-    assert merge([a, b]).ids == (1, 3, 2)
+    assert merge([a], [b])[0].ids == (1, 3, 2)
 
 
 @pytest.mark.parametrize(("polarity", "wanted"), [("positive", range(5)), ("negative", {7, 8})])

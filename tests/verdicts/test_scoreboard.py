@@ -182,7 +182,7 @@ def test_table_has_a_row_for_each_claim_whether_it_ran_or_not():
     assert rows.verdict.value_counts().to_dict() == {"not run": len(CLAIMS) - 1, "reproduced": 1}
     assert rows.paper[rows.verdict == "reproduced"].item() == "0.46 to 0.71"
     assert rows.source[rows.verdict == "reproduced"].item() == SECOND_HAND
-    assert table({}, ["stability_cosine"]).paper.item() == "0.9"
+    assert table({}).paper["stability_cosine"] == "0.9"
     with pytest.raises(KeyError, match="no claims"):
         table({"made_up": outcome(1, 1)})
 
@@ -192,8 +192,6 @@ def test_a_chapter_shows_its_claims_in_full():
     assert CLAIMS["input_faithfulness"].text in page
     assert "reproduced" in page
     assert CLAIMS["stability_cosine"].text not in page
-    page = shown({}, ["input_faithfulness"]).to_html()
-    assert "not run" in page
 
 
 def test_outcomes_survive_the_file(tmp_path):

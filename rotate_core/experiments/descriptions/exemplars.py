@@ -201,12 +201,7 @@ def from_clamping(
 
 
 def exemplar_texts(
-    text: Text,
-    tokens: Sequence[str],
-    *,
-    polarity: str = "positive",
-    n: int = 10,
-    around: int = 12,
+    text: Text, tokens: Sequence[str], *, polarity: str = "positive", n: int = 10, around: int = 12
 ) -> list[list[str]]:
     """For each neuron, texts around where it fires most, «that token» marked; one per document."""
     excerpts: list[list[str]] = []

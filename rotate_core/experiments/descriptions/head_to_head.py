@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,12 +53,11 @@ def draw_trials(
     limits = (text["train"].activation * sign).quantile(quantile, dim=0).tolist()
 
     def draw(split: str, i: int) -> Trial:
-        windows = text[split].windows
+        windows, own = text[split].windows, own_seed(seed, layer, polarity, split, i)
         tokens = {
             "current": (windows.current, windows.previous),
             "next": (windows.next, windows.current),
         }
-        own = own_seed(seed, layer, polarity, split, i)
         return draw_trial(text[split].activation[:, i] * sign, *tokens[read], limits[i], seed=own)
 
     return [HeldOut(draw("validation", i), draw(tested, i)) for i in range(len(limits))]
@@ -84,21 +84,11 @@ class DescribedNeurons:
         """The same with other descriptions by some of the methods."""
         return replace(self, descriptions={**self.descriptions, **descriptions})
 
-    def drawn(
-        self, *, tested: str | None = None, seed: int = 0, **options: Any
-    ) -> DescribedNeurons:
-        """The same with other trials.
-
-        Args:
-            tested: the split to judge on; None for the same.
-            seed: of the draws.
-            options: of :func:`draw_trials`.
-        """
-        split = tested or self.tested
-        trials = draw_trials(
-            self.text, self.polarity, layer=self.layer, tested=split, seed=seed, **options
-        )
-        return replace(self, trials=trials, tested=split)
+    def drawn(self, **options: Any) -> DescribedNeurons:
+        """The same with other trials; options of :func:`draw_trials`, ``tested`` as it was."""
+        options = {"tested": self.tested} | options
+        trials = draw_trials(self.text, self.polarity, layer=self.layer, **options)
+        return replace(self, trials=trials, tested=options["tested"])
 
     def labels(self, i: int) -> dict[str, Any]:
         """What a table says of the i-th neuron; ``cluster`` is what a bootstrap resamples."""
@@ -125,15 +115,13 @@ def best_of(
 ) -> list[Description]:
     """For each neuron, the one of several descriptions that is best on validation text."""
     return [
-        max(candidates, key=lambda description: validation_score(kernels, own, description))
+        max(candidates, key=partial(validation_score, kernels, own))
         for own, *candidates in zip(trials, *lists, strict=True)
     ]
 
 
 def score_descriptions(
-    described: Sequence[DescribedNeurons],
-    kernels: Kernels,
-    methods: Sequence[str] | None = None,
+    described: Sequence[DescribedNeurons], kernels: Kernels, methods: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """How well each description tells: AUROC, balanced accuracy, Pearson on the tested text.
 
@@ -202,23 +190,17 @@ def coverage(described: Sequence[DescribedNeurons]) -> pd.DataFrame:
 
     rows = []
     for neurons in described:
-        gate, judged = neurons.text[neurons.tested].gate, sum(map(bool, neurons.trials))
-        firing = (
-            []
-            if gate is None
-            else [
-                gate[trials.test.position[trials.test.label == 1], i] > 0
-                for i, trials in enumerate(neurons.trials)
-                if trials
-            ]
-        )
+        gate, firing = neurons.text[neurons.tested].gate, []
+        judged = [(i, trials.test) for i, trials in enumerate(neurons.trials) if trials]
+        if gate is not None:
+            firing = [gate[trial.position[trial.label == 1], i] > 0 for i, trial in judged]
         rows.append(
             {
                 "text": neurons.tested,
                 "layer": neurons.layer,
                 "polarity": neurons.polarity,
-                "judged": judged,
-                "skipped": len(neurons.trials) - judged,
+                "judged": len(judged),
+                "skipped": len(neurons.trials) - len(judged),
                 "gate > 0": torch.cat(firing).double().mean().item() if firing else None,
             }
         )

@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
@@ -57,9 +57,7 @@ _VERDICT = re.compile(
 def write_prose(endpoint: Endpoint, evidence: Description) -> str:
     """What makes a neuron fire in one sentence, from one method's tokens; "" where it has none.
 
-    Args:
-        endpoint: who writes.
-        evidence: of any method; all get the same words, and :data:`N_WORDS` words at most.
+    All methods get the same words, and :data:`N_WORDS` words at most.
     """
     if not evidence.ids:
         return ""
@@ -79,20 +77,16 @@ def judge_pair(
 
     Args:
         endpoint: who judges.
-        exemplars: held-out excerpts with the tokens where it fires marked «so»
-            (:func:`~rotate_core.experiments.descriptions.exemplars.exemplar_texts`).
+        exemplars: held-out excerpts, tokens where it fires marked: :func:`.exemplar_texts`.
         first: shown as A.
         second: shown as B.
 
     Returns:
         One of :data:`ANSWERS`, and what was said.
     """
-    excerpts = (f"{n}. {' '.join(text.split())}" for n, text in enumerate(exemplars, 1))
-    said = endpoint.ask(
-        _JUDGE.format(
-            excerpts="\n".join(excerpts), first=first or _NO_PROSE, second=second or _NO_PROSE
-        )
-    )
+    excerpts = "\n".join(f"{n}. {' '.join(text.split())}" for n, text in enumerate(exemplars, 1))
+    first, second = first or _NO_PROSE, second or _NO_PROSE
+    said = endpoint.ask(_JUDGE.format(excerpts=excerpts, first=first, second=second))
     return parse(said), said
 
 
@@ -111,8 +105,8 @@ def combine(forward: str, backward: str) -> str:
     """Verdict of both orders: "first", "second", "tie" or "invalid".
 
     Args:
-        forward: the answer where the first is A.
-        backward: the answer where the first is B.
+        forward: :data:`ANSWERS` where the first is A.
+        backward: the same where the first is B.
     """
     if "invalid" in (forward, backward):
         return "invalid"
@@ -125,7 +119,7 @@ def tournament(
     exemplars: Sequence[Sequence[str]],
     pairs: Sequence[tuple[str, str]],
     *,
-    names: Sequence[str] | None = None,
+    names: Sequence[str],
     progress: bool = True,
 ) -> pd.DataFrame:
     """Judge pairs of methods on some neurons. Interrupted, it goes on from the answers on disk.
@@ -135,7 +129,7 @@ def tournament(
         descriptions: by method, one for each neuron.
         exemplars: for each neuron, held-out excerpts (:func:`judge_pair`).
         pairs: of methods.
-        names: of the neurons; their numbers where there are none.
+        names: of the neurons.
         progress: show a bar.
 
     Returns:
@@ -151,7 +145,6 @@ def tournament(
     import pandas as pd
 
     methods = list(dict.fromkeys(method for pair in pairs for method in pair))
-    names = [str(i) for i in range(len(exemplars))] if names is None else names
     for method in methods:
         n = len(descriptions.get(method, ()))
         if not n == len(names) == len(exemplars):
@@ -159,24 +152,18 @@ def tournament(
                 f"{method!r} has {n} descriptions, for {len(exemplars)} neurons' excerpts and "
                 f"{len(names)} names: wanted one of each"
             )
-    rows = []
+    rows: list[dict[str, Any]] = []
     bar = tqdm(list(product(range(len(names)), pairs)), unit="pair", disable=not progress)
     for i, (first, second) in bar:
-        # What was written for an earlier pair is in the endpoint's folder.
-        proses = [write_prose(endpoint, descriptions[method][i]) for method in (first, second)]
-        forward, forward_said = judge_pair(endpoint, exemplars[i], *proses)
-        backward, backward_said = judge_pair(endpoint, exemplars[i], *reversed(proses))
-        verdict = combine(forward, backward)
-        agree = verdict != "tie" or forward == backward == "tie"
-        rows.append(
-            {
-                "neuron": names[i], "first": first, "second": second,
-                "first_prose": proses[0], "second_prose": proses[1],
-                "forward": forward, "backward": backward,
-                "forward_said": forward_said, "backward_said": backward_said,
-                "verdict": verdict, "agree": None if verdict == "invalid" else agree,
-            }
-        )  # fmt: skip
+        row = {"neuron": names[i], "first": first, "second": second}
+        # A sentence that an earlier pair wanted comes out of the endpoint's folder.
+        a, b = (write_prose(endpoint, descriptions[method][i]) for method in (first, second))
+        row["first_prose"], row["second_prose"] = a, b
+        row["forward"], row["forward_said"] = forward = judge_pair(endpoint, exemplars[i], a, b)
+        row["backward"], row["backward_said"] = backward = judge_pair(endpoint, exemplars[i], b, a)
+        row["verdict"] = combine(forward[0], backward[0])
+        agree = row["verdict"] != "tie" or forward[0] == backward[0] == "tie"
+        rows.append(row | {"agree": None if row["verdict"] == "invalid" else agree})
     return pd.DataFrame(rows)
 
 
@@ -188,10 +175,10 @@ def summary(verdicts: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    columns = {"won": "first", "tied": "tie", "lost": "second", "invalid": "invalid"}
+    verdict_of = {"won": "first", "tied": "tie", "lost": "second", "invalid": "invalid"}
     rows = []
     for (first, second), part in verdicts.groupby(["first", "second"], sort=False):
-        counts = {name: int((part.verdict == said).sum()) for name, said in columns.items()}
+        counts = {name: int((part.verdict == v).sum()) for name, v in verdict_of.items()}
         agree = part.agree.dropna().astype(float).mean()
         rows.append({"first": first, "second": second} | counts | {"orders_agree": agree})
     return pd.DataFrame(rows)

@@ -66,10 +66,9 @@ class Kernels:
         ppmi.data = np.log(ppmi.data * total / (margin[ppmi.row] * margin[ppmi.col])).clip(0)
         start = np.random.default_rng(seed).standard_normal(len(kept))
         u, s, _ = svds(ppmi, k=min(n_dimensions, len(kept) - 2), v0=start)
-        learned = torch.from_numpy(u * s**0.5).float()
-        vectors = torch.zeros(d_vocab, learned.shape[1])
-        vectors[torch.from_numpy(kept)] = torch.nn.functional.normalize(learned)
-        return Kernels(form, vectors)
+        vectors = torch.zeros(d_vocab, len(s))
+        vectors[torch.from_numpy(kept)] = torch.from_numpy(u * s**0.5).float()
+        return Kernels(form, torch.nn.functional.normalize(vectors))
 
     def alike(
         self, token: Int[Tensor, " n"], other: Int[Tensor, " m"], kernel: str

@@ -142,11 +142,11 @@ def from_weights(
         "supported channels": read_by(channels, polarity, level=level),
         "another neuron": every[1:] + every[:1],
         "matched vector": [matched[i % len(matched)] for i in range(len(out))],
-        "matched rotation": _merged(rotated),
+        "matched rotation": merge(*rotated),
         "projection, out": from_projection(out, channels["in"].vocabulary, polarity=polarity),
     }
     if "gate" in projected:
-        descriptions["projection, gate and in"] = _merged(list(projected.values()))
+        descriptions["projection, gate and in"] = merge(*projected.values())
     return descriptions | {f"projection, {kind}": lists for kind, lists in projected.items()}
 
 
@@ -158,18 +158,16 @@ def read_by(channels: Mapping[str, Channels], polarity: str, *, level: float) ->
         polarity: of the activation.
         level: of the q-value; 1 takes every channel.
     """
-    return _merged(
-        [
+    return merge(
+        *(
             describe(of_kind, polarity=product_polarity(kind, polarity), level=level)
             for kind, of_kind in channels.items()
-        ]
+        )
     )
 
 
 def chosen_by_validation(
-    descriptions: Mapping[str, Sequence[Description]],
-    trials: Sequence[HeldOut],
-    kernels: Kernels,
+    descriptions: Mapping[str, Sequence[Description]], trials: Sequence[HeldOut], kernels: Kernels
 ) -> dict[str, list[Description]]:
     """Two methods that rest on a choice made on validation text.
 
@@ -181,7 +179,7 @@ def chosen_by_validation(
     projections = [f"projection, {kind}" for kind in ("gate", "in", "out")]
     lists = [descriptions[name] for name in projections if name in descriptions]
     best = best_of(lists, trials, kernels)
-    return {"projection, best": best, "MaxAct+VocabProj": _merged([descriptions["MaxAct"], best])}
+    return {"projection, best": best, "MaxAct+VocabProj": merge(descriptions["MaxAct"], best)}
 
 
 def on_another_text(
@@ -197,8 +195,3 @@ def on_another_text(
     """
     oracle = from_activations(neurons.text[split], tokens, polarity=neurons.polarity)
     return neurons.using({"oracle": oracle}).drawn(tested=split, seed=seed)
-
-
-def _merged(lists: Sequence[Sequence[Description]]) -> list[Description]:
-    """Several descriptions of each neuron as one, in turns."""
-    return [merge(of_neuron) for of_neuron in zip(*lists, strict=True)]

@@ -61,7 +61,7 @@ class HeldOut:
 
         Args:
             validation: predicted activations at the positions of the validation trial.
-            test: the same of the test trial.
+            test: at those of the test trial.
 
         Returns:
             ``auroc``, ``accuracy`` (balanced; the cut is chosen on the validation trial),
@@ -120,8 +120,7 @@ def draw_trial(
     distance = (count[positive][:, None] - count[pool][None]).abs()
     hard = pool[torch.from_numpy(linear_sum_assignment(distance.numpy())[1])]
     chosen = torch.cat([positive, negative, hard])
-    label = torch.zeros(len(chosen), dtype=torch.long)
-    label[: len(positive)] = 1
+    label = (torch.arange(len(chosen)) < len(positive)).long()
     return Trial(chosen, label, activation[chosen], token[chosen], previous[chosen])
 
 

@@ -125,10 +125,7 @@ def from_rotations(
 
 
 def from_projection(
-    w: Float[Tensor, "n_neurons d_model"],
-    vocabulary: VocabularyLike,
-    *,
-    polarity: str = "positive",
+    w: Float[Tensor, "n_neurons d_model"], vocabulary: VocabularyLike, *, polarity: str = "positive"
 ) -> list[Description]:
     """VocabProj: the top of ``U^T w`` itself, no rotation. Tokens of weight 0 do not compete."""
     projection = vocabulary.projection
@@ -142,10 +139,14 @@ def from_scores(
     return [in_turns([pairs], vocabulary.tokens) for pairs in _top(scores, vocabulary)]
 
 
-def merge(lists: Sequence[Description]) -> Description:
-    """One description of several, in turns (of a neuron's gate and in, say)."""
-    tokens = {i: t for d in lists for i, t in zip(d.ids, d.tokens, strict=True)}
-    return in_turns([list(zip(d.ids, d.weights, strict=True)) for d in lists], tokens)
+def merge(*lists: Sequence[Description]) -> list[Description]:
+    """One description of each neuron from several, in turns (of its gate and in, say)."""
+    merged = []
+    for parts in zip(*lists, strict=True):
+        tokens = {i: t for d in parts for i, t in zip(d.ids, d.tokens, strict=True)}
+        pairs = [list(zip(d.ids, d.weights, strict=True)) for d in parts]
+        merged.append(in_turns(pairs, tokens))
+    return merged
 
 
 def in_turns(
