@@ -58,11 +58,8 @@ def means_by_text(
 ) -> Sequence[Axes]:
     """The mean of each method with its interval, on one text and on another: one row per method.
 
-    Args:
-        table: columns text, kernel, method, and the value's, of Estimates; one or two texts.
-        axes: one per kernel.
-        groups: methods by the heading that they go under, in order from the top.
-        value: the column to draw.
+    Arguments are those of :func:`strips_by_polarity`, but for the table: columns text (one or two),
+    kernel, method, and the value's, of Estimates.
     """
     order = [method for methods in groups.values() for method in methods]
     texts = list(table.text.unique())

@@ -33,11 +33,9 @@ def sentence(claim: Claim, outcome: Outcome | None) -> str:
         return f"It {told}."
     reached = reaches_paper(claim, outcome)
     if reached is False:
-        weaker = (
-            "There, but weaker than in the paper:"
-            if beats_null(claim, outcome)
-            else ("Weaker than in the paper, and")
-        )
+        weaker = "Weaker than in the paper, and"
+        if beats_null(claim, outcome):
+            weaker = "There, but weaker than in the paper:"
         return f"{weaker} it {told}. We think that {_reason(outcome)}."
     if reached and claim.judged_on is not None:
         return (

@@ -1,6 +1,8 @@
 """Descriptions of planted neurons: the right tokens, from the right place, with the right sign."""
 
 import dataclasses
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from rotate_core.experiments.descriptions.exemplars import (
     from_activations,
     from_clamping,
     optimised,
+    read_texts,
     token_change,
 )
 from rotate_core.experiments.descriptions.kernels import Kernels
@@ -172,6 +175,23 @@ def test_merging_takes_turns():
     assert merge([a], [b])[0].ids == (1, 3, 2)
 
 
+def test_a_text_has_the_activations_of_the_running_model():
+    model, seen = tiny("llama"), []
+    mlp = mlp_of(model, 1)
+    mlp.down_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    windows = Windows(TOKENS, torch.arange(2), ("",) * 2)
+    kinds = {
+        kind: SimpleNamespace(weight_vectors=rows.weight[:3].detach())
+        for kind, rows in (("gate", mlp.gate_proj), ("in", mlp.up_proj))
+    }
+    text = read_texts(model, {"train": windows}, {1: kinds})[1]["train"]
+    torch.testing.assert_close(text.activation, windows.counted(seen[0][..., :3]))
+    products = text.activation / torch.nn.functional.silu(text.gate)
+    plain = read_texts(model, {"train": windows}, {1: {"in": kinds["in"]}})[1]["train"]
+    assert plain.gate is None
+    torch.testing.assert_close(plain.activation, torch.nn.functional.silu(products))
+
+
 @pytest.mark.parametrize(("polarity", "wanted"), [("positive", range(5)), ("negative", {7, 8})])
 def test_activations_give_the_tokens_that_fire(windows, polarity, wanted):
     a = noise(windows)
@@ -206,17 +226,16 @@ def test_optimised_looks_back_where_the_neuron_fires_after_a_token(windows, afte
     kernels = Kernels(torch.arange(V), torch.zeros(V, 1))
     trial = draw_trial(a[:, 0], windows.current, windows.previous, 1.0)
 
-    def score(row, description):
-        assert row == 0
+    def score(description):
         predicted = kernels.predict(description, trial.token, trial.previous, "exact")
         return auroc(predicted, trial.label)
 
     text = Text(windows, a)
-    best = optimised(text, WORDS, score, n_subsets=10)[0]
+    best = optimised(text, WORDS, [score], n_subsets=10)[0]
     assert any(best.back) == after
     plain = from_activations(text, WORDS)[0]
-    assert score(0, best) > 0.9
-    assert (score(0, plain) < 0.75) == after
+    assert score(best) > 0.9
+    assert (score(plain) < 0.75) == after
     if after:
         assert "…" in str(best)
 
@@ -228,11 +247,12 @@ def test_neurons_and_polarities_that_are_alike_do_not_share_the_sets_of_exemplar
     tried = {key: [] for key in ("positive", "again", "negative", "neighbour")}
 
     def run(activation, keys, polarity="positive"):
-        def keep(i, description):
-            tried[keys[i]].append(description.ids)
+        def keep(key, description):
+            tried[key].append(description.ids)
             return 0.0
 
-        optimised(Text(windows, activation), WORDS, keep, polarity=polarity, n_subsets=3)
+        scores = [partial(keep, key) for key in keys]
+        optimised(Text(windows, activation), WORDS, scores, polarity=polarity, n_subsets=3)
 
     run(a, ["positive"])
     run(a.repeat(1, 2), ["again", "neighbour"])

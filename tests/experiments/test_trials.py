@@ -74,9 +74,9 @@ def test_a_true_description_wins_and_anothers_is_chance(described, kernels):
     )
     for case, polarity, method in ((0, "positive", "channels"), (1, "negative", "MaxAct")):
         trial = described[case].trials[0].test
-        found = table.loc[7, polarity, method, "exact"].pearson
+        correlation = table.loc[7, polarity, method, "exact"].pearson
         best = pearson(trial.label.float(), trial.activation)  # not 1: a is below 0, too
-        assert found == pytest.approx(best)
+        assert correlation == pytest.approx(best)
         assert table.loc[7, polarity, method, "related"].pearson > 0.8 * best
     for kernel in ("exact", "related"):
         right = table.loc[7, "positive", "channels", kernel]
@@ -108,14 +108,14 @@ def test_frequency_knows_no_neuron_when_tokens_are_alike(described):
 def test_frequency_chooses_its_way_on_validation_text():
     """A neuron of rare tokens: predicting frequent ones would score below 0.5."""
 
-    def some(seed):
+    def text_of(seed):
         generator = torch.Generator().manual_seed(seed)
         tokens = torch.randint(0, V, (300, 52), generator=generator)
         common = torch.rand(300, 52, generator=generator) < 0.9
         windows = Windows(torch.where(common, tokens % 10, tokens), torch.arange(300), ("",) * 300)
         return Text(windows, (windows.current >= 10)[:, None].float() + 0.0)
 
-    texts = {split: some(i) for i, split in enumerate(("train", "validation", "test"))}
+    texts = {split: text_of(i) for i, split in enumerate(("train", "validation", "test"))}
     trials = draw_trials(texts, "positive", layer=0, quantile=0.5)
     assert trials[0]
     table = score_token_frequency([DescribedNeurons(0, "positive", (0,), texts, trials, {})])
@@ -123,7 +123,7 @@ def test_frequency_chooses_its_way_on_validation_text():
 
 
 def test_too_few_positives_are_skipped_and_counted(texts):
-    texts = {split: Text(some.windows, some.activation.clone()) for split, some in texts.items()}
+    texts = {split: Text(full.windows, full.activation.clone()) for split, full in texts.items()}
     texts["test"].activation[:, 1] = 0
     trials = draw_trials(texts, "positive", layer=0)
     assert [bool(pair) for pair in trials] == [True, False]
@@ -140,20 +140,20 @@ def test_coverage_tells_how_gate_goes(texts):
 
 def test_the_next_token_is_read_where_the_neuron_fires_before_it(texts, kernels):
     generator, shifted = torch.Generator().manual_seed(0), {}
-    for split, some in texts.items():
-        a = 0.1 * torch.randn(len(some.windows.current), 1, generator=generator)
-        a[some.windows.next < FIRING] += 5
-        shifted[split] = Text(some.windows, a)
-    found = {}
+    for split, current_text in texts.items():
+        a = 0.1 * torch.randn(len(current_text.windows.current), 1, generator=generator)
+        a[current_text.windows.next < FIRING] += 5
+        shifted[split] = Text(current_text.windows, a)
+    rows = {}
     for read in ("current", "next"):
         trials = draw_trials(shifted, "positive", layer=0, read=read)
         table = score_descriptions(
             [DescribedNeurons(0, "positive", (0,), shifted, trials, {"x": [RIGHT]})], kernels
         )
-        found[read] = table[table.kernel == "exact"].iloc[0]
-    assert found["next"].auroc > 0.95
-    assert 0.35 < found["current"].auroc < 0.65
-    assert found["next"].told == pytest.approx(1 / 3, abs=0.01)
+        rows[read] = table[table.kernel == "exact"].iloc[0]
+    assert rows["next"].auroc > 0.95
+    assert 0.35 < rows["current"].auroc < 0.65
+    assert rows["next"].told == pytest.approx(1 / 3, abs=0.01)
 
 
 def test_the_best_on_validation_text_is_chosen(described, kernels):
@@ -180,10 +180,10 @@ def test_neurons_splits_and_layers_do_not_share_draws(texts):
 @pytest.fixture(scope="module")
 def moved(texts):
     """Another source: at all but two of its tokens the first neuron fires half as strongly."""
-    some = text(7)
-    a = some.activation.clone()
-    a[some.windows.current >= 2, 0] /= 2
-    return {**texts, "elsewhere": Text(some.windows, a, some.gate)}
+    other = text(7)
+    a = other.activation.clone()
+    a[other.windows.current >= 2, 0] /= 2
+    return {**texts, "elsewhere": Text(other.windows, a, other.gate)}
 
 
 def test_firing_means_the_same_on_another_text(moved):
@@ -244,10 +244,10 @@ def test_the_order_of_methods_is_kept_reversed_or_open(other, order, said):
     wave = [0.05 * (-1) ** i for i in range(20)]
     gaps = [0.1 + 0.1 * w for w in wave]
     other_gaps = wave if other is None else [other + 0.1 * w for w in wave]
-    found = orders(two_texts(gaps, other_gaps), ["b", "a"])
-    exact = found.set_index("kernel").loc["exact"]
+    ordered = orders(two_texts(gaps, other_gaps), ["b", "a"])
+    exact = ordered.set_index("kernel").loc["exact"]
     assert (exact.better, exact.worse, exact.order, exact.n) == ("a", "b", order, 19)
-    counted = count_orders(found)
+    counted = count_orders(ordered)
     assert counted.loc["exact", order] == counted.loc["exact"].sum() == 1
     assert said in order_in_words(counted, "one", "two")
     unclear = orders(two_texts(wave, other_gaps), ["b", "a"])
@@ -259,31 +259,31 @@ def test_the_order_of_methods_is_kept_reversed_or_open(other, order, said):
 def test_means_are_of_each_text_by_itself():
     table = two_texts([0.1] * 20, [-0.1] * 20)
     table = table.assign(accuracy=0.5, pearson=0.0, empty=False, told=1.0)
-    found = means(table, ["b", "a"])
-    assert found.method.tolist() == ["b", "b", "a", "a"] * 2
-    assert found.text.tolist() == ["one", "two"] * 4
-    a = found[(found.method == "a") & (found.kernel == "exact")].AUROC.tolist()
+    rows = means(table, ["b", "a"])
+    assert rows.method.tolist() == ["b", "b", "a", "a"] * 2
+    assert rows.text.tolist() == ["one", "two"] * 4
+    a = rows[(rows.method == "a") & (rows.kernel == "exact")].AUROC.tolist()
     assert [(round(e.value, 9), e.n) for e in a] == [(0.7, 20), (0.5, 19)]
 
 
 def test_contests_are_held_on_each_text():
-    found = contests(two_texts([0.1] * 20, [-0.1] * 20), [("a", "b")])
-    assert found.groupby("text", sort=False).won.sum().tolist() == [40, 0]
-    assert found.groupby("text", sort=False).lost.sum().tolist() == [0, 38]
-    assert (found.holm >= found.p).all()
+    results = contests(two_texts([0.1] * 20, [-0.1] * 20), [("a", "b")])
+    assert results.groupby("text", sort=False).won.sum().tolist() == [40, 0]
+    assert results.groupby("text", sort=False).lost.sum().tolist() == [0, 38]
+    assert (results.holm >= results.p).all()
 
 
 def test_a_trial_has_what_the_protocol_says(texts):
-    some = texts["test"]
-    a = some.activation[:, 0]
-    drawn = draw_trial(a, some.windows.current, some.windows.next, 1.0)
+    test = texts["test"]
+    a = test.activation[:, 0]
+    drawn = draw_trial(a, test.windows.current, test.windows.next, 1.0)
     assert drawn.label.sum() == 50
     assert len(drawn) == 150
     assert (drawn.activation[drawn.label == 1] > 1).all()
     assert (drawn.activation[drawn.label == 0] <= a.median()).all()
     assert len(set(drawn.position.tolist())) == 150
-    assert torch.equal(drawn.token, some.windows.current[drawn.position])
-    none = draw_trial(torch.zeros_like(a), some.windows.current, some.windows.next, 1.0)
+    assert torch.equal(drawn.token, test.windows.current[drawn.position])
+    none = draw_trial(torch.zeros_like(a), test.windows.current, test.windows.next, 1.0)
     assert len(none) == 0
 
 
@@ -326,23 +326,23 @@ def test_wins_have_a_margin():
 
 def test_the_ratio_of_wins_resamples_neurons():
     gaps = [0.1] * 30 + [-0.1] * 10 + [0.001] * 5 + [float("nan")]
-    found = win_ratio(gaps, range(46))
-    assert found.value == pytest.approx(30.5 / 10.5)
-    assert 1 < found.low < found.value < found.high
-    assert (found.n, found.n_clusters) == (45, 45)
+    ratio = win_ratio(gaps, range(46))
+    assert ratio.value == pytest.approx(30.5 / 10.5)
+    assert 1 < ratio.low < ratio.value < ratio.high
+    assert (ratio.n, ratio.n_clusters) == (45, 45)
     twice = win_ratio(gaps * 2, list(range(46)) * 2)
     assert twice.value == pytest.approx(60.5 / 20.5)
-    assert twice.low < 1.1 * found.low, "the same neurons seen twice are not more neurons"
+    assert twice.low < 1.1 * ratio.low, "the same neurons seen twice are not more neurons"
     assert win_ratio([0.1, 0.1], [0, 0]).low != win_ratio([0.1, 0.1], [0, 0]).low, "NaN"
 
 
 def test_contests_count_and_correct(described, kernels):
     table = score_descriptions(described, kernels)
     table = table[table.neuron == 7]
-    found = contests(table, [("channels", "MaxAct"), ("MaxAct", "channels")])
-    assert found.won.tolist() == [1] * 4
-    assert found.lost.tolist() == [1] * 4
-    assert (found.holm >= found.p).all()
+    results = contests(table, [("channels", "MaxAct"), ("MaxAct", "channels")])
+    assert results.won.tolist() == [1] * 4
+    assert results.lost.tolist() == [1] * 4
+    assert (results.holm >= results.p).all()
 
 
 def test_sensitivity_changes_one_threshold_at_a_time(texts, kernels):

@@ -17,7 +17,6 @@ from rotate_core.verdicts.intervals import holm, interval, sign_flip
 if TYPE_CHECKING:
     import pandas as pd
 
-
 MEASURES = {"AUROC": "auroc", "balanced accuracy": "accuracy", "Pearson": "pearson"}
 """Of a description, by the columns of :func:`.head_to_head.score_descriptions`."""
 
@@ -38,14 +37,12 @@ def means(table: pd.DataFrame, methods: Sequence[str], *, seed: int = 0) -> pd.D
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    for kernel, method, text in product(KERNELS, methods, table.text.unique()):
-        keys = {"kernel": kernel, "method": method, "text": text}
-        part = table[(table[list(keys)] == pd.Series(keys)).all(axis=1)]
-        measured = {
-            name: interval(part[column], part.cluster, seed=seed)
-            for name, column in MEASURES.items()
-        }
-        rows.append(keys | measured | {"empty": part["empty"].mean(), "told": part.told.mean()})
+    parts = dict(list(table.groupby(["kernel", "method", "text"])))
+    for keys in product(KERNELS, methods, table.text.unique()):
+        row = dict(zip(("kernel", "method", "text"), keys, strict=True))
+        for name, column in MEASURES.items():
+            row[name] = interval(parts[keys][column], parts[keys].cluster, seed=seed)
+        rows.append(row | dict(parts[keys][["empty", "told"]].mean()))
     return pd.DataFrame(rows)
 
 
@@ -119,7 +116,7 @@ def sensitivity(
 
     rows = []
     methods = ("channels", against)
-    for threshold, value in [(name, v) for name, values in THRESHOLDS.items() for v in values]:
+    for threshold, value in [(name, v) for name in THRESHOLDS for v in THRESHOLDS[name]]:
         if threshold == "MaxAct's share" and against != "MaxAct":
             continue
         changed = [_changed(n, channels[n.layer], threshold, value, seed) for n in described]

@@ -96,8 +96,7 @@ class Endpoint:
             EndpointError: no answer, or an empty one.
             ImportError: openai is not installed.
         """
-        asked = {"model": self.model, "prompt": prompt}
-        asked |= {"seed": SEED, "max_tokens": self.max_tokens}
+        asked = {"model": self.model, "prompt": prompt, "seed": SEED, "max_tokens": self.max_tokens}
         name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         file = self.answers / f"{name}.json"
         if file.is_file():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,10 +28,8 @@ SHARE = 0.3
 """Of the largest activation: a token at or above it is described."""
 N_EXEMPLARS = 20
 """Exemplars of MaxAct, at most."""
-POOL = 40
-"""Exemplars that MaxAct-optimised draws from."""
-SIZES = (10, 20)
-"""Exemplars that it draws, at least and at most."""
+POOL, SIZES = 40, (10, 20)
+"""Exemplars that MaxAct-optimised draws from, and how many it draws, at least and at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +63,8 @@ def read_texts(
     Returns:
         By layer and split.
     """
-    rows = {
-        n: torch.cat([c.weight_vectors for c in kinds.values()]) for n, kinds in channels.items()
-    }
+    vectors = {n: [c.weight_vectors for c in kinds.values()] for n, kinds in channels.items()}
+    rows = {layer: torch.cat(of_layer) for layer, of_layer in vectors.items()}
     act = activation_function(network)
     texts: dict[int, dict[str, Text]] = {layer: {} for layer in channels}
     for split, of_split in windows.items():
@@ -111,7 +107,7 @@ def from_activations(
 def optimised(
     text: Text,
     tokens: Sequence[str],
-    score: Callable[[int, Description], float],
+    scores: Sequence[Callable[[Description], float]],
     *,
     polarity: str = "positive",
     n_subsets: int = 50,
@@ -125,13 +121,13 @@ def optimised(
     Args:
         text: of the train split.
         tokens: strings of the vocabulary.
-        score: of a neuron (its row) and a description, on validation text.
+        scores: for each neuron, how good a description is on validation text.
         polarity: of the activation.
         n_subsets: sets that are tried.
         seed: of the draws; each neuron and polarity draws by itself.
     """
     best = []
-    for i, a in enumerate(text.by_window(polarity)):
+    for i, (a, score) in enumerate(zip(text.by_window(polarity), scores, strict=True)):
         generator = torch.Generator().manual_seed(own_seed(seed, polarity, i))
         pool = exemplars(a, text.windows.document, POOL)
         candidates: dict[Description, None] = {}  # a set in the order of the draws
@@ -141,7 +137,7 @@ def optimised(
             for back in (False, True):
                 candidate = _firing_tokens(text.windows, a, chosen, tokens, back=back)
                 candidates[candidate] = None
-        best.append(max(candidates, key=partial(score, i)))
+        best.append(max(candidates, key=score))
     return best
 
 

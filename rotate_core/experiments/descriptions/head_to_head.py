@@ -92,13 +92,9 @@ class DescribedNeurons:
 
     def labels(self, i: int) -> dict[str, Any]:
         """What a table says of the i-th neuron; ``cluster`` is what a bootstrap resamples."""
-        return {
-            "text": self.tested,
-            "layer": self.layer,
-            "neuron": self.indices[i],
-            "cluster": f"{self.layer}/{self.indices[i]}",
-            "polarity": self.polarity,
-        }
+        index = self.indices[i]
+        row = {"text": self.tested, "layer": self.layer, "neuron": index}
+        return row | {"cluster": f"{self.layer}/{index}", "polarity": self.polarity}
 
 
 def validation_score(kernels: Kernels, trials: HeldOut, description: Description) -> float:
@@ -141,16 +137,15 @@ def score_descriptions(
     rows = []
     for neurons in described:
         for method in neurons.descriptions if methods is None else methods:
-            for i, (d, own) in enumerate(
-                zip(neurons.descriptions[method], neurons.trials, strict=True)
-            ):
-                labels = neurons.labels(i) | {"method": method, "empty": not d.ids}
-                for kernel in KERNELS if own else ():
+            for i, description in enumerate(neurons.descriptions[method]):
+                trials = neurons.trials[i]
+                labels = neurons.labels(i) | {"method": method, "empty": not description.ids}
+                for kernel in KERNELS if trials else ():
                     validation, test = (
-                        kernels.predict(d, trial.token, trial.previous, kernel)
-                        for trial in (own.validation, own.test)
+                        kernels.predict(description, trial.token, trial.previous, kernel)
+                        for trial in (trials.validation, trials.test)
                     )
-                    rows.append(labels | {"kernel": kernel} | own.scores(validation, test))
+                    rows.append(labels | {"kernel": kernel} | trials.scores(validation, test))
     return pd.DataFrame(rows)
 
 
@@ -194,14 +189,8 @@ def coverage(described: Sequence[DescribedNeurons]) -> pd.DataFrame:
         judged = [(i, trials.test) for i, trials in enumerate(neurons.trials) if trials]
         if gate is not None:
             firing = [gate[trial.position[trial.label == 1], i] > 0 for i, trial in judged]
-        rows.append(
-            {
-                "text": neurons.tested,
-                "layer": neurons.layer,
-                "polarity": neurons.polarity,
-                "judged": len(judged),
-                "skipped": len(neurons.trials) - len(judged),
-                "gate > 0": torch.cat(firing).double().mean().item() if firing else None,
-            }
-        )
+        row = {"text": neurons.tested, "layer": neurons.layer, "polarity": neurons.polarity}
+        row |= {"judged": len(judged), "skipped": len(neurons.trials) - len(judged)}
+        share = torch.cat(firing).double().mean().item() if firing else None
+        rows.append(row | {"gate > 0": share})
     return pd.DataFrame(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float
@@ -90,15 +91,12 @@ def describe_neurons(
     described = []
     for polarity in POLARITIES if "gate" in channels else ("positive",):
         trials = draw_trials(text, polarity, layer=layer, seed=seed)
-
-        def score(i: int, description: Description, trials: list[HeldOut] = trials) -> float:
-            return validation_score(kernels, trials[i], description)
-
+        scores = [partial(validation_score, kernels, own) for own in trials]
         descriptions = from_weights(channels, null, out, polarity=polarity, level=level, seed=seed)
         descriptions |= {
             "MaxAct": from_activations(train, vocabulary.tokens, polarity=polarity),
             "MaxAct, optimised": optimised(
-                train, vocabulary.tokens, score,
+                train, vocabulary.tokens, scores,
                 polarity=polarity, n_subsets=n_subsets, seed=own_seed(seed, layer),
             ),
             "TokenChange": clamped[polarity],
@@ -120,15 +118,8 @@ def from_weights(
 ) -> dict[str, list[Description]]:
     """All descriptions of a layer's neurons that need no text, by method, controls included.
 
-    Channels, supported or all, are those of the vectors that the neuron reads by, in turns.
-
-    Args:
-        channels: by kind, gate (where there is one) and in, of the same neurons.
-        null: of matched vectors, to stand in the neurons' places one after the other.
-        out: the neurons' out vectors.
-        polarity: of the activation.
-        level: q-value below which a channel is supported.
-        seed: of the rotations; each layer, kind and polarity draws by itself.
+    Arguments are those of :func:`describe_neurons`. Matched vectors stand in the neurons' places
+    one after the other. Each layer, kind and polarity draws rotations by itself.
     """
     projected, rotated = {}, []
     for kind, of_kind in channels.items():
@@ -151,19 +142,12 @@ def from_weights(
 
 
 def read_by(channels: Mapping[str, Channels], polarity: str, *, level: float) -> list[Description]:
-    """Each neuron by the supported channels of gate and in, in turns; see :func:`.describe`.
-
-    Args:
-        channels: by kind, of the same neurons.
-        polarity: of the activation.
-        level: of the q-value; 1 takes every channel.
-    """
-    return merge(
-        *(
-            describe(of_kind, polarity=product_polarity(kind, polarity), level=level)
-            for kind, of_kind in channels.items()
-        )
-    )
+    """Each neuron by its supported channels of gate and in, in turns; see :func:`.describe`."""
+    lists = [
+        describe(of_kind, polarity=product_polarity(kind, polarity), level=level)
+        for kind, of_kind in channels.items()
+    ]
+    return merge(*lists)
 
 
 def chosen_by_validation(
@@ -188,8 +172,8 @@ def on_another_text(
     """The same descriptions, judged on text from another source; the oracle has read that text.
 
     Args:
-        neurons: descriptions, and the choices among them, made on train and validation text.
-        split: the other text, by its name in the neurons'.
+        neurons: described by train and validation text.
+        split: name of the other text.
         tokens: strings of the vocabulary.
         seed: of the trials.
     """

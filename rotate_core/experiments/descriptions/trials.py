@@ -70,7 +70,7 @@ class HeldOut:
         cut = best_threshold(validation, self.validation.label)
         return {
             "auroc": auroc(test, self.test.label),
-            "accuracy": balanced_accuracy(test, self.test.label, cut),
+            "accuracy": balanced_accuracy(test, self.test.label, cut).item(),
             "pearson": pearson(test, self.test.activation),
             "told": (test > 0).double().mean().item(),
         }
@@ -109,8 +109,7 @@ def draw_trial(
     above = (activation > max(train_threshold, 0)).nonzero().flatten()
     below = (activation <= activation.median()).nonzero().flatten()
     if len(above) < LEAST_POSITIVES:
-        none = above[:0]
-        return Trial(none, none, activation[none], token[none], previous[none])
+        return Trial(*(part[:0] for part in (above, above, activation, token, previous)))
     quantiles = above[activation[above].argsort()].tensor_split(10)
     positive = torch.cat([draw(part, N_OF_EACH // 10) for part in quantiles])
     negative = draw(below, N_OF_EACH)
@@ -137,18 +136,15 @@ def best_threshold(score: Float[Tensor, " n"], label: Int[Tensor, " n"]) -> floa
     """Where to cut for the best balanced accuracy: halfway between two scores that there are."""
     values = score.unique()
     cuts = (values[1:] + values[:-1]) / 2 if len(values) > 1 else values
-    above = (score > cuts[:, None]).double()  # all cuts at once: this is most of a judge's time
-    hits, false = above[:, label == 1].mean(1), above[:, label == 0].mean(1)
-    return cuts[int(np.argmax(((hits + 1 - false) / 2).numpy()))].item()
+    return cuts[int(np.argmax(balanced_accuracy(score, label, cuts).numpy()))].item()
 
 
 def balanced_accuracy(
-    score: Float[Tensor, " n"], label: Int[Tensor, " n"], threshold: float
-) -> float:
-    """Mean of the shares of positives above and of negatives not above the threshold."""
-    above = (score > threshold).double()
-    hits, false = above[label == 1].mean(), above[label == 0].mean()
-    return ((hits + 1 - false) / 2).item()
+    score: Float[Tensor, " n"], label: Int[Tensor, " n"], cut: float | Float[Tensor, " m"]
+) -> Float[Tensor, "*cuts"]:
+    """Mean of the shares of positives above a cut and of negatives not above it, for each cut."""
+    above = (score > torch.as_tensor(cut)[..., None]).double()  # most of the time of a contest
+    return (above[..., label == 1].mean(-1) + 1 - above[..., label == 0].mean(-1)) / 2
 
 
 def pearson(score: Float[Tensor, " n"], activation: Float[Tensor, " n"]) -> float:

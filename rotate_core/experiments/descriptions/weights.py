@@ -115,9 +115,8 @@ def from_rotations(
     sign, vocabulary = sign_of(polarity), channels.vocabulary
     n_tail = (channels.top_z * sign > channels.settings.threshold).sum(-1)
     descriptions = []
-    for rotations, lengths in zip(
-        matched_rotations(channels, 1, seed=seed)[0], n_tail, strict=True
-    ):
+    rotated = matched_rotations(channels, 1, seed=seed)[0]
+    for rotations, lengths in zip(rotated, n_tail, strict=True):
         scores = rotations.to(vocabulary.projection) @ vocabulary.projection * sign
         lists = zip(_top(scores, vocabulary), lengths.tolist(), strict=True)
         descriptions.append(in_turns([pairs[:n] for pairs, n in lists], vocabulary.tokens))
