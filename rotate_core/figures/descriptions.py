@@ -128,7 +128,7 @@ def _finished(axes: Sequence[Axes], groups: Mapping[str, Sequence[str]]) -> Sequ
 
 
 def _shift(n: int, of: int) -> float:
-    """Where the n-th of several marks of a row stands, from the row's middle."""
+    """Offset of the n-th of several marks from the middle of their row."""
     return (n - (of - 1) / 2) * 0.8 / of
 
 

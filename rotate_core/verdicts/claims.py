@@ -18,7 +18,7 @@ FAITHFULNESS, COMPLETENESS = (0.46, 0.71), (0.49, 0.60)
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says, and what would count as seeing it."""
+    """A statement of the paper, and what would count as seeing it."""
 
     text: str
     """In one sentence."""
@@ -123,7 +123,7 @@ shows them as choices, and they are no claims."""
 
 @dataclass(frozen=True)
 class Baseline:
-    """What the paper holds ROTATE against."""
+    """A method that the paper holds ROTATE against."""
 
     name: str
     """As the paper, and a table of ours where there is one, calls it."""

@@ -1,4 +1,4 @@
-"""What a chapter leaves behind: results/NN_claim.json."""
+"""The record of a chapter: results/NN_claim.json."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ thousand neurons in all."""
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a chapter found about a claim."""
+    """A chapter's figure for a claim, beside its null."""
 
     ours: Estimate
     null: Estimate
@@ -63,7 +63,7 @@ def reaches_paper(claim: Claim, outcome: Outcome) -> bool | None:
 
 
 def effect_claimed(claim: Claim, outcome: Outcome) -> float:
-    """By how much ours would exceed our null if the paper were right, in the figure's unit.
+    """The excess of ours over our null if the paper were right, in the figure's unit.
 
     The paper's lower figure less our null's estimate where that is positive; else (and where the
     paper's figure is a direction, or on another scale) the claim's smallest effect of interest.
@@ -86,7 +86,7 @@ def beats_null(claim: Claim, outcome: Outcome) -> bool | None:
 
 
 def deciding_n(estimate: Estimate, *boundaries: float) -> int | None:
-    """So many clusters would bring the interval to one side of one of the boundaries.
+    """Number of clusters that would bring the interval to one side of one of the boundaries.
 
     An interval shrinks with the square root of n, and the estimate is taken to stay where it is:
     ``n (half width / distance)^2``, of the boundary that is farthest, which it leaves first.
@@ -128,7 +128,7 @@ def verdict(claim: Claim, outcome: Outcome | None) -> tuple[str, str]:
 
 
 def _no_judgement(outcome: Outcome) -> str:
-    """Why no interval can be judged; empty where they can."""
+    """The reason why no interval can be judged; empty where they can."""
     if math.isnan(outcome.over_null.value):
         return "nothing to compare with"
     few = min(x.n_clusters for x in (outcome.ours, outcome.null, outcome.over_null))

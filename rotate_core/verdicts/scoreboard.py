@@ -127,7 +127,7 @@ def baselines(folder: str | Path, *, checksum: str | None = None) -> pd.DataFram
 
 
 def _records(folder: str | Path, checksum: str | None) -> Iterator[dict[str, Any]]:
-    """What :func:`.record.write_results` left, of one model or of all."""
+    """The records that :func:`.write_results` left, of one model or of all."""
     for file in sorted(Path(folder).glob("[0-9][0-9]_*.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
         if checksum in (None, record["model"]["checksum"]):

@@ -1,4 +1,4 @@
-"""What the figures say in words, by rule: verdicts with our reasons, and what a caption states."""
+"""Figures in words, by rule: verdicts with our reasons, and what a caption states."""
 
 from __future__ import annotations
 

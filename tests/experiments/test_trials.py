@@ -1,5 +1,7 @@
 """Trials of known truth: the right description wins, a wrong one is chance, a look at ties."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -72,8 +74,8 @@ def test_a_true_description_wins_and_anothers_is_chance(described, kernels):
     table = score_descriptions(described, kernels).set_index(
         ["neuron", "polarity", "method", "kernel"]
     )
-    for case, polarity, method in ((0, "positive", "channels"), (1, "negative", "MaxAct")):
-        trial = described[case].trials[0].test
+    for neurons, method in zip(described, ("channels", "MaxAct"), strict=True):
+        trial, polarity = neurons.trials[0].test, neurons.polarity
         correlation = table.loc[7, polarity, method, "exact"].pearson
         best = pearson(trial.label.float(), trial.activation)  # not 1: a is below 0, too
         assert correlation == pytest.approx(best)
@@ -157,9 +159,9 @@ def test_the_next_token_is_read_where_the_neuron_fires_before_it(texts, kernels)
 
 
 def test_the_best_on_validation_text_is_chosen(described, kernels):
-    case = described[0]
-    assert validation_score(kernels, case.trials[0], RIGHT) > 0.95
-    assert best_of([[WRONG], [EMPTY], [RIGHT]], case.trials[:1], kernels) == [RIGHT]
+    trials = described[0].trials[:1]
+    assert validation_score(kernels, trials[0], RIGHT) > 0.95
+    assert best_of([[WRONG], [EMPTY], [RIGHT]], trials, kernels) == [RIGHT]
 
 
 def test_neurons_splits_and_layers_do_not_share_draws(texts):
@@ -196,20 +198,12 @@ def test_firing_means_the_same_on_another_text(moved):
 
 
 def test_another_text_judges_the_same_descriptions(moved, described, kernels):
-    case = DescribedNeurons(
-        3,
-        "positive",
-        (7, 9),
-        moved,
-        described[0].trials,
-        {**described[0].descriptions, "oracle": [WRONG] * 2},
-    )
-    other = on_another_text(case, "elsewhere", WORDS)
-    assert {name: other.descriptions[name] for name in described[0].descriptions} == described[
-        0
-    ].descriptions
+    neurons = replace(described[0], text=moved).using({"oracle": [WRONG] * 2})
+    other = on_another_text(neurons, "elsewhere", WORDS)
+    kept = {name: other.descriptions[name] for name in described[0].descriptions}
+    assert kept == described[0].descriptions
     assert other.descriptions["oracle"] == from_activations(moved["elsewhere"], WORDS)
-    for before, after in zip(case.trials, other.trials, strict=True):
+    for before, after in zip(neurons.trials, other.trials, strict=True):
         if before and after:
             assert torch.equal(before.validation.position, after.validation.position)
     table = score_descriptions([other], kernels)
@@ -355,10 +349,10 @@ def test_sensitivity_changes_one_threshold_at_a_time(texts, kernels):
     channels = {"in": decompose(w, vocabulary, n_channels=1, threshold=3.0, progress=False)}
     read = from_activations(texts["train"], WORDS)
     words = {"channels": [RIGHT, EMPTY], "MaxAct": read}
-    case = DescribedNeurons(
+    neurons = DescribedNeurons(
         3, "positive", (7, 9), texts, draw_trials(texts, "positive", layer=3), words
     )
-    table = sensitivity([case], {3: channels}, kernels)
+    table = sensitivity([neurons], {3: channels}, kernels)
     assert table.groupby("threshold").size().eq(3).all()
     assert table.threshold.nunique() == 5
     default = table.set_index(["threshold", "value"])["exact: gap"]

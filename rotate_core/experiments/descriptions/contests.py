@@ -1,4 +1,4 @@
-"""Who wins by how much, on which text, and how that hangs on the thresholds (chapter 10)."""
+"""Contests of methods on each text, and how much hangs on the thresholds (chapter 10)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEASURES = {"AUROC": "auroc", "balanced accuracy": "accuracy", "Pearson": "pears
 
 
 def means(table: pd.DataFrame, methods: Sequence[str], *, seed: int = 0) -> pd.DataFrame:
-    """How well each method tells, over all neurons and polarities judged on a text.
+    """Mean scores of each method over all neurons and polarities judged on a text.
 
     Args:
         table: of :func:`.head_to_head.score_descriptions`; of several texts one below the other.

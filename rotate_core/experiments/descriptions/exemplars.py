@@ -34,7 +34,7 @@ POOL, SIZES = 40, (10, 20)
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """The windows of a split, and what some neurons do on them."""
+    """The windows of a split, and the activations of some neurons on them."""
 
     windows: Windows
     activation: Float[Tensor, "n_positions n_neurons"]
@@ -53,7 +53,7 @@ def read_texts(
     windows: Mapping[str, Windows],
     channels: Mapping[int, Mapping[str, Channels]],
 ) -> dict[int, dict[str, Text]]:
-    """What the neurons of some layers do on some texts: one pass over each text.
+    """Activations of the neurons of some layers on some texts: one pass over each text.
 
     Args:
         network: a loaded transformers model.

@@ -91,7 +91,7 @@ class DescribedNeurons:
         return replace(self, trials=trials, tested=options["tested"])
 
     def labels(self, i: int) -> dict[str, Any]:
-        """What a table says of the i-th neuron; ``cluster`` is what a bootstrap resamples."""
+        """Columns of a table that name the i-th neuron; a bootstrap resamples ``cluster``."""
         index = self.indices[i]
         row = {"text": self.tested, "layer": self.layer, "neuron": index}
         return row | {"cluster": f"{self.layer}/{index}", "polarity": self.polarity}
@@ -119,7 +119,7 @@ def best_of(
 def score_descriptions(
     described: Sequence[DescribedNeurons], kernels: Kernels, methods: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """How well each description tells: AUROC, balanced accuracy, Pearson on the tested text.
+    """AUROC, balanced accuracy and Pearson of each description on the tested text.
 
     Args:
         described: neurons with their descriptions and trials.

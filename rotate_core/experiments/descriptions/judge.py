@@ -55,7 +55,7 @@ _VERDICT = re.compile(
 
 
 def write_prose(endpoint: Endpoint, evidence: Description) -> str:
-    """What makes a neuron fire in one sentence, from one method's tokens; "" where it has none.
+    """One sentence on what makes a neuron fire, from a method's tokens; "" where it has none.
 
     All methods get the same words, and :data:`N_WORDS` words at most.
     """
@@ -73,7 +73,7 @@ def write_prose(endpoint: Endpoint, evidence: Description) -> str:
 def judge_pair(
     endpoint: Endpoint, exemplars: Sequence[str], first: str, second: str
 ) -> tuple[str, str]:
-    """Which of two descriptions tells better where a neuron fires, in one order.
+    """A judge's choice between two descriptions of where a neuron fires, in one order.
 
     Args:
         endpoint: who judges.

@@ -1,4 +1,4 @@
-"""How alike two tokens are, so that a description can tell of tokens that it does not list.
+"""Likeness of tokens, so that a description can tell of tokens that it does not list.
 
 Two kernels are reported, as each favours a method: *exact* (the same token, but for case and space:
 favours what was read off text) and *related* (cosine of vectors learned on the train text by PPMI
@@ -26,7 +26,7 @@ LEAST_SEEN = 5
 
 @dataclass(frozen=True, eq=False)
 class Kernels:
-    """How alike two tokens are, from 0 to 1, in two ways."""
+    """Two measures of how alike two tokens are, from 0 to 1."""
 
     form: Int[Tensor, " d_vocab"]
     """Tokens with the same number are the same but for case and space."""

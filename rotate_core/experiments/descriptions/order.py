@@ -1,4 +1,4 @@
-"""Whether the order of methods on one text is their order on another (chapter 10)."""
+"""The order of methods on one text, beside that on another (chapter 10)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEVEL = 0.05
 
 
 def orders(table: pd.DataFrame, methods: Sequence[str], *, seed: int = 0) -> pd.DataFrame:
-    """Which of each two methods tells better on one text, and whether it does on another.
+    """The better of each two methods on one text, and whether it is better on another.
 
     On the neurons and polarities that are judged on both texts, so that a change of order is one of
     the methods and not of the neurons. The order of two methods is clear on a text where the mean
@@ -79,7 +79,7 @@ def count_orders(ordered: pd.DataFrame) -> pd.DataFrame:
 
 
 def order_in_words(counted: pd.DataFrame, first: str, second: str) -> str:
-    """Whether the order of methods changes with the text, one sentence per kernel.
+    """One sentence per kernel on whether the order of methods changes with the text.
 
     Args:
         counted: from :func:`count_orders`.

@@ -1,4 +1,4 @@
-"""How well a description tells when its neuron fires: trials on held-out text, and contests.
+"""Trials on held-out text of whether a description tells when its neuron fires, and their scores.
 
 A trial is some positions where the neuron fires and some where it does not, half of the latter with
 tokens as frequent as the former's. A description predicts an activation for each
@@ -57,7 +57,7 @@ class HeldOut:
     def scores(
         self, validation: Float[Tensor, " n"], test: Float[Tensor, " m"]
     ) -> dict[str, float]:
-        """How well a prediction tells on the test trial.
+        """Scores of a prediction on the test trial.
 
         Args:
             validation: predicted activations at the positions of the validation trial.
@@ -133,7 +133,7 @@ def auroc(score: Float[Tensor, " n"], label: Int[Tensor, " n"]) -> float:
 
 
 def best_threshold(score: Float[Tensor, " n"], label: Int[Tensor, " n"]) -> float:
-    """Where to cut for the best balanced accuracy: halfway between two scores that there are."""
+    """The cut of the best balanced accuracy: halfway between two scores that there are."""
     values = score.unique()
     cuts = (values[1:] + values[:-1]) / 2 if len(values) > 1 else values
     return cuts[int(np.argmax(balanced_accuracy(score, label, cuts).numpy()))].item()

@@ -33,7 +33,7 @@ POLARITIES = {"positive": 1, "negative": -1}
 
 @dataclass(frozen=True)
 class Description:
-    """What makes a neuron fire in one polarity: tokens with weights, the most telling first."""
+    """Tokens with weights that make a neuron fire in one polarity, the most telling first."""
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
