@@ -44,12 +44,10 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """The two trials of one neuron and polarity; false where one has too few positives."""
+    """A neuron's trials, to choose by and to judge by; false where one has too few positives."""
 
     validation: Trial
-    """To choose by."""
     test: Trial
-    """To judge by."""
 
     def __bool__(self) -> bool:
         return len(self.validation) > 0 and len(self.test) > 0
