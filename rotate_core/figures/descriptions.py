@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import seaborn as sns
 
 from rotate_core.figures.style import COLOURS
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from rotate_core.verdicts.intervals import Estimate
 
 KERNEL_COLOURS = {"exact": COLOURS["neutral"], "related": COLOURS["masked"]}
-MARKS = ("o", "s")
+FILLED: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 5}
+TEXT_MARKS = (FILLED, FILLED | {"marker": "s", "markerfacecolor": "white"})
 """A filled circle for the first text, a hollow square for the second."""
 
 
@@ -28,7 +30,7 @@ def strips_by_polarity(
 
     Args:
         table: columns method, kernel, polarity and the value's.
-        axes: one a kernel.
+        axes: one per kernel.
         groups: methods by the heading that they go under, in order from the top.
         value: the column to draw, from 0 to 1.
     """
@@ -41,25 +43,14 @@ def strips_by_polarity(
             palette={p: COLOURS[p] for p in polarities}, dodge=len(polarities) > 1, ax=ax,
             size=2.2, alpha=0.4, jitter=0.18, legend=False,
         )  # fmt: skip
-        shift = 0.2 if len(polarities) > 1 else 0.0
-        for row, method in enumerate(order):
-            for polarity, away in zip(polarities, (-shift, shift), strict=False):
-                here = part[(part.method == method) & (part.polarity == polarity)]
-                if len(here):
-                    median, at = here[value].median(), row + away
-                    ax.plot([median] * 2, [at - 0.2, at + 0.2], color="black", linewidth=2.2)
-        edge = 0
-        for methods in list(groups.values())[:-1]:
-            edge += len(methods)
-            ax.axhline(edge - 0.5, color=COLOURS["null"], linewidth=0.8)
-        ax.axvline(0.5, color=COLOURS["neutral"], linewidth=0.8)
-        ax.set(xlabel=value, ylabel="", xlim=(0, 1.01), xticks=[0, 0.5, 1], title=kernel)
-    axes[0].set_yticks(range(len(order)), [_wrapped(method) for method in order])
-    axes[0].set_ylim(len(order) - 0.5, -0.5)
+        medians = part.groupby(["method", "polarity"])[value].median()
+        for (method, polarity), median in medians.items():
+            row = order.index(method) + _shift(polarities.index(polarity), len(polarities))
+            ax.plot([median] * 2, [row - 0.2, row + 0.2], color="black", linewidth=2.2)
+        ax.set(xlabel=value, xlim=(0, 1.01), xticks=[0, 0.5, 1], title=kernel)
     for polarity in polarities:
         axes[0].plot([], [], "o", color=COLOURS[polarity], label=polarity)
-    axes[0].figure.legend(loc="outside upper right", ncols=2, handletextpad=0.1)
-    return axes
+    return _finished(axes, groups)
 
 
 def means_by_text(
@@ -67,31 +58,20 @@ def means_by_text(
 ) -> Sequence[Axes]:
     """The mean of each method with its interval, on one text and on another: one row per method.
 
-    Args:
-        table: columns text, kernel, method, and the value's, of Estimates; one or two texts.
-        axes: one a kernel.
-        groups: methods by the heading that they go under, in order from the top.
-        value: the column to draw.
+    Arguments are those of :func:`strips_by_polarity`, but for the table: columns text (one or two),
+    kernel, method, and the value's, of Estimates.
     """
     order = [method for methods in groups.values() for method in methods]
     texts = list(table.text.unique())
     for ax, (kernel, part) in zip(axes, table.groupby("kernel", sort=False), strict=True):
-        for row in part.itertuples():
-            place = texts.index(row.text)
-            at = order.index(row.method) + _spread(place, len(texts))
-            _interval(ax, getattr(row, value), at, KERNEL_COLOURS[kernel], place)
-        edge = 0
-        for methods in list(groups.values())[:-1]:
-            edge += len(methods)
-            ax.axhline(edge - 0.5, color=COLOURS["null"], linewidth=0.8)
-        ax.axvline(0.5, color=COLOURS["neutral"], linewidth=0.8)
-        ax.set(xlabel=f"mean {value}", ylabel="", title=kernel)
-    axes[0].set_yticks(range(len(order)), [_wrapped(method) for method in order])
-    axes[0].set_ylim(len(order) - 0.5, -0.5)
-    for place, text in enumerate(texts):
-        axes[0].plot([], [], color=COLOURS["neutral"], label=text, **_mark(place))
-    axes[0].figure.legend(loc="outside upper right", ncols=2, handletextpad=0.1)
-    return axes
+        for method, text, estimate in zip(part.method, part.text, part[value], strict=True):
+            n = texts.index(text)
+            row = order.index(method) + _shift(n, len(texts))
+            _interval(ax, estimate, row, KERNEL_COLOURS[kernel], TEXT_MARKS[n])
+        ax.set(xlabel=f"mean {value}", title=kernel)
+    for text, mark in zip(texts, TEXT_MARKS, strict=False):
+        axes[0].plot([], [], color=COLOURS["neutral"], label=text, **mark)
+    return _finished(axes, groups)
 
 
 def win_ratios(table: pd.DataFrame, ax: Axes) -> Axes:
@@ -103,29 +83,28 @@ def win_ratios(table: pd.DataFrame, ax: Axes) -> Axes:
         table: from :func:`rotate_core.experiments.descriptions.contests.contests`, of one method.
         ax: where to.
     """
-    others, texts = list(table.against.unique()), list(table.text.unique())
-    parts = list(table.groupby(["kernel", "text"], sort=False))
-    parts.sort(key=lambda part: list(KERNEL_COLOURS).index(part[0][0]))
-    for n, ((kernel, text), part) in enumerate(parts):
-        for row in part.itertuples():
-            at = others.index(row.against) + _spread(n, len(parts))
-            _interval(ax, row.ratio, at, KERNEL_COLOURS[kernel], texts.index(text))
-            ax.annotate(
-                f"{row.won} / {row.tied} / {row.lost}", (1.0, at), (4, 0), fontsize=10,
-                xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
-            )  # fmt: skip
-    for kernel in table.kernel.unique():
+    opponents, texts = list(table.against.unique()), list(table.text.unique())
+    kernels = [kernel for kernel in KERNEL_COLOURS if (table.kernel == kernel).any()]
+    for contest in table.itertuples():
+        n = kernels.index(contest.kernel) * len(texts) + texts.index(contest.text)
+        row = opponents.index(contest.against) + _shift(n, len(kernels) * len(texts))
+        mark = TEXT_MARKS[texts.index(contest.text)]
+        _interval(ax, contest.ratio, row, KERNEL_COLOURS[contest.kernel], mark)
+        ax.annotate(
+            f"{contest.won} / {contest.tied} / {contest.lost}", (1.0, row), (4, 0), fontsize=10,
+            xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
+        )  # fmt: skip
+    for kernel in kernels:
         ax.plot([], [], color=KERNEL_COLOURS[kernel], linewidth=2.5, label=kernel)
-    for place, text in enumerate(texts):
-        ax.plot([], [], color=COLOURS["neutral"], label=text, **_mark(place))
-    for edge in range(1, len(others)):
+    for text, mark in zip(texts, TEXT_MARKS, strict=False):
+        ax.plot([], [], color=COLOURS["neutral"], label=text, **mark)
+    for edge in range(1, len(opponents)):
         ax.axhline(edge - 0.5, color=COLOURS["null"], linewidth=0.4)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.axvline(1, color=COLOURS["neutral"], linewidth=0.8)
-    ax.set_yticks(range(len(others)), [_wrapped(other) for other in others])
-    ax.set_ylim(len(others) - 0.5, -0.5)
-    ax.set_xlabel("wins for one loss")
+    ax.set_yticks(range(len(opponents)), [_wrapped(opponent) for opponent in opponents])
+    ax.set(ylim=(len(opponents) - 0.5, -0.5), xlabel="wins for one loss")
     ax.annotate(
         "won / tied\n/ lost", (1.0, 1.0), (4, 2), xycoords="axes fraction", fontsize=10,
         textcoords="offset points", va="bottom",
@@ -134,20 +113,28 @@ def win_ratios(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def _spread(n: int, of: int) -> float:
-    """Where the n-th of several marks of a row stands, from the row's middle."""
+def _finished(axes: Sequence[Axes], groups: Mapping[str, Sequence[str]]) -> Sequence[Axes]:
+    """One row per method, a line between groups and one at chance, a legend above."""
+    order = [method for methods in groups.values() for method in methods]
+    for ax in axes:
+        for edge in np.cumsum([len(methods) for methods in groups.values()])[:-1]:
+            ax.axhline(edge - 0.5, color=COLOURS["null"], linewidth=0.8)
+        ax.axvline(0.5, color=COLOURS["neutral"], linewidth=0.8)
+        ax.set_ylabel("")
+    axes[0].set_yticks(range(len(order)), [_wrapped(method) for method in order])
+    axes[0].set_ylim(len(order) - 0.5, -0.5)
+    axes[0].figure.legend(loc="outside upper right", ncols=2, handletextpad=0.1)
+    return axes
+
+
+def _shift(n: int, of: int) -> float:
+    """Offset of the n-th of several marks from the middle of their row."""
     return (n - (of - 1) / 2) * 0.8 / of
 
 
-def _mark(place: int) -> dict[str, Any]:
-    """How a text is drawn."""
-    filled = {} if place == 0 else {"markerfacecolor": "white"}
-    return {"marker": MARKS[place], "linestyle": "none", "markersize": 5} | filled
-
-
-def _interval(ax: Axes, estimate: Estimate, at: float, colour: str, place: int) -> None:
-    ax.plot([estimate.low, estimate.high], [at, at], color=colour, linewidth=1.8)
-    ax.plot(estimate.value, at, color=colour, **_mark(place))
+def _interval(ax: Axes, estimate: Estimate, row: float, colour: str, mark: dict[str, Any]) -> None:
+    ax.plot([estimate.low, estimate.high], [row, row], color=colour, linewidth=1.8)
+    ax.plot(estimate.value, row, color=colour, **mark)
 
 
 def _wrapped(method: str) -> str:

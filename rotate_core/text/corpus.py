@@ -81,6 +81,11 @@ class Windows:
         """The token after each counted position."""
         return self.tokens[:, 2:].flatten()
 
+    @property
+    def previous(self) -> Int[Tensor, " n_positions"]:
+        """The token before each counted position."""
+        return self.tokens[:, :-2].flatten()
+
     def counted(self, values: Tensor) -> Tensor:
         """(n_windows, length, ...) -> (n_positions, ...): all but each window's first and last.
 

@@ -18,7 +18,7 @@ FAITHFULNESS, COMPLETENESS = (0.46, 0.71), (0.49, 0.60)
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says, and what would count as seeing it."""
+    """A statement of the paper, and what would count as seeing it."""
 
     text: str
     """In one sentence."""
@@ -54,18 +54,14 @@ class Claim:
         if self.paper is None:
             return "a direction"
         low, high = self.paper
-        if math.isinf(high):
-            text = f"> {low:g}"
-        else:
-            text = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        text = f"> {low:g}" if math.isinf(high) else f"{low:g} to {high:g}"
+        text = f"{low:g}" if low == high else text
         return text if self.paper_measure is None else f"{text} ({self.paper_measure})"
 
 
 CLAIMS: dict[str, Claim] = {
     "kurtosis_by_depth": Claim(
-        "Kurtosis is higher in middle and late layers than in early ones.",
-        "05_kurtosis",
-        least=0.1,
+        "Kurtosis is higher in middle and late layers than in early ones.", "05_kurtosis", least=0.1
     ),
     "concept_percentile": Claim(
         "Concept vectors are more kurtotic than most neurons of the model (percentile).",
@@ -127,7 +123,7 @@ shows them as choices, and they are no claims."""
 
 @dataclass(frozen=True)
 class Baseline:
-    """What the paper holds ROTATE against."""
+    """A method that the paper holds ROTATE against."""
 
     name: str
     """As the paper, and a table of ours where there is one, calls it."""

@@ -1,19 +1,18 @@
-"""What a chapter leaves behind: results/NN_claim.json."""
+"""The record of a chapter: results/NN_claim.json."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import platform
-import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rotate_core.storage import versions
+from rotate_core.storage import versions, write_whole
 
 if TYPE_CHECKING:
     from rotate_core.models import Model
@@ -36,7 +35,7 @@ def write_results(
 
     Args:
         name: of the notebook, NN_claim.
-        metrics: figures by name: numbers, strings, lists and dictionaries of them.
+        metrics: figures by name: numbers, strings, estimates, tables, lists and dictionaries.
         parameters: the chapter's parameters, seed included.
         model: whose checksum goes with the figures.
         seconds: that the chapter took.
@@ -44,9 +43,9 @@ def write_results(
         folder: where to; made if need be.
     """
     content = {
-        "metrics": _plain(dict(metrics)),
-        "claims": {key: _plain(outcome.asdict()) for key, outcome in (claims or {}).items()},
-        "parameters": _plain(dict(parameters)),
+        "metrics": metrics,
+        "claims": claims or {},
+        "parameters": parameters,
         "model": {"name": model.name, "checksum": model.checksum},
         "versions": versions(*PACKAGES),
         "hardware": {
@@ -56,21 +55,21 @@ def write_results(
         },
         "seconds": round(seconds, 1),
     }
-    directory = Path(folder)
-    directory.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=directory, prefix=f".{name}-")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        json.dump(content, stream, indent=1, sort_keys=True, allow_nan=False)
-        stream.write("\n")
-    os.replace(temporary, directory / f"{name}.json")
+    text = json.dumps(_plain(content), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write_whole(Path(folder) / f"{name}.json", text.encode())
 
 
 def _plain(value: Any) -> Any:
-    """Numbers of numpy and torch as Python's, and NaN, which JSON has not, as None."""
+    """A value as JSON has it: tables as lists of rows, estimates as dictionaries, NaN as None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if hasattr(value, "columns"):
+        return _plain(value.to_dict("records"))
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):

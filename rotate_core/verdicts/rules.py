@@ -26,7 +26,7 @@ thousand neurons in all."""
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a chapter found about a claim."""
+    """A chapter's figure for a claim, beside its null."""
 
     ours: Estimate
     null: Estimate
@@ -38,21 +38,14 @@ class Outcome:
     model: str
     """Which model, and how much of it."""
 
-    def asdict(self) -> dict[str, Any]:
-        """For results/NN_claim.json."""
-        estimates = {name: getattr(self, name).asdict() for name in ("ours", "null", "over_null")}
-        return estimates | {"null_is": self.null_is, "model": self.model}
-
     @staticmethod
     def of(stored: Mapping[str, Any]) -> Outcome:
         """Out of results/NN_claim.json."""
-        estimates = {name: _estimate(stored[name]) for name in ("ours", "null", "over_null")}
-        return Outcome(**estimates, null_is=stored["null_is"], model=stored["model"])
-
-
-def _estimate(stored: Mapping[str, Any]) -> Estimate:
-    values: dict[str, Any] = {k: math.nan if v is None else v for k, v in stored.items()}
-    return Estimate(**values)
+        fields = dict(stored)
+        for name in ("ours", "null", "over_null"):
+            values: Any = {k: math.nan if x is None else x for k, x in stored[name].items()}
+            fields[name] = Estimate(**values)
+        return Outcome(**fields)
 
 
 def reaches_paper(claim: Claim, outcome: Outcome) -> bool | None:
@@ -62,16 +55,13 @@ def reaches_paper(claim: Claim, outcome: Outcome) -> bool | None:
         False if it lies wholly below, None where it straddles the figure or is missing. True where
         the claim is a direction only.
     """
-    if claim.judged_on is None:
+    if claim.judged_on is None or outcome.ours.low >= claim.judged_on[0]:
         return True
-    wanted, ours = claim.judged_on[0], outcome.ours
-    if ours.low >= wanted:
-        return True
-    return False if ours.high < wanted else None
+    return False if outcome.ours.high < claim.judged_on[0] else None
 
 
 def effect_claimed(claim: Claim, outcome: Outcome) -> float:
-    """By how much ours would exceed our null if the paper were right, in the figure's unit.
+    """The excess of ours over our null if the paper were right, in the figure's unit.
 
     The paper's lower figure less our null's estimate where that is positive; else (and where the
     paper's figure is a direction, or on another scale) the claim's smallest effect of interest.
@@ -88,14 +78,13 @@ def beats_null(claim: Claim, outcome: Outcome) -> bool | None:
         False if it excludes what the paper claims: its upper end is below :func:`effect_claimed`.
         None where it holds both 0 and that effect, or is missing.
     """
-    over = outcome.over_null
-    if over.low > 0:
+    if outcome.over_null.low > 0:
         return True
-    return False if over.high < effect_claimed(claim, outcome) else None
+    return False if outcome.over_null.high < effect_claimed(claim, outcome) else None
 
 
 def deciding_n(estimate: Estimate, *boundaries: float) -> int | None:
-    """So many clusters would bring the interval to one side of one of the boundaries.
+    """Number of clusters that would bring the interval to one side of one of the boundaries.
 
     An interval shrinks with the square root of n, and the estimate is taken to stay where it is:
     ``n (half width / distance)^2``, of the boundary that is farthest, which it leaves first.
@@ -129,15 +118,15 @@ def verdict(claim: Claim, outcome: Outcome | None) -> tuple[str, str]:
     figure, null = _of_figure(claim, outcome, reached), _of_null(claim, outcome, beaten)
     if claim.proxy:
         return "proxy", null if beaten is not None else f"inconclusive: {null}"
-    parts = ((reached, figure), (beaten, null))
-    for name, answer in (("not reproduced", False), ("inconclusive", None)):
-        if why := [text for found, text in parts if found is answer]:
-            return name, ", ".join(why)
+    for decision, answer in (("not reproduced", False), ("inconclusive", None)):
+        reasons = [why for held, why in ((reached, figure), (beaten, null)) if held is answer]
+        if reasons:
+            return decision, ", ".join(reasons)
     return "reproduced", f"{figure}, {null}"
 
 
 def _no_judgement(outcome: Outcome) -> str:
-    """Why no interval can be judged; empty where they can."""
+    """The reason why no interval can be judged; empty where they can."""
     if math.isnan(outcome.over_null.value):
         return "nothing to compare with"
     few = min(x.n_clusters for x in (outcome.ours, outcome.null, outcome.over_null))

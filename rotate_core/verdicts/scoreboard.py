@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rotate_core.verdicts.claims import BASELINES, CLAIMS
 from rotate_core.verdicts.intervals import Estimate
-from rotate_core.verdicts.rules import LEAST_NEURONS, VERDICTS, Outcome, verdict
+from rotate_core.verdicts.rules import Outcome, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
     from pandas.io.formats.style import Styler
 
-__all__ = [
-    "CLAIMS",
-    "LEAST_NEURONS",
-    "VERDICTS",
-    "Outcome",
-    "baselines",
-    "collect",
-    "over_null_rows",
-    "paper_rows",
-    "shown",
-    "table",
-]
 
-
-def table(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per claim: the paper's figure and its source, ours with interval and null, verdict.
+def table(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
+    """One row per claim, by name: the paper's figure and its source, ours, its null, the verdict.
 
     Args:
         outcomes: by the claim's name; what is missing was not run.
-        claims: names, in order; None for all.
 
     Raises:
         KeyError: an outcome of no known claim.
@@ -44,8 +31,8 @@ def table(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) 
     if unknown := set(outcomes) - set(CLAIMS):
         raise KeyError(f"no claims {sorted(unknown)}; known are {', '.join(CLAIMS)}")
     rows = []
-    for name in CLAIMS if claims is None else claims:
-        claim, outcome = CLAIMS[name], outcomes.get(name)
+    for name, claim in CLAIMS.items():
+        outcome = outcomes.get(name)
         decision, why = verdict(claim, outcome)
         rows.append(
             {
@@ -62,18 +49,13 @@ def table(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) 
                 "notebook": claim.notebook,
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, index=list(CLAIMS))
 
 
-def shown(outcomes: Mapping[str, Outcome], claims: Sequence[str] | None = None) -> Styler:
-    """:func:`table` as a chapter shows it: one column per claim, and no word cut off.
-
-    Args:
-        outcomes: by the claim's name.
-        claims: names, in order; None for those of the outcomes.
-    """
-    rows = table(outcomes, list(outcomes) if claims is None else claims)
-    return rows.drop(columns="notebook").set_index("claim").rename_axis(None).T.style
+def shown(outcomes: Mapping[str, Outcome]) -> Styler:
+    """:func:`table` as a chapter shows its claims: one column per claim, and no word cut off."""
+    rows = table(outcomes).loc[list(outcomes)].drop(columns="notebook")
+    return rows.set_index("claim").rename_axis(None).T.style
 
 
 def over_null_rows(outcomes: Mapping[str, Outcome]) -> list[tuple[str, Estimate, str]]:
@@ -94,23 +76,11 @@ def paper_rows(
     rows = []
     for name, outcome in outcomes.items():
         if (paper := CLAIMS[name].judged_on) is not None:
-            low, high = (x / _unit(name) for x in paper)
             ours, null = (_as_share(name, x) for x in (outcome.ours, outcome.null))
-            rows.append((_label(name), ours, null, (low, high)))
+            rows.append(
+                (_label(name), ours, null, (paper[0] / _unit(name), paper[1] / _unit(name)))
+            )
     return rows
-
-
-def _label(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _unit(name: str) -> float:
-    return 100.0 if name.endswith("_percentile") else 1.0
-
-
-def _as_share(name: str, estimate: Estimate) -> Estimate:
-    value, low, high = (x / _unit(name) for x in (estimate.value, estimate.low, estimate.high))
-    return Estimate(value, low, high, estimate.n, estimate.n_clusters)
 
 
 def collect(folder: str | Path, *, checksum: str | None = None) -> dict[str, Outcome]:
@@ -120,11 +90,11 @@ def collect(folder: str | Path, *, checksum: str | None = None) -> dict[str, Out
         folder: of the files.
         checksum: of a model; results of others are left out, and so count as not run.
     """
-    found: dict[str, Outcome] = {}
-    for stored in _stored(folder, checksum):
-        for name, outcome in stored.get("claims", {}).items():
-            found[name] = Outcome.of(outcome)
-    return found
+    return {
+        name: Outcome.of(outcome)
+        for record in _records(folder, checksum)
+        for name, outcome in record.get("claims", {}).items()
+    }
 
 
 def baselines(folder: str | Path, *, checksum: str | None = None) -> pd.DataFrame:
@@ -140,9 +110,9 @@ def baselines(folder: str | Path, *, checksum: str | None = None) -> pd.DataFram
     import pandas as pd
 
     where: dict[str, str] = {}
-    for stored in _stored(folder, checksum):
-        notebooks = {CLAIMS[name].notebook for name in stored.get("claims", {})}
-        for row in stored["metrics"].get("scores", ()):
+    for record in _records(folder, checksum):
+        notebooks = {CLAIMS[name].notebook for name in record.get("claims", {})}
+        for row in record["metrics"].get("scores", ()):
             where[row["method"]] = ", ".join(sorted(notebooks))
     rows = [
         {
@@ -156,8 +126,22 @@ def baselines(folder: str | Path, *, checksum: str | None = None) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def _stored(folder: str | Path, checksum: str | None) -> Iterator[dict[str, Any]]:
+def _records(folder: str | Path, checksum: str | None) -> Iterator[dict[str, Any]]:
+    """The records that :func:`.write_results` left, of one model or of all."""
     for file in sorted(Path(folder).glob("[0-9][0-9]_*.json")):
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        if checksum in (None, stored["model"]["checksum"]):
-            yield stored
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if checksum in (None, record["model"]["checksum"]):
+            yield record
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _unit(name: str) -> float:
+    return 100.0 if name.endswith("_percentile") else 1.0
+
+
+def _as_share(name: str, estimate: Estimate) -> Estimate:
+    ends = {part: getattr(estimate, part) / _unit(name) for part in ("value", "low", "high")}
+    return replace(estimate, **ends)

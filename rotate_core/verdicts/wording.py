@@ -1,4 +1,4 @@
-"""What the figures say in words, by rule: verdicts with our reasons, and what a caption states."""
+"""Figures in words, by rule: verdicts with our reasons, and what a caption states."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ PAPER_MODELS = ("gemma-2-2b", "llama-3.1-8b")
 """The paper's, as they are in a model's name."""
 
 
-def reading(claim: Claim, outcome: Outcome | None) -> str:
-    """One or two sentences from the figures alone.
+def sentence(claim: Claim, outcome: Outcome | None) -> str:
+    """A verdict in one or two sentences, from the figures alone.
 
     Our guesses at reasons: where the null is as good, the figure does not show what the claim says;
     where it is smaller than the paper's, the model is another one, or else our measure is.
@@ -24,18 +24,19 @@ def reading(claim: Claim, outcome: Outcome | None) -> str:
         return f"Not judged: {why}."
     if decision == "inconclusive":
         return f"We cannot tell: {why}."
-    if decision == "proxy":
-        about = "We cannot tell: " + why.removeprefix("inconclusive: ")
-        told = about if why.startswith("inconclusive") else f"It {_beside_null(claim, outcome)}"
-        return f"By a stand-in for the paper's measure. {told}."
     told = _beside_null(claim, outcome)
+    if decision == "proxy":
+        unknown = why.removeprefix("inconclusive: ")
+        about = f"It {told}" if unknown == why else f"We cannot tell: {unknown}"
+        return f"By a stand-in for the paper's measure. {about}."
     if decision == "reproduced":
         return f"It {told}."
     reached = reaches_paper(claim, outcome)
-    if reached is False and beats_null(claim, outcome):
-        return f"There, but weaker than in the paper: it {told}. We think that {_other(outcome)}."
     if reached is False:
-        return f"Weaker than in the paper, and it {told}. We think that {_other(outcome)}."
+        weaker = "Weaker than in the paper, and"
+        if beats_null(claim, outcome):
+            weaker = "There, but weaker than in the paper:"
+        return f"{weaker} it {told}. We think that {_reason(outcome)}."
     if reached and claim.judged_on is not None:
         return (
             f"As good as the paper's figure, but it {told}. We think that this figure "
@@ -44,9 +45,9 @@ def reading(claim: Claim, outcome: Outcome | None) -> str:
     return f"It {told}. We think that it is not there, or too weak to see on this model."
 
 
-def readings(outcomes: Mapping[str, Outcome]) -> list[str]:
-    """A reading for each claim, in the order of the scoreboard."""
-    return [reading(claim, outcomes.get(name)) for name, claim in CLAIMS.items()]
+def sentences(outcomes: Mapping[str, Outcome]) -> list[str]:
+    """:func:`sentence` of each claim, in the order of the scoreboard."""
+    return [sentence(claim, outcomes.get(name)) for name, claim in CLAIMS.items()]
 
 
 def finding(
@@ -91,17 +92,16 @@ def finding(
 
 
 def _beside_null(claim: Claim, outcome: Outcome) -> str:
-    null = f"its null, {outcome.null_is}"
-    if beats_null(claim, outcome):
+    null, beaten = f"its null, {outcome.null_is}", beats_null(claim, outcome)
+    if beaten:
         return f"stands out from {null}"
     if outcome.over_null.high < 0:
         return f"falls below {null}"
-    if beats_null(claim, outcome) is None:
-        return f"may or may not stand out from {null} (n = {outcome.ours.n_clusters})"
-    return f"does not stand out from {null} (n = {outcome.ours.n_clusters})"
+    does = "may or may not" if beaten is None else "does not"
+    return f"{does} stand out from {null} (n = {outcome.ours.n_clusters})"
 
 
-def _other(outcome: Outcome) -> str:
+def _reason(outcome: Outcome) -> str:
     if any(name in outcome.model.lower() for name in PAPER_MODELS):
         return "our measure asks for more than the paper's, which is not public"
     return "this model, which is not one of the paper's, has fewer neurons of that sort"

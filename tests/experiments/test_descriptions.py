@@ -1,6 +1,8 @@
 """Descriptions of planted neurons: the right tokens, from the right place, with the right sign."""
 
 import dataclasses
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,23 +10,29 @@ from tiny_models import D_MLP, D_VOCAB, TOKENS, tiny
 
 from rotate_core import Vocabulary, decompose
 from rotate_core.experiments.descriptions.exemplars import (
+    Text,
     exemplar_texts,
     exemplars,
     from_activations,
     from_clamping,
     optimised,
-    previous,
+    read_texts,
     token_change,
 )
 from rotate_core.experiments.descriptions.kernels import Kernels
-from rotate_core.experiments.descriptions.methods import GROUPS, from_weights, with_choices
+from rotate_core.experiments.descriptions.methods import (
+    GROUPS,
+    chosen_by_validation,
+    from_weights,
+)
 from rotate_core.experiments.descriptions.weights import (
+    BUDGET,
     Description,
     describe,
     from_projection,
     from_rotations,
     merge,
-    side,
+    product_polarity,
 )
 from rotate_core.text.activations import mlp_of
 from rotate_core.text.corpus import Windows
@@ -77,11 +85,10 @@ def test_describe_without_a_null_wants_support(channels):
 
 
 def test_projection_keeps_the_polarities_apart(channels):
-    vocabulary = channels.vocabulary
-    arguments = (torch.eye(24)[:1], vocabulary.projection, vocabulary.token_weights, WORDS)
-    assert set(from_projection(*arguments, budget=15)[0].ids) <= set(range(20))
-    negative = from_projection(*arguments, polarity="negative", budget=8)[0]
-    assert set(negative.ids) <= set(range(20, 30))
+    w, vocabulary = torch.eye(24)[:1], channels.vocabulary
+    assert set(from_projection(w, vocabulary)[0].first(15).ids) <= set(range(20))
+    negative = from_projection(w, vocabulary, polarity="negative")[0]
+    assert set(negative.first(8).ids) <= set(range(20, 30))
 
 
 def test_rotations_give_as_many_tokens_and_only_what_their_cosine_gives(channels):
@@ -95,50 +102,48 @@ def test_rotations_give_as_many_tokens_and_only_what_their_cosine_gives(channels
     assert len(shared) < 5, "at cosine 0 nothing is left of w"
 
 
-def test_sides_are_those_on_which_a_gated_neuron_fires():
+def test_products_have_the_polarities_with_which_a_gated_neuron_fires():
     """By brute force: of all signs of g.x and u.x, which give the largest and smallest a."""
     silu = torch.nn.SiLU()
     products = torch.tensor([[g, u] for g in (-3.0, 3.0) for u in (-3.0, 3.0)])
     a = silu(products[:, 0]) * products[:, 1]
     for polarity, at in (("positive", a.argmax()), ("negative", a.argmin())):
         for kind, value in zip(("gate", "in"), products[at], strict=True):
-            assert side(kind, polarity) == ("positive" if value > 0 else "negative")
-    assert side("out", "negative") == "negative"
+            assert product_polarity(kind, polarity) == ("positive" if value > 0 else "negative")
+    assert product_polarity("out", "negative") == "negative"
     with pytest.raises(ValueError, match="polarity"):
-        side("gate", "both")
+        product_polarity("gate", "both")
 
 
-def test_methods_read_gate_by_one_side_and_in_by_the_polarity(channels):
+def test_methods_read_gate_by_one_polarity_and_in_by_the_activations(channels):
     gate = channels
     in_ = dataclasses.replace(channels, weight_vectors=channels.weight_vectors)
     out = torch.eye(24)[:2]
     for polarity, wanted in (("positive", range(20)), ("negative", range(20, 30))):
-        found = from_weights(
-            {"gate": gate, "in": in_}, {"gate": gate, "in": in_}, out, polarity=polarity, budget=8
-        )
-        assert set(found["projection, gate"][0].ids) <= set(range(20))
-        assert set(found["projection, in"][0].ids) <= set(wanted)
-        assert set(found["projection, out"][0].ids) <= set(wanted)
-        assert found["another neuron"] == found["channels"][::-1]
-        assert all(len(some) == 2 for some in found.values())
-        assert all(len(d.ids) <= 8 for some in found.values() for d in some)
+        pair = {"gate": gate, "in": in_}
+        by_method = from_weights(pair, pair, out, polarity=polarity)
+        assert set(by_method["projection, gate"][0].first(8).ids) <= set(range(20))
+        assert set(by_method["projection, in"][0].first(8).ids) <= set(wanted)
+        assert set(by_method["projection, out"][0].first(8).ids) <= set(wanted)
+        assert by_method["another neuron"] == by_method["channels"][::-1]
+        assert all(len(lists) == 2 for lists in by_method.values())
+        assert all(len(d.ids) <= BUDGET for lists in by_method.values() for d in lists)
 
 
 def test_rotations_of_one_layer_are_not_those_of_another(channels):
     """A second draw from the same seed is the same draw: its errors do not average out."""
-    found = []
+    rotated = []
     for layer in (3, 3, 4):
-        some = {"in": dataclasses.replace(channels, layer=layer)}
-        words = from_weights(some, some, torch.eye(24)[:2], polarity="positive")
-        found.append(words["matched rotation"])
-    assert found[0] == found[1]
-    assert found[0] != found[2]
+        of_layer = {"in": dataclasses.replace(channels, layer=layer)}
+        by_method = from_weights(of_layer, of_layer, torch.eye(24)[:2], polarity="positive")
+        rotated.append(by_method["matched rotation"])
+    assert rotated[0] == rotated[1]
+    assert rotated[0] != rotated[2]
 
 
 def test_the_best_projection_and_maxact_share_one_budget_in_turns():
     """The token 0 is where the neuron fires: the projection of `in` is chosen, then joined."""
-    from rotate_core.experiments.descriptions.head_to_head import Pair
-    from rotate_core.experiments.descriptions.trials import Trial
+    from rotate_core.experiments.descriptions.trials import HeldOut, Trial
 
     def words(*ids):
         return [Description(ids, tuple(1 - i / 10 for i in range(len(ids))), ("x",) * len(ids))]
@@ -153,19 +158,38 @@ def test_the_best_projection_and_maxact_share_one_budget_in_turns():
         "projection, out": words(1, 2),
         "MaxAct": words(9, 2, 8),
     }
-    found = with_choices(methods, [Pair(judged, judged)], kernels, budget=5)
-    assert found["projection, best"] == methods["projection, in"]
-    assert found["MaxAct+VocabProj"][0].ids == (9, 0, 2, 8, 3)
-    assert with_choices(methods, [Pair(judged, judged)], kernels, budget=3)["MaxAct+VocabProj"][
-        0
-    ].ids == (9, 0, 2)
+    trials = [HeldOut(judged, judged)]
+    chosen = chosen_by_validation(methods, trials, kernels)
+    assert chosen["projection, best"] == methods["projection, in"]
+    assert chosen["MaxAct+VocabProj"][0].ids == (9, 0, 2, 8, 3)
+    methods["MaxAct"] = words(9, 2, 8, *range(100, 200))
+    joined = chosen_by_validation(methods, trials, kernels)["MaxAct+VocabProj"][0]
+    assert joined.ids[:6] == (9, 0, 2, 8, 3, 100)
+    assert len(joined.ids) == BUDGET
     assert "MaxAct+VocabProj" in {name for names in GROUPS.values() for name in names}
 
 
 def test_merging_takes_turns():
     a = Description((1, 2), (1.0, 0.5), ("a", "b"))
     b = Description((3, 2), (1.0, 0.9), ("c", "b"))
-    assert merge([a, b]).ids == (1, 3, 2)
+    assert merge([a], [b])[0].ids == (1, 3, 2)
+
+
+def test_a_text_has_the_activations_of_the_running_model():
+    model, seen = tiny("llama"), []
+    mlp = mlp_of(model, 1)
+    mlp.down_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    windows = Windows(TOKENS, torch.arange(2), ("",) * 2)
+    kinds = {
+        kind: SimpleNamespace(weight_vectors=rows.weight[:3].detach())
+        for kind, rows in (("gate", mlp.gate_proj), ("in", mlp.up_proj))
+    }
+    text = read_texts(model, {"train": windows}, {1: kinds})[1]["train"]
+    torch.testing.assert_close(text.activation, windows.counted(seen[0][..., :3]))
+    products = text.activation / torch.nn.functional.silu(text.gate)
+    plain = read_texts(model, {"train": windows}, {1: {"in": kinds["in"]}})[1]["train"]
+    assert plain.gate is None
+    torch.testing.assert_close(plain.activation, torch.nn.functional.silu(products))
 
 
 @pytest.mark.parametrize(("polarity", "wanted"), [("positive", range(5)), ("negative", {7, 8})])
@@ -173,8 +197,8 @@ def test_activations_give_the_tokens_that_fire(windows, polarity, wanted):
     a = noise(windows)
     a[windows.current < 5] += 5
     a[(windows.current == 7) | (windows.current == 8)] -= 5
-    found = from_activations(windows, a, WORDS, polarity=polarity)[0]
-    assert set(found.ids) == set(wanted)
+    description = from_activations(Text(windows, a), WORDS, polarity=polarity)[0]
+    assert set(description.ids) == set(wanted)
 
 
 def test_exemplars_are_one_a_document_the_strongest_first():
@@ -186,7 +210,7 @@ def test_exemplars_are_one_a_document_the_strongest_first():
 def test_exemplar_texts_mark_where_the_neuron_fires(windows):
     a = noise(windows)
     a[windows.current == 3] += 5
-    texts = exemplar_texts(windows, a, WORDS, n=4, around=2)[0]
+    texts = exemplar_texts(Text(windows, a), WORDS, n=4, around=2)[0]
     assert len(texts) == 4
     assert all("« Word3»" in text for text in texts)
     assert all(text.count(" Word") <= 5 for text in texts)
@@ -194,28 +218,26 @@ def test_exemplar_texts_mark_where_the_neuron_fires(windows):
 
 @pytest.mark.parametrize("after", [False, True])
 def test_optimised_looks_back_where_the_neuron_fires_after_a_token(windows, after):
-    from rotate_core.experiments.descriptions.trials import auroc, trial
+    from rotate_core.experiments.descriptions.trials import auroc, draw_trial
 
-    token = previous(windows) if after else windows.current
+    token = windows.previous if after else windows.current
     a = noise(windows)
     a[token < 5] += 5
     kernels = Kernels(torch.arange(V), torch.zeros(V, 1))
-    some = trial(a[:, 0], windows.current, previous(windows), 1.0)
+    trial = draw_trial(a[:, 0], windows.current, windows.previous, 1.0)
 
-    def score(row, description):
-        assert row == 0
-        predicted = kernels.predict(description, some.token, "exact", previous=some.previous)
-        return auroc(predicted, some.label)
+    def score(description):
+        predicted = kernels.predict(description, trial.token, trial.previous, "exact")
+        return auroc(predicted, trial.label)
 
-    found = optimised(windows, a, WORDS, score, n_subsets=10)[0]
-    assert any(found.back) == after
-    plain = from_activations(windows, a, WORDS)[0]
-    assert score(0, found) > 0.9
-    assert (score(0, plain) < 0.75) == after
+    text = Text(windows, a)
+    best = optimised(text, WORDS, [score], n_subsets=10)[0]
+    assert any(best.back) == after
+    plain = from_activations(text, WORDS)[0]
+    assert score(best) > 0.9
+    assert (score(plain) < 0.75) == after
     if after:
-        assert "…" in str(found)
-        with pytest.raises(ValueError, match="previous"):
-            kernels.predict(found, some.token, "exact")
+        assert "…" in str(best)
 
 
 def test_neurons_and_polarities_that_are_alike_do_not_share_the_sets_of_exemplars(windows):
@@ -224,13 +246,13 @@ def test_neurons_and_polarities_that_are_alike_do_not_share_the_sets_of_exemplar
     a[windows.current < 40] += torch.rand(int((windows.current < 40).sum()), 1) + 1
     tried = {key: [] for key in ("positive", "again", "negative", "neighbour")}
 
-    def keep(key, some):
-        tried[key].append(some.ids)
-        return 0.0
-
     def run(activation, keys, polarity="positive"):
-        score = lambda i, some: keep(keys[i], some)  # noqa: E731
-        optimised(windows, activation, WORDS, score, polarity=polarity, n_subsets=3)
+        def keep(key, description):
+            tried[key].append(description.ids)
+            return 0.0
+
+        scores = [partial(keep, key) for key in keys]
+        optimised(Text(windows, activation), WORDS, scores, polarity=polarity, n_subsets=3)
 
     run(a, ["positive"])
     run(a.repeat(1, 2), ["again", "neighbour"])
@@ -272,8 +294,8 @@ def test_token_change_is_that_of_a_clamped_model_that_is_run_again(family):
             handle = down.register_forward_pre_hook(clamp)
             expected[k] += (run(row) - before) / len(TOKENS)
             handle.remove()
-    found = token_change(model, 0, TOKENS, torch.stack(seen), target, weight[neurons].detach())
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    change = token_change(model, 0, TOKENS, torch.stack(seen), target, weight[neurons].detach())
+    torch.testing.assert_close(change, expected, atol=1e-4, rtol=1e-3)
 
 
 def test_clamping_names_the_tokens_that_a_neuron_promotes_in_each_polarity():
@@ -284,9 +306,9 @@ def test_clamping_names_the_tokens_that_a_neuron_promotes_in_each_polarity():
     windows = Windows(TOKENS.repeat(1, 2), torch.arange(2), ("",) * 2)
     a = torch.linspace(-2, 2, 2 * 10)[:, None]
     words = [str(i) for i in range(D_VOCAB)]
-    found = from_clamping(
-        model, 1, windows, a, 3 * torch.eye(16)[:1], torch.ones(D_VOCAB), words,
-        n_contexts=2, length=6, budget=3,
-    )  # fmt: skip
-    assert set(found["positive"][0].ids) == {0, 1, 2}
-    assert set(found["negative"][0].ids) == {3, 4, 5}
+    vocabulary = Vocabulary(model.lm_head.weight.detach().T, torch.ones(D_VOCAB), words)
+    clamped = from_clamping(
+        model, 1, Text(windows, a), 3 * torch.eye(16)[:1], vocabulary, n_contexts=2, length=6
+    )
+    assert set(clamped["positive"][0].first(3).ids) == {0, 1, 2}
+    assert set(clamped["negative"][0].first(3).ids) == {3, 4, 5}

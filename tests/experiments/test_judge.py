@@ -14,10 +14,10 @@ import urllib.request
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from rotate_core.experiments.descriptions import Description
 from rotate_core.experiments.descriptions.endpoint import KEY, MODEL, URL, Endpoint, EndpointError
 from rotate_core.experiments.descriptions.judge import (
     ANSWERS,
@@ -29,11 +29,13 @@ from rotate_core.experiments.descriptions.judge import (
     tournament,
     write_prose,
 )
+from rotate_core.experiments.descriptions.weights import Description
 
 CATS = Description((1, 2), (1.0, 0.5), (" cat", "Cat"))
 DOGS = Description((3,), (1.0,), (" dog",))
 NOTHING = Description((), (), ())
 WORDS = {"ours": [CATS, CATS], "theirs": [DOGS, DOGS]}
+NAMES = ["29/3 positive", "29/8 negative"]
 EXCERPTS = [["the« cat» sat", "a\nblack« cat»"], ["one« cat» more"]]
 
 
@@ -103,7 +105,8 @@ def longest(a, b):
 
 def run(server, answers, words=WORDS, **options):
     endpoint = Endpoint(server.url, "m", answers, max_retries=2, **options)
-    return tournament(endpoint, words, EXCERPTS, [("ours", "theirs")], progress=False)
+    pairs = [("ours", "theirs")]
+    return tournament(endpoint, words, EXCERPTS, pairs, names=NAMES, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -317,8 +320,7 @@ def test_the_environment_names_the_endpoint(tmp_path, monkeypatch):
 
 def test_a_method_without_descriptions_is_named(tmp_path):
     with pytest.raises(ValueError, match="'theirs' has 1 descriptions, for 2 neurons"):
-        tournament(Endpoint("http://x", "m", tmp_path), WORDS | {"theirs": [DOGS]}, EXCERPTS,
-                   [("ours", "theirs")], progress=False)  # fmt: skip
+        run(SimpleNamespace(url="http://x"), tmp_path, WORDS | {"theirs": [DOGS]})
 
 
 # --- a real server, which serves the embedded model --------------------------------------------
@@ -377,7 +379,7 @@ def test_the_embedded_model_writes_and_judges(tmp_path, monkeypatch):
         monkeypatch.setenv(URL, url)
         endpoint = Endpoint.from_environment(tmp_path / "answers", max_tokens=40, max_retries=0)
         pairs = [("ours", "theirs")]
-        table = tournament(endpoint, words, EXCERPTS, pairs, progress=False)
+        table = tournament(endpoint, words, EXCERPTS, pairs, names=NAMES, progress=False)
         with pytest.raises(EndpointError, match=re.escape(f"{url} answers 400")):
             Endpoint(url, "no-such-model", tmp_path / "answers", max_retries=0).ask("?")
     assert len(table) == 2
@@ -388,6 +390,6 @@ def test_the_embedded_model_writes_and_judges(tmp_path, monkeypatch):
     (row,) = summary(table).to_dict("records")
     assert row["won"] + row["tied"] + row["lost"] + row["invalid"] == 2
     assert row["invalid"] == (table[["forward", "backward"]] == "invalid").any(axis=1).sum()
-    again = tournament(endpoint, words, EXCERPTS, pairs, progress=False)
+    again = tournament(endpoint, words, EXCERPTS, pairs, names=NAMES, progress=False)
     assert again.equals(table), "from the folder: the server is gone"
     print(table.T.to_string())

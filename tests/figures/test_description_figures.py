@@ -14,8 +14,7 @@ from rotate_core.verdicts.intervals import Estimate
 
 @pytest.fixture
 def axes():
-    _, both = plt.subplots(1, 2)
-    yield list(both)
+    yield list(plt.subplots(1, 2)[1])
     plt.close("all")
 
 

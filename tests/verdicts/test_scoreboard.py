@@ -21,7 +21,7 @@ from rotate_core.verdicts.scoreboard import (
     shown,
     table,
 )
-from rotate_core.verdicts.wording import finding, reading, readings
+from rotate_core.verdicts.wording import finding, sentence, sentences
 
 FIGURE = Claim("A figure.", "06_reconstruction", (0.9, 0.95))
 DIRECTION = Claim("A direction.", "05_kurtosis")
@@ -182,7 +182,7 @@ def test_table_has_a_row_for_each_claim_whether_it_ran_or_not():
     assert rows.verdict.value_counts().to_dict() == {"not run": len(CLAIMS) - 1, "reproduced": 1}
     assert rows.paper[rows.verdict == "reproduced"].item() == "0.46 to 0.71"
     assert rows.source[rows.verdict == "reproduced"].item() == SECOND_HAND
-    assert table({}, ["stability_cosine"]).paper.item() == "0.9"
+    assert table({}).paper["stability_cosine"] == "0.9"
     with pytest.raises(KeyError, match="no claims"):
         table({"made_up": outcome(1, 1)})
 
@@ -192,8 +192,6 @@ def test_a_chapter_shows_its_claims_in_full():
     assert CLAIMS["input_faithfulness"].text in page
     assert "reproduced" in page
     assert CLAIMS["stability_cosine"].text not in page
-    page = shown({}, ["input_faithfulness"]).to_html()
-    assert "not run" in page
 
 
 def test_outcomes_survive_the_file(tmp_path):
@@ -252,8 +250,8 @@ def test_rows_of_the_figure_have_percentiles_as_shares():
         (FIGURE, None, ["Not judged: no result"]),
     ],
 )
-def test_each_reading_follows_from_the_figures(claim, found, expected):
-    text = reading(claim, found)
+def test_each_sentence_follows_from_the_figures(claim, found, expected):
+    text = sentence(claim, found)
     assert all(part in text for part in expected), text
     assert ("We think" in text) == (verdict(claim, found)[0] == "not reproduced")
 
@@ -261,8 +259,8 @@ def test_each_reading_follows_from_the_figures(claim, found, expected):
 def test_a_paper_model_is_not_blamed_for_its_size():
     found = outcome(0.5, 0.3)
     known = Outcome(found.ours, found.null, found.over_null, "chance", "google/gemma-2-2b-it")
-    assert "our measure" in reading(FIGURE, known)
-    assert len(readings({})) == len(CLAIMS)
+    assert "our measure" in sentence(FIGURE, known)
+    assert len(sentences({})) == len(CLAIMS)
 
 
 WORDS = {"above": "more", "around": "no more", "below": "less", "unknown": "cannot tell"}

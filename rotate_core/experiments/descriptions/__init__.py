@@ -3,7 +3,3 @@
 What reads weights is in :mod:`.weights`, what reads text in :mod:`.exemplars`, all of them together
 in :mod:`.methods`. Lists of tokens are judged by :mod:`.trials`, prose by :mod:`.judge`.
 """
-
-from rotate_core.experiments.descriptions.weights import Description, describe
-
-__all__ = ["Description", "describe"]

@@ -1,9 +1,8 @@
 """A language model behind a server that speaks OpenAI's protocol, and the folder of its answers.
 
-Every answer is kept in a folder, a file each, named by a hash of model, prompt and options. What
-was asked once is answered from there, so a run that was interrupted goes on where it stopped. The
-server's address is no part of the hash: to ask anew another model of the same name, give another
-folder.
+Every answer is kept in a file of its own, named by a hash of model, prompt and options. What was
+asked once is answered from there, so an interrupted run goes on where it stopped. The server's
+address is no part of the hash: to ask anew another model of the same name, give another folder.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class Endpoint:
 
         Args:
             answers: folder of answers.
-            options: other fields of an Endpoint.
+            options: other fields.
 
         Raises:
             ValueError: only some of the variables are set, or the URL is none.
@@ -97,9 +96,7 @@ class Endpoint:
             EndpointError: no answer, or an empty one.
             ImportError: openai is not installed.
         """
-        asked = {
-            "model": self.model, "prompt": prompt, "seed": SEED, "max_tokens": self.max_tokens
-        }  # fmt: skip
+        asked = {"model": self.model, "prompt": prompt, "seed": SEED, "max_tokens": self.max_tokens}
         name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         file = self.answers / f"{name}.json"
         if file.is_file():
@@ -117,6 +114,7 @@ class Endpoint:
         except ImportError as error:
             raise ImportError("a judge is asked with openai: pip install openai") from error
         options: dict[str, Any] = {"temperature": 0, "seed": SEED, "max_tokens": self.max_tokens}
+        messages: Any = [{"role": "user", "content": prompt}]
         try:
             with openai.OpenAI(
                 base_url=self.url, api_key=self.key, timeout=self.timeout,
@@ -125,9 +123,7 @@ class Endpoint:
                 while True:
                     try:
                         reply = client.chat.completions.create(
-                            model=self.model,
-                            messages=[{"role": "user", "content": prompt}],
-                            **options,
+                            model=self.model, messages=messages, **options
                         )
                         break
                     except openai.BadRequestError as error:

@@ -6,16 +6,19 @@ text, and TokenChange. An exemplar is a window of text, at most one of a documen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rotate_core.channels import Channels, VocabularyLike
 from rotate_core.experiments.descriptions.weights import BUDGET, Description, from_scores, sign_of
 from rotate_core.experiments.output_logits import logit_drops
 from rotate_core.null.matched import own_seed
+from rotate_core.text.activations import activation_function
 from rotate_core.text.corpus import Windows
 
 if TYPE_CHECKING:
@@ -23,21 +26,60 @@ if TYPE_CHECKING:
 
 SHARE = 0.3
 """Of the largest activation: a token at or above it is described."""
-POOL = 40
-"""Exemplars that MaxAct-optimised draws from."""
-SIZES = (10, 20)
-"""Exemplars that it draws, at least and at most."""
+N_EXEMPLARS = 20
+"""Exemplars of MaxAct, at most."""
+POOL, SIZES = 40, (10, 20)
+"""Exemplars that MaxAct-optimised draws from, and how many it draws, at least and at most."""
 
 
-def previous(windows: Windows) -> Int[Tensor, " n_positions"]:
-    """The token before each counted position of the windows."""
-    return windows.tokens[:, :-2].flatten()
+@dataclass(frozen=True, eq=False)
+class Text:
+    """The windows of a split, and the activations of some neurons on them."""
+
+    windows: Windows
+    activation: Float[Tensor, "n_positions n_neurons"]
+    """At the counted positions."""
+    gate: Float[Tensor, "n_positions n_neurons"] | None = None
+    """``g . x`` there, where the neurons are gated."""
+
+    def by_window(self, polarity: str) -> Float[Tensor, "n_neurons n_windows n_counted"]:
+        """Activations signed by the polarity, so that firing is positive."""
+        signed = (self.activation * sign_of(polarity)).T
+        return signed.unflatten(1, (len(self.windows), -1))
+
+
+def read_texts(
+    network: PreTrainedModel,
+    windows: Mapping[str, Windows],
+    channels: Mapping[int, Mapping[str, Channels]],
+) -> dict[int, dict[str, Text]]:
+    """Activations of the neurons of some layers on some texts: one pass over each text.
+
+    Args:
+        network: a loaded transformers model.
+        windows: by split.
+        channels: of the same neurons by layer and kind, gate (where there is one) and in.
+
+    Returns:
+        By layer and split.
+    """
+    vectors = {n: [c.weight_vectors for c in kinds.values()] for n, kinds in channels.items()}
+    rows = {layer: torch.cat(of_layer) for layer, of_layer in vectors.items()}
+    act = activation_function(network)
+    texts: dict[int, dict[str, Text]] = {layer: {} for layer in channels}
+    for split, of_split in windows.items():
+        for layer, products in mlp_inputs(network, of_split.tokens, rows).items():
+            values = of_split.counted(products)
+            gate, in_ = values.chunk(2, dim=1) if "gate" in channels[layer] else (None, values)
+            activation = act(in_) if gate is None else act(gate) * in_
+            texts[layer][split] = Text(of_split, activation, gate)
+    return texts
 
 
 def exemplars(
     activation: Float[Tensor, "n_windows n_counted"], document: Int[Tensor, " n_windows"], n: int
 ) -> Int[Tensor, " n_exemplars"]:
-    """The windows where a neuron fires most, one a document, the strongest first."""
+    """The windows where a neuron fires most, one of each document, the strongest first."""
     chosen: dict[int, int] = {}
     for window in activation.amax(1).argsort(descending=True).tolist():
         chosen.setdefault(int(document[window]), window)
@@ -45,44 +87,30 @@ def exemplars(
 
 
 def from_activations(
-    windows: Windows,
-    activation: Float[Tensor, "n_positions n_neurons"],
-    tokens: Sequence[str],
-    *,
-    polarity: str = "positive",
-    n_exemplars: int = 20,
-    share: float = SHARE,
-    budget: int = BUDGET,
+    text: Text, tokens: Sequence[str], *, polarity: str = "positive", share: float = SHARE
 ) -> list[Description]:
     """MaxAct: tokens at 0.3 of the maximum, in the 20 exemplars where the neuron fires most.
 
     Args:
-        windows: of text.
-        activation: at their counted positions.
+        text: to read.
         tokens: strings of the vocabulary.
         polarity: of the activation.
-        n_exemplars: at most.
         share: of the maximum.
-        budget: tokens at most.
     """
-    shape = (len(windows), -1)
-    found = []
-    for a in (activation * sign_of(polarity)).T:
-        chosen = exemplars(a.view(shape), windows.document, n_exemplars)
-        found.append(_listed(windows, a.view(shape), chosen, tokens, share, budget, back=False))
-    return found
+    descriptions = []
+    for a in text.by_window(polarity):
+        chosen = exemplars(a, text.windows.document, N_EXEMPLARS)
+        descriptions.append(_firing_tokens(text.windows, a, chosen, tokens, share=share))
+    return descriptions
 
 
 def optimised(
-    windows: Windows,
-    activation: Float[Tensor, "n_positions n_neurons"],
+    text: Text,
     tokens: Sequence[str],
-    score: Callable[[int, Description], float],
+    scores: Sequence[Callable[[Description], float]],
     *,
     polarity: str = "positive",
     n_subsets: int = 50,
-    share: float = SHARE,
-    budget: int = BUDGET,
     seed: int = 0,
 ) -> list[Description]:
     """MaxAct-optimised: the best of 50 random sets of exemplars, with or without the token before.
@@ -91,31 +119,26 @@ def optimised(
     firing position as well, at half the positions: the budget is the same.
 
     Args:
-        windows: of train text.
-        activation: at their counted positions.
+        text: of the train split.
         tokens: strings of the vocabulary.
-        score: of a neuron (its row) and a description, on validation text.
+        scores: for each neuron, how good a description is on validation text.
         polarity: of the activation.
         n_subsets: sets that are tried.
-        share: of the largest activation of a set.
-        budget: tokens at most.
         seed: of the draws; each neuron and polarity draws by itself.
     """
-    shape = (len(windows), -1)
-    found = []
-    for i, a in enumerate((activation * sign_of(polarity)).T):
+    best = []
+    for i, (a, score) in enumerate(zip(text.by_window(polarity), scores, strict=True)):
         generator = torch.Generator().manual_seed(own_seed(seed, polarity, i))
-        pool = exemplars(a.view(shape), windows.document, POOL)
-        tried: dict[Description, float] = {}
+        pool = exemplars(a, text.windows.document, POOL)
+        candidates: dict[Description, None] = {}  # a set in the order of the draws
         for _ in range(n_subsets):
             size = int(torch.randint(SIZES[0], SIZES[1] + 1, (1,), generator=generator))
             chosen = pool[torch.randperm(len(pool), generator=generator)[:size]]
             for back in (False, True):
-                some = _listed(windows, a.view(shape), chosen, tokens, share, budget, back=back)
-                if some not in tried:
-                    tried[some] = score(i, some)
-        found.append(max(tried, key=lambda some: tried[some]))
-    return found
+                candidate = _firing_tokens(text.windows, a, chosen, tokens, back=back)
+                candidates[candidate] = None
+        best.append(max(candidates, key=score))
+    return best
 
 
 def token_change(
@@ -140,25 +163,21 @@ def token_change(
         out: what each writes by, v.
     """
     change = torch.zeros(len(out), model.config.get_text_config().vocab_size)
-    one = torch.ones(1)
-    for row, a in zip(contexts, activation, strict=True):
+    for context, a in zip(contexts, activation, strict=True):
         taken = (a - target)[:, None] * out
-        change -= logit_drops(model, layer, row[None], one, taken)[0]
+        change -= logit_drops(model, layer, context[None], torch.ones(1), taken)[0]
     return change / len(contexts)
 
 
 def from_clamping(
     model: PreTrainedModel,
     layer: int,
-    windows: Windows,
-    activation: Float[Tensor, "n_positions n_neurons"],
+    text: Text,
     out: Float[Tensor, "n_neurons d_model"],
-    token_weights: Float[Tensor, " d_vocab"],
-    tokens: Sequence[str],
+    vocabulary: VocabularyLike,
     *,
     n_contexts: int = 16,
     length: int = 32,
-    budget: int = BUDGET,
 ) -> dict[str, list[Description]]:
     """Descriptions by TokenChange, for both polarities at once: the tokens that gain most.
 
@@ -168,64 +187,49 @@ def from_clamping(
     Returns:
         By polarity, one for each neuron.
     """
-    n = activation.shape[1]
-    at_end = activation.view(len(windows), -1, n)[:n_contexts, length - 2]  # counted from 1 on
-    target = torch.cat([activation.amax(0), activation.amin(0)])
-    change = token_change(
-        model,
-        layer,
-        windows.tokens[:n_contexts, :length],
-        at_end.repeat(1, 2),
-        target,
-        out.repeat(2, 1),
-    )[:, : len(tokens)]
-    found = from_scores(change, token_weights, tokens, budget=budget)
-    return {"positive": found[:n], "negative": found[n:]}
+    n, windows = len(out), text.windows
+    at_end = text.activation.view(len(windows), -1, n)[:n_contexts, length - 2]  # counted from 1 on
+    target = torch.cat([text.activation.amax(0), text.activation.amin(0)])
+    contexts = windows.tokens[:n_contexts, :length]
+    change = token_change(model, layer, contexts, at_end.repeat(1, 2), target, out.repeat(2, 1))
+    descriptions = from_scores(change[:, : len(vocabulary.tokens)], vocabulary)
+    return {"positive": descriptions[:n], "negative": descriptions[n:]}
 
 
 def exemplar_texts(
-    windows: Windows,
-    activation: Float[Tensor, "n_positions n_neurons"],
-    tokens: Sequence[str],
-    *,
-    polarity: str = "positive",
-    n: int = 10,
-    around: int = 12,
+    text: Text, tokens: Sequence[str], *, polarity: str = "positive", n: int = 10, around: int = 12
 ) -> list[list[str]]:
-    """For each neuron, texts around where it fires most, «that token» marked; one a document."""
-    shape = (len(windows), -1)
-    found = []
-    for a in (activation * sign_of(polarity)).T:
-        texts = []
-        for window in exemplars(a.view(shape), windows.document, n).tolist():
-            at = int(a.view(shape)[window].argmax()) + 1
-            words = [tokens[i] for i in windows.tokens[window].tolist()]
+    """For each neuron, texts around where it fires most, «that token» marked; one per document."""
+    excerpts: list[list[str]] = []
+    for a in text.by_window(polarity):
+        excerpts.append([])
+        for window in exemplars(a, text.windows.document, n).tolist():
+            at = int(a[window].argmax()) + 1
+            words = [tokens[i] for i in text.windows.tokens[window].tolist()]
             words[at] = f"«{words[at]}»"
-            texts.append("".join(words[max(1, at - around) : at + around + 1]))
-        found.append(texts)
-    return found
+            excerpts[-1].append("".join(words[max(1, at - around) : at + around + 1]))
+    return excerpts
 
 
-def _listed(
+def _firing_tokens(
     windows: Windows,
     activation: Float[Tensor, "n_windows n_counted"],
     chosen: Int[Tensor, " n_exemplars"],
     tokens: Sequence[str],
-    share: float,
-    budget: int,
     *,
-    back: bool,
+    share: float = SHARE,
+    back: bool = False,
 ) -> Description:
     """The tokens of the chosen windows where a is large, with their largest a as weight."""
     a, text = activation[chosen], windows.tokens[chosen]
     inside = (a >= share * a.max()) & (a > 0)
+    read = [text[:, 1:-1], text[:, :-2]] if back else [text[:, 1:-1]]
+    rows = zip(a[inside].tolist(), *(ids[inside].tolist() for ids in read), strict=True)
     best: dict[tuple[int, int], float] = {}
-    places = [text[:, 1:-1], text[:, :-2]] if back else [text[:, 1:-1]]
-    rows = zip(a[inside].tolist(), *(place[inside].tolist() for place in places), strict=True)
     for value, *ids in sorted(rows, reverse=True):
         for before, i in enumerate(ids):
             best.setdefault((i, before), value)
-    keys = list(best)[:budget]
+    keys = list(best)[:BUDGET]
     largest = max(best.values(), default=1.0)
     return Description(
         ids=tuple(i for i, _ in keys),

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from rotate_core.experiments.descriptions.exemplars import previous
+from rotate_core.experiments.descriptions.exemplars import Text
 from rotate_core.experiments.descriptions.kernels import KERNELS, Kernels
-from rotate_core.experiments.descriptions.trials import Trial, auroc, scores, trial
+from rotate_core.experiments.descriptions.trials import HeldOut, Trial, auroc, draw_trial
 from rotate_core.experiments.descriptions.weights import POLARITIES, Description
 from rotate_core.null.matched import own_seed
-from rotate_core.text.corpus import Windows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,56 +22,16 @@ QUANTILE = 0.99
 """Of the train text's activations: a positive is above it."""
 
 
-def first(windows: Windows, n: int) -> Windows:
-    """The first n windows: as windows are taken in turns, of as many documents as there are."""
-    return Windows(windows.tokens[:n], windows.document[:n], windows.titles)
-
-
-@dataclass(frozen=True, eq=False)
-class Text:
-    """The windows of a split, and what some neurons do on them."""
-
-    windows: Windows
-    activation: Float[Tensor, "n_positions n_neurons"]
-    """At the counted positions."""
-    gate: Float[Tensor, "n_positions n_neurons"] | None = None
-    """``g . x`` there, where the neurons are gated."""
-
-    @staticmethod
-    def of(
-        windows: Windows, products: Float[Tensor, "n_windows length n_rows"], act: torch.nn.Module,
-        *, gated: bool,
-    ) -> Text:  # fmt: skip
-        """From the products of the MLP's input with gate and in vectors, one after the other."""
-        values = windows.counted(products)
-        if not gated:
-            return Text(windows, act(values))
-        gate, in_ = values.chunk(2, dim=1)
-        return Text(windows, act(gate) * in_, gate)
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """The trials of one neuron and polarity: one to choose by, one to judge by."""
-
-    validation: Trial
-    test: Trial
-
-    def __bool__(self) -> bool:
-        return len(self.validation) > 0 and len(self.test) > 0
-
-
-def pairs(
+def draw_trials(
     text: Mapping[str, Text],
     polarity: str,
     *,
     layer: int,
     quantile: float = QUANTILE,
-    n: int = 50,
     read: str = "current",
     tested: str = "test",
     seed: int = 0,
-) -> list[Pair]:
+) -> list[HeldOut]:
     """Trials of each neuron on validation and test text; false where there are too few positives.
 
     A neuron fires where it is above a quantile of the *train* text, on whatever text it is tested:
@@ -86,83 +44,87 @@ def pairs(
         polarity: of the activation.
         layer: of the neurons.
         quantile: of the train text; positives are above it.
-        n: positions of each sort.
-        read: the token that a description is held against, "current" or "following": a neuron of a
-            late layer may fire at what comes next.
+        read: the token that a description is held against, "current" or "next": a neuron of a late
+            layer may fire at what comes next.
         tested: the split to judge on: "test", or one from another source.
         seed: of the draws; each layer, neuron, polarity and split draws by itself.
     """
     sign = POLARITIES[polarity]
     limits = (text["train"].activation * sign).quantile(quantile, dim=0).tolist()
 
-    def of(split: str, i: int) -> Trial:
-        windows = text[split].windows
-        current, following = windows.current, windows.next
-        tokens = {"current": (current, previous(windows)), "following": (following, current)}
-        a = text[split].activation[:, i] * sign
-        own = own_seed(seed, layer, polarity, split, i)
-        return trial(a, *tokens[read], limits[i], n=n, seed=own)
+    def draw(split: str, i: int) -> Trial:
+        windows, own = text[split].windows, own_seed(seed, layer, polarity, split, i)
+        tokens = {
+            "current": (windows.current, windows.previous),
+            "next": (windows.next, windows.current),
+        }
+        return draw_trial(text[split].activation[:, i] * sign, *tokens[read], limits[i], seed=own)
 
-    return [Pair(of("validation", i), of(tested, i)) for i in range(len(limits))]
-
-
-def validation_score(kernels: Kernels, pair: Pair, description: Description) -> float:
-    """What a description is chosen by: AUROC on validation text, mean of the kernels."""
-    if not pair:
-        return float("-inf")
-    return sum(
-        auroc(_predicted(kernels, description, pair.validation, kernel), pair.validation.label)
-        for kernel in KERNELS
-    ) / len(KERNELS)
-
-
-def best_of(
-    lists: Sequence[Sequence[Description]], trials: Sequence[Pair], kernels: Kernels
-) -> list[Description]:
-    """For each neuron, the one of several descriptions that is best on validation text."""
-    return [
-        max(some, key=lambda description: validation_score(kernels, pair, description))
-        for pair, *some in zip(trials, *lists, strict=True)
-    ]
+    return [HeldOut(draw("validation", i), draw(tested, i)) for i in range(len(limits))]
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class DescribedNeurons:
     """A layer's neurons in one polarity: their text, their trials, and what describes them."""
 
     layer: int
     polarity: str
-    neurons: tuple[int, ...]
+    indices: tuple[int, ...]
+    """Neuron numbers."""
     text: Mapping[str, Text]
     """By split."""
-    trials: Sequence[Pair]
+    trials: Sequence[HeldOut]
     """One for each neuron."""
-    words: Mapping[str, Sequence[Description]]
+    descriptions: Mapping[str, Sequence[Description]]
     """By method, one for each neuron."""
     tested: str = "test"
     """The split that the trials judge on."""
 
-    def using(self, words: Mapping[str, Sequence[Description]]) -> Case:
-        """The same with other descriptions."""
-        return replace(self, words=words)
+    def using(self, descriptions: Mapping[str, Sequence[Description]]) -> DescribedNeurons:
+        """The same with other descriptions by some of the methods."""
+        return replace(self, descriptions={**self.descriptions, **descriptions})
 
-    def drawn(self, *, tested: str | None = None, seed: int = 0, **options: Any) -> Case:
-        """The same with other trials.
+    def drawn(self, **options: Any) -> DescribedNeurons:
+        """The same with other trials; options of :func:`draw_trials`, ``tested`` as it was."""
+        options = {"tested": self.tested} | options
+        trials = draw_trials(self.text, self.polarity, layer=self.layer, **options)
+        return replace(self, trials=trials, tested=options["tested"])
 
-        Args:
-            tested: the split to judge on; the same where there is none.
-            seed: of the draws.
-            options: of :func:`pairs`.
-        """
-        split = self.tested if tested is None else tested
-        trials = pairs(
-            self.text, self.polarity, tested=split, layer=self.layer, seed=seed, **options
-        )
-        return replace(self, trials=trials, tested=split)
+    def labels(self, i: int) -> dict[str, Any]:
+        """Columns of a table that name the i-th neuron; a bootstrap resamples ``cluster``."""
+        index = self.indices[i]
+        row = {"text": self.tested, "layer": self.layer, "neuron": index}
+        return row | {"cluster": f"{self.layer}/{index}", "polarity": self.polarity}
 
 
-def judge(cases: Sequence[Case], kernels: Kernels) -> pd.DataFrame:
-    """How well each description tells: AUROC, balanced accuracy, Pearson on the tested text.
+def validation_score(kernels: Kernels, trials: HeldOut, description: Description) -> float:
+    """The AUROC on validation text, mean of the kernels, that a description is chosen by."""
+    if not trials:
+        return float("-inf")
+    trial = trials.validation
+    scores = [kernels.predict(description, trial.token, trial.previous, k) for k in KERNELS]
+    return sum(auroc(score, trial.label) for score in scores) / len(KERNELS)
+
+
+def best_of(
+    lists: Sequence[Sequence[Description]], trials: Sequence[HeldOut], kernels: Kernels
+) -> list[Description]:
+    """For each neuron, the one of several descriptions that is best on validation text."""
+    return [
+        max(candidates, key=partial(validation_score, kernels, own))
+        for own, *candidates in zip(trials, *lists, strict=True)
+    ]
+
+
+def score_descriptions(
+    described: Sequence[DescribedNeurons], kernels: Kernels, methods: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """AUROC, balanced accuracy and Pearson of each description on the tested text.
+
+    Args:
+        described: neurons with their descriptions and trials.
+        kernels: that descriptions predict by.
+        methods: whose descriptions to score; None for all.
 
     Returns:
         One row per method, neuron, polarity and kernel; neurons with too few positives are left
@@ -173,89 +135,62 @@ def judge(cases: Sequence[Case], kernels: Kernels) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for case in cases:
-        for method, descriptions in case.words.items():
-            for i, (some, pair) in enumerate(zip(descriptions, case.trials, strict=True)):
-                if not pair:
-                    continue
-                head = _head(case, i) | {"method": method, "empty": not some.ids}
-                for kernel in KERNELS:
+    for neurons in described:
+        for method in neurons.descriptions if methods is None else methods:
+            for i, description in enumerate(neurons.descriptions[method]):
+                trials = neurons.trials[i]
+                labels = neurons.labels(i) | {"method": method, "empty": not description.ids}
+                for kernel in KERNELS if trials else ():
                     validation, test = (
-                        _predicted(kernels, some, t, kernel) for t in (pair.validation, pair.test)
+                        kernels.predict(description, trial.token, trial.previous, kernel)
+                        for trial in (trials.validation, trials.test)
                     )
-                    found = scores((validation, pair.validation), (test, pair.test))
-                    found["told"] = (test > 0).double().mean().item()
-                    rows.append(head | {"kernel": kernel} | found)
+                    rows.append(labels | {"kernel": kernel} | trials.scores(validation, test))
     return pd.DataFrame(rows)
 
 
-def judge_frequency(cases: Sequence[Case]) -> pd.DataFrame:
+def score_token_frequency(described: Sequence[DescribedNeurons]) -> pd.DataFrame:
     """The control that knows no neuron: log frequency of the token in the train text.
 
     Whether a frequent or a rare token speaks for the neuron is chosen on validation text.
 
     Returns:
-        As :func:`judge`, the same for both kernels.
+        As :func:`score_descriptions`, the same for both kernels.
     """
     import pandas as pd
 
     rows = []
-    for case in cases:
-        seen = torch.cat([some.windows.tokens.flatten() for some in case.text.values()])
-        train = case.text["train"].windows.tokens.flatten()
-        log = torch.bincount(train, minlength=int(seen.max()) + 1).float().log1p()
-        for i, pair in enumerate(case.trials):
-            if not pair:
+    for neurons in described:
+        train = neurons.text["train"].windows.tokens.flatten()
+        last = max(int(text.windows.tokens.max()) for text in neurons.text.values())
+        frequency = torch.bincount(train, minlength=last + 1).float().log1p()
+        for i, trials in enumerate(neurons.trials):
+            if not trials:
                 continue
-            validation, test = log[pair.validation.token], log[pair.test.token]
-            way = 1 if auroc(validation, pair.validation.label) >= 0.5 else -1
-            found = scores((way * validation, pair.validation), (way * test, pair.test))
-            head = _head(case, i) | {"method": "token frequency", "empty": False, "told": 1.0}
-            rows += [head | {"kernel": kernel} | found for kernel in KERNELS]
+            validation, test = (frequency[t.token] for t in (trials.validation, trials.test))
+            sign = 1 if auroc(validation, trials.validation.label) >= 0.5 else -1
+            scores = trials.scores(sign * validation, sign * test) | {"told": 1.0}
+            labels = neurons.labels(i) | {"method": "token frequency", "empty": False}
+            rows += [labels | {"kernel": kernel} | scores for kernel in KERNELS]
     return pd.DataFrame(rows)
 
 
-def coverage(cases: Sequence[Case]) -> pd.DataFrame:
+def coverage(described: Sequence[DescribedNeurons]) -> pd.DataFrame:
     """One row per layer and polarity: neurons judged, skipped, and how gate goes where they fire.
 
     ``text`` is the split that was tested. ``gate > 0`` is the share of its trials' positives where
-    ``g . x`` is positive: what :func:`~rotate_core.experiments.descriptions.weights.side` takes for
-    granted.
+    ``g . x`` is positive: what :func:`.weights.product_polarity` takes for granted.
     """
     import pandas as pd
 
     rows = []
-    for case in cases:
-        gate, positive = case.text[case.tested].gate, []
-        for i, pair in enumerate(case.trials):
-            if pair and gate is not None:
-                positive.append(gate[pair.test.position[pair.test.label == 1], i] > 0)
-        rows.append(
-            {
-                "text": case.tested,
-                "layer": case.layer,
-                "polarity": case.polarity,
-                "judged": sum(map(bool, case.trials)),
-                "skipped": sum(not pair for pair in case.trials),
-                "gate > 0": torch.cat(positive).double().mean().item() if positive else None,
-            }
-        )
+    for neurons in described:
+        gate, firing = neurons.text[neurons.tested].gate, []
+        judged = [(i, trials.test) for i, trials in enumerate(neurons.trials) if trials]
+        if gate is not None:
+            firing = [gate[trial.position[trial.label == 1], i] > 0 for i, trial in judged]
+        row = {"text": neurons.tested, "layer": neurons.layer, "polarity": neurons.polarity}
+        row |= {"judged": len(judged), "skipped": len(neurons.trials) - len(judged)}
+        share = torch.cat(firing).double().mean().item() if firing else None
+        rows.append(row | {"gate > 0": share})
     return pd.DataFrame(rows)
-
-
-def _head(case: Case, i: int) -> dict[str, Any]:
-    neuron = case.neurons[i]
-    cluster = f"{case.layer}/{neuron}"
-    return {
-        "text": case.tested,
-        "layer": case.layer,
-        "neuron": neuron,
-        "cluster": cluster,
-        "polarity": case.polarity,
-    }
-
-
-def _predicted(
-    kernels: Kernels, description: Description, some: Trial, kernel: str
-) -> Float[Tensor, " n"]:
-    return kernels.predict(description, some.token, kernel, previous=some.previous)

@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
@@ -54,11 +55,9 @@ _VERDICT = re.compile(
 
 
 def write_prose(endpoint: Endpoint, evidence: Description) -> str:
-    """What makes a neuron fire in one sentence, from one method's tokens; "" where it has none.
+    """One sentence on what makes a neuron fire, from a method's tokens; "" where it has none.
 
-    Args:
-        endpoint: who writes.
-        evidence: of any method; all get the same words, and :data:`N_WORDS` words at most.
+    All methods get the same words, and :data:`N_WORDS` words at most.
     """
     if not evidence.ids:
         return ""
@@ -74,44 +73,40 @@ def write_prose(endpoint: Endpoint, evidence: Description) -> str:
 def judge_pair(
     endpoint: Endpoint, exemplars: Sequence[str], first: str, second: str
 ) -> tuple[str, str]:
-    """Which of two descriptions tells better where a neuron fires, in one order.
+    """A judge's choice between two descriptions of where a neuron fires, in one order.
 
     Args:
         endpoint: who judges.
-        exemplars: held-out excerpts with the tokens where it fires marked «so»
-            (:func:`~rotate_core.experiments.descriptions.exemplars.exemplar_texts`).
+        exemplars: held-out excerpts, tokens where it fires marked: :func:`.exemplar_texts`.
         first: shown as A.
         second: shown as B.
 
     Returns:
         One of :data:`ANSWERS`, and what was said.
     """
-    excerpts = (f"{n}. {' '.join(text.split())}" for n, text in enumerate(exemplars, 1))
-    said = endpoint.ask(
-        _JUDGE.format(
-            excerpts="\n".join(excerpts), first=first or _NO_PROSE, second=second or _NO_PROSE
-        )
-    )
+    excerpts = "\n".join(f"{n}. {' '.join(text.split())}" for n, text in enumerate(exemplars, 1))
+    first, second = first or _NO_PROSE, second or _NO_PROSE
+    said = endpoint.ask(_JUDGE.format(excerpts=excerpts, first=first, second=second))
     return parse(said), said
 
 
 def parse(said: str) -> str:
     """A judge's answer as one of :data:`ANSWERS`: by its first or its last line, no other."""
-    found = set()
-    lines = [line for line in said.splitlines() if line.strip()] or [""]
-    for line in (lines[0], lines[-1]):
+    answers = set()
+    lines = [line for line in said.splitlines() if line.strip()]
+    for line in (*lines[:1], *lines[-1:]):
         plain = " ".join(re.sub(r"[^\w\s:]", " ", line).lower().split()).strip(": ")
         if match := _VERDICT.fullmatch(plain):
-            found.add("tie" if match[1] == "tie" else match[1].upper())
-    return found.pop() if len(found) == 1 else "invalid"
+            answers.add("tie" if match[1] == "tie" else match[1].upper())
+    return answers.pop() if len(answers) == 1 else "invalid"
 
 
 def combine(forward: str, backward: str) -> str:
     """Verdict of both orders: "first", "second", "tie" or "invalid".
 
     Args:
-        forward: the answer where the first is A.
-        backward: the answer where the first is B.
+        forward: :data:`ANSWERS` where the first is A.
+        backward: the same where the first is B.
     """
     if "invalid" in (forward, backward):
         return "invalid"
@@ -124,7 +119,7 @@ def tournament(
     exemplars: Sequence[Sequence[str]],
     pairs: Sequence[tuple[str, str]],
     *,
-    names: Sequence[str] | None = None,
+    names: Sequence[str],
     progress: bool = True,
 ) -> pd.DataFrame:
     """Judge pairs of methods on some neurons. Interrupted, it goes on from the answers on disk.
@@ -134,7 +129,7 @@ def tournament(
         descriptions: by method, one for each neuron.
         exemplars: for each neuron, held-out excerpts (:func:`judge_pair`).
         pairs: of methods.
-        names: of the neurons; their numbers where there are none.
+        names: of the neurons.
         progress: show a bar.
 
     Returns:
@@ -150,32 +145,25 @@ def tournament(
     import pandas as pd
 
     methods = list(dict.fromkeys(method for pair in pairs for method in pair))
-    names = [str(i) for i in range(len(exemplars))] if names is None else names
     for method in methods:
-        if len(descriptions.get(method, ())) != len(exemplars) or len(names) != len(exemplars):
+        n = len(descriptions.get(method, ()))
+        if not n == len(names) == len(exemplars):
             raise ValueError(
-                f"{method!r} has {len(descriptions.get(method, ()))} descriptions, for "
-                f"{len(exemplars)} neurons' excerpts and {len(names)} names: wanted one of each"
+                f"{method!r} has {n} descriptions, for {len(exemplars)} neurons' excerpts and "
+                f"{len(names)} names: wanted one of each"
             )
-    rows = []
-    with tqdm(total=len(names) * len(pairs), unit="pair", disable=not progress) as bar:
-        for i, name in enumerate(names):
-            prose = {m: write_prose(endpoint, descriptions[m][i]) for m in methods}
-            for one, other in pairs:
-                forward, said = judge_pair(endpoint, exemplars[i], prose[one], prose[other])
-                backward, said_back = judge_pair(endpoint, exemplars[i], prose[other], prose[one])
-                verdict = combine(forward, backward)
-                agree = verdict != "tie" or forward == backward == "tie"
-                rows.append(
-                    {
-                        "neuron": name, "first": one, "second": other,
-                        "first_prose": prose[one], "second_prose": prose[other],
-                        "forward": forward, "backward": backward,
-                        "forward_said": said, "backward_said": said_back,
-                        "verdict": verdict, "agree": None if verdict == "invalid" else agree,
-                    }
-                )  # fmt: skip
-                bar.update()
+    rows: list[dict[str, Any]] = []
+    bar = tqdm(list(product(range(len(names)), pairs)), unit="pair", disable=not progress)
+    for i, (first, second) in bar:
+        row = {"neuron": names[i], "first": first, "second": second}
+        # A sentence that an earlier pair wanted comes out of the endpoint's folder.
+        a, b = (write_prose(endpoint, descriptions[method][i]) for method in (first, second))
+        row["first_prose"], row["second_prose"] = a, b
+        row["forward"], row["forward_said"] = forward = judge_pair(endpoint, exemplars[i], a, b)
+        row["backward"], row["backward_said"] = backward = judge_pair(endpoint, exemplars[i], b, a)
+        row["verdict"] = combine(forward[0], backward[0])
+        agree = row["verdict"] != "tie" or forward[0] == backward[0] == "tie"
+        rows.append(row | {"agree": None if row["verdict"] == "invalid" else agree})
     return pd.DataFrame(rows)
 
 
@@ -187,15 +175,10 @@ def summary(verdicts: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
+    verdict_of = {"won": "first", "tied": "tie", "lost": "second", "invalid": "invalid"}
     rows = []
-    for (one, other), part in verdicts.groupby(["first", "second"], sort=False):
-        counts = part.verdict.value_counts()
-        rows.append(
-            {
-                "first": one, "second": other,
-                "won": int(counts.get("first", 0)), "tied": int(counts.get("tie", 0)),
-                "lost": int(counts.get("second", 0)), "invalid": int(counts.get("invalid", 0)),
-                "orders_agree": part.agree.dropna().astype(float).mean(),
-            }
-        )  # fmt: skip
+    for (first, second), part in verdicts.groupby(["first", "second"], sort=False):
+        counts = {name: int((part.verdict == v).sum()) for name, v in verdict_of.items()}
+        agree = part.agree.dropna().astype(float).mean()
+        rows.append({"first": first, "second": second} | counts | {"orders_agree": agree})
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""How alike two tokens are, so that a description can tell of tokens that it does not list.
+"""Likeness of tokens, so that a description can tell of tokens that it does not list.
 
 Two kernels are reported, as each favours a method: *exact* (the same token, but for case and space:
 favours what was read off text) and *related* (cosine of vectors learned on the train text by PPMI
@@ -18,11 +18,15 @@ from torch import Tensor
 from rotate_core.experiments.descriptions.weights import Description
 
 KERNELS = ("exact", "related")
+SPAN = 5
+"""Tokens on either side that count as context."""
+LEAST_SEEN = 5
+"""Occurrences in the train text that a token needs to get a vector."""
 
 
 @dataclass(frozen=True, eq=False)
 class Kernels:
-    """How alike two tokens are, from 0 to 1, in two ways."""
+    """Two measures of how alike two tokens are, from 0 to 1."""
 
     form: Int[Tensor, " d_vocab"]
     """Tokens with the same number are the same but for case and space."""
@@ -35,18 +39,14 @@ class Kernels:
         tokens: Sequence[str],
         *,
         n_dimensions: int = 100,
-        span: int = 5,
-        least: int = 5,
         seed: int = 0,
     ) -> Kernels:
-        """PPMI of tokens within ``span`` of each other, and its truncated SVD (Levy and Goldberg).
+        """PPMI of tokens near each other, and its truncated SVD (Levy and Goldberg).
 
         Args:
             train: windows of the train text only.
             tokens: strings of the vocabulary.
             n_dimensions: of the vectors.
-            span: tokens on either side that count as context.
-            least: occurrences that a token needs.
             seed: of the SVD's start.
         """
         from scipy.sparse import coo_matrix
@@ -55,26 +55,20 @@ class Kernels:
         forms: dict[str, int] = {}
         form = torch.tensor([forms.setdefault(t.strip().lower(), len(forms)) for t in tokens])
         d_vocab = len(tokens)
-        pairs = [
-            torch.stack([train[:, :-step].flatten(), train[:, step:].flatten()])
-            for step in range(1, span + 1)
-        ]
-        a, b = torch.cat(pairs, 1).numpy()
-        counts = coo_matrix(([1.0] * len(a), (a, b)), (d_vocab, d_vocab)).tocsr()
+        steps = range(1, SPAN + 1)
+        before = torch.cat([train[:, :-step].flatten() for step in steps]).numpy()
+        after = torch.cat([train[:, step:].flatten() for step in steps]).numpy()
+        counts = coo_matrix((np.ones(len(before)), (before, after)), (d_vocab, d_vocab)).tocsr()
         counts = counts + counts.T
-        seen = torch.bincount(train.flatten(), minlength=d_vocab).numpy()
-        kept = (seen >= least).nonzero()[0]
+        kept = np.flatnonzero(np.bincount(train.flatten(), minlength=d_vocab) >= LEAST_SEEN)
         ppmi = counts[kept][:, kept].tocoo()
         total, margin = ppmi.sum(), np.asarray(ppmi.sum(0)).ravel()
-        data = torch.tensor(ppmi.data * total / (margin[ppmi.row] * margin[ppmi.col])).log()
-        ppmi.data = data.clamp_min(0).numpy()
-        n = min(n_dimensions, len(kept) - 2)
+        ppmi.data = np.log(ppmi.data * total / (margin[ppmi.row] * margin[ppmi.col])).clip(0)
         start = np.random.default_rng(seed).standard_normal(len(kept))
-        u, s, _ = svds(ppmi, k=n, v0=start)
-        vectors = torch.zeros(d_vocab, n)
+        u, s, _ = svds(ppmi, k=min(n_dimensions, len(kept) - 2), v0=start)
+        vectors = torch.zeros(d_vocab, len(s))
         vectors[torch.from_numpy(kept)] = torch.from_numpy(u * s**0.5).float()
-        norm = vectors.norm(dim=1, keepdim=True)
-        return Kernels(form, vectors / norm.clamp_min(1e-12))
+        return Kernels(form, torch.nn.functional.normalize(vectors))
 
     def alike(
         self, token: Int[Tensor, " n"], other: Int[Tensor, " m"], kernel: str
@@ -95,37 +89,25 @@ class Kernels:
         self,
         description: Description,
         token: Int[Tensor, " n"],
+        previous: Int[Tensor, " n"],
         kernel: str,
-        *,
-        previous: Int[Tensor, " n"] | None = None,
     ) -> Float[Tensor, " n"]:
         """The activation that a description predicts: max over its tokens of weight x kernel.
 
         Args:
             description: empty ones predict 0 everywhere.
             token: at each position.
-            kernel: "exact" or "related".
             previous: the token before each position, for descriptions that look back.
+            kernel: "exact" or "related".
 
         Returns:
             From 0 to 1 each.
-
-        Raises:
-            ValueError: a description that looks back, and nothing to look at.
         """
         if not description.ids:
             return torch.zeros(len(token))
-        ids, weights = torch.tensor(description.ids), torch.tensor(description.weights)
-        if not any(description.back):
-            return (self.alike(token, ids, kernel) * weights).amax(1)
-        if previous is None:
-            raise ValueError("this description looks for tokens before a position: give previous")
-        before = torch.tensor(description.back) == 1
-        alike = torch.cat(
-            [
-                self.alike(token, ids[~before], kernel) * weights[~before],
-                self.alike(previous, ids[before], kernel) * weights[before],
-            ],
-            dim=1,
-        )
-        return alike.amax(1)
+        ids = torch.tensor(description.ids)
+        alike = self.alike(token, ids, kernel)
+        if any(description.back):
+            back = torch.tensor(description.back) == 1
+            alike = torch.where(back, self.alike(previous, ids, kernel), alike)
+        return (alike * torch.tensor(description.weights)).amax(1)

@@ -1,4 +1,4 @@
-"""Whether the order of methods on one text is their order on another (chapter 10)."""
+"""The order of methods on one text, beside that on another (chapter 10)."""
 
 from __future__ import annotations
 
@@ -17,23 +17,21 @@ if TYPE_CHECKING:
 ORDERS = ("kept", "reversed", "open", "unclear")
 """The order of two methods on a second text: clear and the same, clear and the opposite, not clear;
 or not clear on the first."""
+LEVEL = 0.05
+"""Of the p-value of a clear order."""
 
 
-def orders(
-    table: pd.DataFrame, methods: Sequence[str], *, level: float = 0.05, seed: int = 0
-) -> pd.DataFrame:
-    """Which of each two methods tells better on one text, and whether it does on another.
+def orders(table: pd.DataFrame, methods: Sequence[str], *, seed: int = 0) -> pd.DataFrame:
+    """The better of each two methods on one text, and whether it is better on another.
 
     On the neurons and polarities that are judged on both texts, so that a change of order is one of
     the methods and not of the neurons. The order of two methods is clear on a text where the mean
-    difference of their AUROC has a p-value below the level: by flipping the signs of whole neurons,
-    Holm over the pairs of a text and kernel.
+    difference of their AUROC has a p-value below 0.05: by flipping the signs of whole neurons, Holm
+    over the pairs of a text and kernel.
 
     Args:
-        table: of :func:`~rotate_core.experiments.descriptions.head_to_head.judge`, two texts one
-            below the other.
+        table: of :func:`.head_to_head.score_descriptions`, two texts one below the other.
         methods: of which to take each two.
-        level: of a clear order.
         seed: of the flips.
 
     Returns:
@@ -51,8 +49,8 @@ def orders(
         raise ValueError(f"scores of {len(texts)} texts {texts}: wanted two")
     parts = []
     for kernel in KERNELS:
-        here = table[(table.kernel == kernel) & table.method.isin(methods)]
-        wide = here.pivot(index=["cluster", "polarity"], columns=["text", "method"], values="auroc")
+        part = table[(table.kernel == kernel) & table.method.isin(methods)]
+        wide = part.pivot(index=["cluster", "polarity"], columns=["text", "method"], values="auroc")
         wide = wide.dropna()
         clusters = wide.index.get_level_values("cluster")
         rows: list[dict[str, Any]] = []
@@ -64,28 +62,24 @@ def orders(
                 row[f"{prefix}gap"] = gaps.mean()
                 row[f"{prefix}p"] = sign_flip(gaps, clusters, seed=seed)
             rows.append(row)
-        part = pd.DataFrame(rows)
-        part["p"], part["other_p"] = holm(part.p), holm(part.other_p)
-        unclear, still_open = part.p >= level, part.other_p >= level
-        reversed_ = part.other_gap < 0
-        part["order"] = np.select(
-            [unclear, still_open, reversed_], ["unclear", "open", "reversed"], default="kept"
-        )
-        part["n"] = len(wide)
-        parts.append(part)
+        pairs = pd.DataFrame(rows)
+        pairs["p"], pairs["other_p"] = holm(pairs.p), holm(pairs.other_p)
+        answers = [pairs.p >= LEVEL, pairs.other_p >= LEVEL, pairs.other_gap < 0]
+        pairs["order"] = np.select(answers, ["unclear", "open", "reversed"], default="kept")
+        parts.append(pairs.assign(n=len(wide)))
     return pd.concat(parts, ignore_index=True)
 
 
 def count_orders(ordered: pd.DataFrame) -> pd.DataFrame:
-    """How many pairs of methods have each of :data:`ORDERS`: one row per kernel."""
+    """Number of pairs of methods with each of :data:`ORDERS`: one row per kernel."""
     import pandas as pd
 
     counted = pd.crosstab(ordered.kernel, ordered.order)
     return counted.reindex(index=KERNELS, columns=ORDERS, fill_value=0)
 
 
-def in_words(counted: pd.DataFrame, first: str, second: str) -> str:
-    """Whether the order of methods changes with the text, one sentence per kernel.
+def order_in_words(counted: pd.DataFrame, first: str, second: str) -> str:
+    """One sentence per kernel on whether the order of methods changes with the text.
 
     Args:
         counted: from :func:`count_orders`.

@@ -3,38 +3,37 @@
 A description is at most 50 tokens with weights from 0 to 1, one for each polarity of the
 activation ``a(x) = act(g . x) (u . x)``. ``act`` (SiLU, GELU) is large only where ``g . x`` is
 positive and never far below 0, so a large ``|a|`` of either sign wants gate's positive side; the
-sign of ``u . x`` is then the sign of a. Hence :func:`side`: of gate always the tokens that push
-``g . x`` up, of in those that push ``u . x`` the way of the polarity, and of out those that the
-neuron then promotes, as it writes ``a v``. Without a gate, ``a = act(u . x)`` has one polarity.
-
-What reads text is in :mod:`.exemplars`, how a description is judged in :mod:`.trials`.
+sign of ``u . x`` is then the sign of a. Hence :func:`product_polarity`: of gate always the tokens
+that push ``g . x`` up, of in those that push ``u . x`` the way of the polarity, and of out those
+that the neuron then promotes, as it writes ``a v``. Without a gate, ``a = act(u . x)`` has one
+polarity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rotate_core.channels import Channels
+from rotate_core.channels import Channels, VocabularyLike
 from rotate_core.models.tokens import visible
 from rotate_core.null.evidence import support
 from rotate_core.null.matched import matched_rotations
 
 BUDGET = 50
-"""Tokens of a description."""
+"""Tokens of a description, at most."""
+LEVEL = 0.1
+"""Of the q-value of a supported channel: it is below."""
 POLARITIES = {"positive": 1, "negative": -1}
-Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Description:
-    """What makes a neuron fire in one polarity: tokens with weights, the most telling first."""
+    """Tokens with weights that make a neuron fire in one polarity, the most telling first."""
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
@@ -54,14 +53,21 @@ class Description:
         return " ".join(visible(token.strip() or token) + "…" * before for token, before in words)
 
 
-def side(kind: str, polarity: str) -> str:
-    """Which way the product with a vector goes where the activation has a polarity."""
+def sign_of(polarity: str) -> int:
+    """1 or -1; ValueError for an unknown polarity."""
+    if polarity not in POLARITIES:
+        raise ValueError(f"polarity={polarity!r}: wanted one of {', '.join(POLARITIES)}")
+    return POLARITIES[polarity]
+
+
+def product_polarity(kind: str, polarity: str) -> str:
+    """Polarity of a vector's product with the input where the activation has the given one."""
     sign_of(polarity)
     return "positive" if kind == "gate" else polarity
 
 
 def describe(
-    channels: Channels, *, polarity: str = "positive", level: float = 0.1, budget: int = BUDGET
+    channels: Channels, *, polarity: str = "positive", level: float = LEVEL
 ) -> list[Description]:
     """Each neuron in a few words, from its supported channels only (the rule is ours).
 
@@ -73,7 +79,6 @@ def describe(
         channels: of gate or in vectors (what a neuron reads), or of out (what it writes).
         polarity: "positive": tokens that push w's product up; "negative": those that push it down.
         level: of the q-value; 1 takes every channel, supported or not.
-        budget: tokens at most.
 
     Returns:
         One for each neuron; empty where no channel is supported.
@@ -81,114 +86,96 @@ def describe(
     Raises:
         ValueError: an unknown polarity.
     """
-    sign = sign_of(polarity)
+    signed = channels.top_z * sign_of(polarity)
     if level >= 1:
         supported = torch.ones(channels.vectors.shape[:2], dtype=torch.bool)
     elif channels.q_value is not None:
         supported = channels.q_value < level
     else:
         supported = support(channels) > 1
-    found = []
-    for i in range(channels.n_neurons):
-        lists = []
-        for k in supported[i].nonzero().flatten().tolist():
-            z, ids = channels.top_z[i, k], channels.top_ids[i, k]
-            inside = z * sign > channels.settings.threshold
-            lists.append(list(zip(ids[inside].tolist(), z[inside].abs().tolist(), strict=True)))
-        found.append(of_pairs(in_turns(lists), channels.vocabulary.tokens, budget))
-    return found
+    descriptions = []
+    for z, ids, chosen in zip(signed, channels.top_ids, supported, strict=True):
+        inside = z > channels.settings.threshold
+        lists = [
+            list(zip(ids[k, inside[k]].tolist(), z[k, inside[k]].tolist(), strict=True))
+            for k in chosen.nonzero().flatten().tolist()
+        ]
+        descriptions.append(in_turns(lists, channels.vocabulary.tokens))
+    return descriptions
 
 
 def from_rotations(
-    channels: Channels, *, polarity: str = "positive", budget: int = BUDGET, seed: int = 0
+    channels: Channels, *, polarity: str = "positive", seed: int = 0
 ) -> list[Description]:
     """The control: matched rotations in the place of all channels, as many tokens from each.
 
     A random direction at a channel's cosine has hardly a token beyond the threshold. So it gives
     its top tokens, as many as the channel has in its tail.
     """
-    sign = sign_of(polarity)
-    inside = (channels.top_z * sign > channels.settings.threshold).sum(-1)
-    projection = channels.vocabulary.projection
-    allowed = channels.vocabulary.token_weights.to(projection.device) > 0
-    found = []
-    for i, directions in enumerate(matched_rotations(channels, 1, seed=seed)[0]):
-        z = _z_scores(directions.to(projection) @ projection) * sign
-        z.masked_fill_(~allowed, -torch.inf)
-        lists = []
-        for row, n in zip(z, inside[i].tolist(), strict=True):
-            top = row.topk(n)
-            lists.append(list(zip(top.indices.tolist(), top.values.tolist(), strict=True)))
-        found.append(of_pairs(in_turns(lists), channels.vocabulary.tokens, budget))
-    return found
+    sign, vocabulary = sign_of(polarity), channels.vocabulary
+    n_tail = (channels.top_z * sign > channels.settings.threshold).sum(-1)
+    descriptions = []
+    rotated = matched_rotations(channels, 1, seed=seed)[0]
+    for rotations, lengths in zip(rotated, n_tail, strict=True):
+        scores = rotations.to(vocabulary.projection) @ vocabulary.projection * sign
+        lists = zip(_top(scores, vocabulary), lengths.tolist(), strict=True)
+        descriptions.append(in_turns([pairs[:n] for pairs, n in lists], vocabulary.tokens))
+    return descriptions
 
 
 def from_projection(
-    w: Float[Tensor, "n_neurons d_model"],
-    projection: Float[Tensor, "d_model d_vocab"],
-    token_weights: Float[Tensor, " d_vocab"],
-    tokens: Sequence[str],
-    *,
-    polarity: str = "positive",
-    budget: int = BUDGET,
+    w: Float[Tensor, "n_neurons d_model"], vocabulary: VocabularyLike, *, polarity: str = "positive"
 ) -> list[Description]:
     """VocabProj: the top of ``U^T w`` itself, no rotation. Tokens of weight 0 do not compete."""
-    scores = (w.to(projection) @ projection) * sign_of(polarity)
-    return from_scores(scores, token_weights, tokens, budget=budget)
+    projection = vocabulary.projection
+    return from_scores((w.to(projection) @ projection) * sign_of(polarity), vocabulary)
 
 
 def from_scores(
-    scores: Float[Tensor, "n_neurons d_vocab"],
-    token_weights: Float[Tensor, " d_vocab"],
-    tokens: Sequence[str],
-    *,
-    budget: int = BUDGET,
+    scores: Float[Tensor, "n_neurons d_vocab"], vocabulary: VocabularyLike
 ) -> list[Description]:
     """The top tokens by some score, weighted by its z-score; those of weight 0 do not compete."""
-    z = _z_scores(scores).masked_fill(token_weights.to(scores.device) == 0, -torch.inf)
-    top = z.topk(min(budget, z.shape[1]), dim=1)
-    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    return [of_pairs(list(zip(*p, strict=True)), tokens, budget) for p in pairs]
+    return [in_turns([pairs], vocabulary.tokens) for pairs in _top(scores, vocabulary)]
 
 
-def merge(lists: Sequence[Description], *, budget: int = BUDGET) -> Description:
-    """One description of several, in turns (of a neuron's gate and in, say)."""
-    words = {i: t for d in lists for i, t in zip(d.ids, d.tokens, strict=True)}
-    pairs = in_turns([list(zip(d.ids, d.weights, strict=True)) for d in lists])[:budget]
-    return Description(
-        tuple(i for i, _ in pairs), tuple(w for _, w in pairs), tuple(words[i] for i, _ in pairs)
-    )
+def merge(*lists: Sequence[Description]) -> list[Description]:
+    """One description of each neuron from several, in turns (of its gate and in, say)."""
+    merged = []
+    for parts in zip(*lists, strict=True):
+        tokens = {i: t for d in parts for i, t in zip(d.ids, d.tokens, strict=True)}
+        pairs = [list(zip(d.ids, d.weights, strict=True)) for d in parts]
+        merged.append(in_turns(pairs, tokens))
+    return merged
 
 
-def in_turns(lists: Sequence[Sequence[tuple[Key, float]]]) -> list[tuple[Key, float]]:
-    """The first of every list, then the second, ...; what came before is left out."""
-    taken: dict[Key, float] = {}
-    for row in zip_longest(*lists):
-        for pair in row:
-            if pair is not None:
-                taken.setdefault(pair[0], pair[1])
-    return list(taken.items())
-
-
-def of_pairs(
-    pairs: Sequence[tuple[int, float]], tokens: Sequence[str], budget: int = BUDGET
+def in_turns(
+    lists: Sequence[Sequence[tuple[int, float]]], tokens: Sequence[str] | Mapping[int, str]
 ) -> Description:
-    """A description of (token number, weight) pairs, cut at the budget, its largest weight 1."""
-    pairs = pairs[:budget]
-    largest = max((w for _, w in pairs), default=1.0)
+    """The first of every list, then the second, up to the budget; the largest weight becomes 1.
+
+    Args:
+        lists: (token number, weight), largest first; a token counts once, where it comes first.
+        tokens: string of each token number.
+    """
+    taken: dict[int, float] = {}
+    for turn in zip_longest(*lists):
+        for token, weight in filter(None, turn):
+            taken.setdefault(token, weight)
+    pairs = list(taken.items())[:BUDGET]
+    largest = max((weight for _, weight in pairs), default=1.0)
     return Description(
-        ids=tuple(int(i) for i, _ in pairs),
-        weights=tuple(w / largest for _, w in pairs),
-        tokens=tuple(tokens[int(i)] for i, _ in pairs),
+        ids=tuple(i for i, _ in pairs),
+        weights=tuple(weight / largest for _, weight in pairs),
+        tokens=tuple(tokens[i] for i, _ in pairs),
     )
 
 
-def _z_scores(scores: Float[Tensor, "n d_vocab"]) -> Float[Tensor, "n d_vocab"]:
-    return (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True)
-
-
-def sign_of(polarity: str) -> int:
-    """1 or -1; ValueError for an unknown polarity."""
-    if polarity not in POLARITIES:
-        raise ValueError(f"polarity={polarity!r}: wanted one of {', '.join(POLARITIES)}")
-    return POLARITIES[polarity]
+def _top(
+    scores: Float[Tensor, "n d_vocab"], vocabulary: VocabularyLike
+) -> list[list[tuple[int, float]]]:
+    """Number and z-score of each row's top tokens; those of weight 0 are left out."""
+    z = (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True)
+    z.masked_fill_(vocabulary.token_weights.to(z.device) == 0, -torch.inf)
+    top = z.topk(min(BUDGET, z.shape[1]))
+    rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return [list(zip(*row, strict=True)) for row in rows]
