@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 from rotate_core.atlas import Atlas
 from rotate_core.models import Model, load_model
 from rotate_core.rotation.settings import Settings
-from rotate_core.text.corpus import Windows, read_documents, split_documents, windows
+from rotate_core.text.corpus import (
+    Document,
+    Windows,
+    read_documents,
+    split_documents,
+    windows,
+)
 from rotate_core.verdicts.record import write_results
 
 if TYPE_CHECKING:
@@ -55,6 +61,7 @@ class Chapter:
                 "again, and this one behind it"
             )
         self._values: dict[str, Any] = {}
+        self._splits: dict[str, dict[str, list[Document]]] = {}
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -90,8 +97,11 @@ class Chapter:
             n_tokens: at most so many; None for all.
             source: another text than the parameter ``text``.
         """
-        documents = read_documents(source or self._all["text"])
-        documents = split_documents(documents, seed=self._all["seed"])[split]
+        source = source or self._all["text"]
+        if source not in self._splits:
+            documents = read_documents(source)
+            self._splits[source] = split_documents(documents, seed=self._all["seed"])
+        documents = self._splits[source][split]
         length = self._all["window"]
         return windows(documents, self.model.tokenizer, length=length, n_tokens=n_tokens)
 
