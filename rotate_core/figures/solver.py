@@ -1,4 +1,4 @@
-"""Figures of the solver: one geodesic, two races, and what the last iterations buy."""
+"""Figures of the solver: a geodesic, two solvers by the clock, when to stop, and its cost."""
 
 from __future__ import annotations
 
@@ -10,25 +10,21 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
+from rotate_core.experiments.solver import Profile
 from rotate_core.figures.style import COLOURS
 
 
-def geodesic_profile(profile: pd.DataFrame, chosen: tuple[float, float], ax: Axes) -> Axes:
-    """F along one geodesic and the point that the line search chose.
-
-    Args:
-        profile: columns t (radians) and objective, evaluated point by point.
-        chosen: t and F of the line search.
-        ax: to draw on.
-    """
-    ax.plot(profile.t, profile.objective, color=COLOURS["neutral"])
+def geodesic_profile(profile: Profile, ax: Axes) -> Axes:
+    """F along one geodesic, evaluated point by point, and the point that the line search chose."""
+    curve, chosen = profile.curve, (profile.t, profile.objective)
+    ax.plot(curve.t, curve.objective, color=COLOURS["neutral"])
     ax.plot(*chosen, "o", color=COLOURS["geodesic"], markersize=9, label="line search")
     ax.set(xlabel="angle t (radians)", ylabel="objective F", xlim=(0, np.pi / 2))
     ax.legend(loc="lower left")
     return ax
 
 
-def race(curves: Mapping[str, pd.DataFrame], ax: Axes) -> Axes:
+def objective_against_seconds(curves: Mapping[str, pd.DataFrame], ax: Axes) -> Axes:
     """Mean objective against seconds, one line per solver, on a logarithmic clock.
 
     Args:
@@ -42,8 +38,8 @@ def race(curves: Mapping[str, pd.DataFrame], ax: Axes) -> Axes:
     return ax
 
 
-def agreement(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Cosine between the two solvers' channels against the geodesic solver's gain in F.
+def gain_against_cosine(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Our gain in F over the paper's solver against the cosine between the two channels.
 
     Args:
         table: one row per neuron; columns cosine and gain.
@@ -55,54 +51,61 @@ def agreement(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def remaining(left: ArrayLike, rules: Mapping[str, float], ax: Axes) -> Axes:
+def optimality_gap(gap: ArrayLike, rules: Mapping[str, float], ax: Axes) -> Axes:
     """What each iteration leaves to gain, one line per neuron, and where rules stop on average.
 
     Args:
-        left: objective still to gain (neurons, iterations); 0 once a neuron has ended.
+        gap: objective still to gain (n_neurons, n_iterations); 0 once a neuron has ended.
         rules: iterations that a neuron takes on average, by the rule's name.
         ax: to draw on.
     """
-    values = np.asarray(left, dtype=float)
+    values = np.asarray(gap, dtype=float)
     least = 1e-8  # what rounding leaves
     ax.plot(np.where(values > least, values, np.nan).T, color=COLOURS["geodesic"], alpha=0.25, lw=1)
     median = np.median(values, axis=0)
     ax.plot(np.where(median > least, median, np.nan), color=COLOURS["geodesic"], linewidth=3)
     for rule, n_iter in rules.items():
         ax.axvline(n_iter, color=COLOURS["null"], linewidth=1)
-        ax.annotate(
-            rule,
-            (n_iter, 0.98),
-            xycoords=("data", "axes fraction"),
-            rotation=90,
-            va="top",
-            ha="right",
-            fontsize=9,
-        )
+        style = {"rotation": 90, "va": "top", "ha": "right", "fontsize": 9}
+        ax.text(n_iter, 0.98, rule, transform=ax.get_xaxis_transform(), **style)
     ax.set(yscale="log", xlabel="iteration", ylabel="objective left to gain")
     return ax
 
 
-def distinct(table: pd.DataFrame, ax: Axes) -> Axes:
+def distinct_channels(table: pd.DataFrame, ax: Axes) -> Axes:
     """Channels that are not copies of another, by moments, one point per neuron.
 
     Args:
         table: columns moments and distinct.
         ax: to draw on.
     """
+    palette = {name: COLOURS[name] for name in ("weighted", "scaled")}
     sns.stripplot(
-        data=table,
-        y="moments",
-        x="distinct",
-        hue="moments",
-        palette={name: COLOURS[name] for name in ("weighted", "scaled")},
-        ax=ax,
-        size=8,
-        alpha=0.7,
-        legend=False,
-        jitter=0.25,
-        orient="h",
-    )
+        data=table, y="moments", x="distinct", hue="moments", palette=palette, ax=ax, size=8,
+        alpha=0.7, legend=False, jitter=0.25, orient="h",
+    )  # fmt: skip
     ax.set(xlabel="distinct channels of a neuron", ylabel="moments")
     ax.set_xlim(0, table.distinct.max() + 0.5)
+    return ax
+
+
+def growth(seconds: pd.DataFrame, ax: Axes) -> Axes:
+    """Time against size, both relative to the smallest, one line per dimension that grows.
+
+    Args:
+        seconds: sizes as index, one column per dimension; missing where not measured.
+        ax: to draw on.
+    """
+    styles = {"n_neurons": "geodesic", "d_vocab": "householder", "n_channels": "in"}
+    for name, line in seconds.items():
+        times = line.dropna()
+        relative = times / times.iloc[0]
+        sizes = times.index / times.index[0]
+        ax.plot(sizes, relative, "o-", color=COLOURS[styles[str(name)]], label=name)
+    ax.plot([1, 16], [1, 16], color=COLOURS["null"], linestyle="--", label="linear")
+    ax.set(xscale="log", yscale="log", xlabel="size, smallest = 1", ylabel="seconds, smallest = 1")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
+    ax.minorticks_off()
+    ax.legend()
     return ax
