@@ -72,40 +72,34 @@ def optimality_gap(gap: ArrayLike, rules: Mapping[str, float], ax: Axes) -> Axes
     return ax
 
 
-def distinct_channels(table: pd.DataFrame, ax: Axes) -> Axes:
+def distinct_channels(counts: pd.DataFrame, ax: Axes) -> Axes:
     """Channels that are not copies of another, by moments, one point per neuron.
 
     Args:
-        table: columns moments and distinct.
+        counts: one row per neuron; columns scaled and weighted.
         ax: to draw on.
     """
-    palette = {name: COLOURS[name] for name in ("weighted", "scaled")}
-    sns.stripplot(
-        data=table, y="moments", x="distinct", hue="moments", palette=palette, ax=ax, size=8,
-        alpha=0.7, legend=False, jitter=0.25, orient="h",
-    )  # fmt: skip
+    palette = {name: COLOURS[name] for name in counts}
+    sns.stripplot(counts, palette=palette, ax=ax, size=8, alpha=0.7, jitter=0.25, orient="h")
     ax.set(xlabel="distinct channels of a neuron", ylabel="moments")
-    ax.set_xlim(0, table.distinct.max() + 0.5)
+    ax.set_xlim(0, counts.max(axis=None) + 0.5)
     return ax
 
 
-def growth(seconds: pd.DataFrame, ax: Axes) -> Axes:
-    """Time against size, both relative to the smallest, one line per dimension that grows.
+def growth(times: Mapping[str, pd.Series], ax: Axes) -> Axes:
+    """Time against size, one line per dimension that grows: neurons, tokens, channels.
 
     Args:
-        seconds: sizes as index, one column per dimension; missing where not measured.
+        times: by dimension, times by size, both relative to the smallest.
         ax: to draw on.
     """
-    styles = {"n_neurons": "geodesic", "d_vocab": "householder", "n_channels": "in"}
-    for name, line in seconds.items():
-        times = line.dropna()
-        relative = times / times.iloc[0]
-        sizes = times.index / times.index[0]
-        ax.plot(sizes, relative, "o-", color=COLOURS[styles[str(name)]], label=name)
+    colours = {"n_neurons": "geodesic", "d_vocab": "householder", "n_channels": "in"}
+    for name, line in times.items():
+        ax.plot(line.index, line, "o-", color=COLOURS[colours[name]], label=name)
     ax.plot([1, 16], [1, 16], color=COLOURS["null"], linestyle="--", label="linear")
     ax.set(xscale="log", yscale="log", xlabel="size, smallest = 1", ylabel="seconds, smallest = 1")
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_ticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
+        axis.set_ticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
     ax.minorticks_off()
     ax.legend()
     return ax
