@@ -52,8 +52,8 @@ def profile_along_gradient(
     state = sphere.begin(unit, unit, vocabulary.projection, weights, objective)
     direction = torch.nn.functional.normalize(sphere.gradient(state, objective))
     _, moments = joint_moments(state.a, direction, state.sample)
-    cosines = ((unit * vector).sum(1).double() for vector in (state.s, direction))
-    chosen = line_search(moments, *cosines, objective).item()
+    cosine_s, cosine_d = ((unit * x).sum(1).double() for x in (state.s, direction))
+    chosen = line_search(moments, cosine_s, cosine_d, objective).item()
 
     t = torch.tensor([*torch.linspace(0, math.pi / 2, n_points).tolist(), chosen]).unsqueeze(1)
     points = torch.cos(t) * state.s + torch.sin(t) * direction
@@ -170,58 +170,37 @@ def optimality_gap(
     return (channels.objective - channels.history[:, 0]).nan_to_num(0.0).clamp_min(0.0)
 
 
-def stops_by_gain(
-    gap: Float[Tensor, "n_neurons n_iterations"], tolerances: Sequence[float]
+def stops(
+    gap: Float[Tensor, "n_neurons n_iterations"],
+    tolerances: Sequence[float],
+    solved: Channels | None = None,
 ) -> pd.DataFrame:
-    """Where tolerances would stop each neuron, and what they would lose.
+    """Where rules stop the solver, and what they lose.
 
     Args:
         gap: from :func:`optimality_gap`.
         tolerances: gains of F in one iteration, below which a neuron stops, whatever its gradient.
+        solved: the same neurons by the solver's own rule, gradient test and kick included, with
+            their history. It may end higher than ``gap`` does: a loss below 0.
 
     Returns:
-        One row per tolerance: tolerance, mean iterations, median_loss, mean_loss, and n_on_plateau:
-        neurons that stop where more than :data:`MARGIN` is left.
+        By rule ("1e-05", ..., "solver"), over neurons: mean iterations, median_loss, mean_loss, and
+        n_on_plateau, how many stop where more than :data:`MARGIN` is left.
     """
     import pandas as pd
 
     gains = torch.nn.functional.pad(gap[:, :-1] - gap[:, 1:], (0, 1))  # none behind the last
-    rows = []
+    rules = {}
     for tolerance in tolerances:
         taken = ((gains < tolerance).double().argmax(1) + 1).clamp_max(gap.shape[1] - 1)
-        loss = gap.gather(1, taken.unsqueeze(1))[:, 0]
-        rows.append({"tolerance": tolerance, **_stop(taken, loss)})
-    return pd.DataFrame(rows)
-
-
-def stop_by_own_rule(
-    gap: Float[Tensor, "n_neurons n_iterations"],
-    neurons: NeuronsLike,
-    vocabulary: VocabularyLike,
-    **options: Any,
-) -> dict[str, float]:
-    """Where the solver really stops, gradient test and kick included: a row of that table.
-
-    Losses are against the end of ``gap``; below 0 where the solver ends higher. ``n_converged``
-    is the number of neurons that it calls converged.
-
-    Args:
-        gap: from :func:`optimality_gap`, for the same neurons, vocabulary and options.
-        neurons: as of :func:`rotate_core.decompose`.
-        vocabulary: U.
-        options: as of :func:`rotate_core.decompose`.
-    """
-    channels = timed(neurons, vocabulary, progress=False, **options).channels
-    assert channels.history is not None
-    gained = (channels.objective - channels.history[:, :, 0])[:, 0]
-    row = _stop(channels.n_iter[:, 0], gap[:, 0] - gained)
-    return {**row, "n_converged": int(channels.converged.sum())}
-
-
-def _stop(taken: Tensor, loss: Tensor) -> dict[str, float]:
-    return {
-        "iterations": taken.double().mean().item(),
-        "median_loss": loss.median().item(),
-        "mean_loss": loss.mean().item(),
-        "n_on_plateau": int((loss > MARGIN).sum()),
-    }
+        rules[f"{tolerance:.0e}"] = taken, gap.gather(1, taken.unsqueeze(1))[:, 0]
+    if solved is not None:
+        assert solved.history is not None
+        gained = (solved.objective - solved.history[:, :, 0])[:, 0]
+        rules["solver"] = solved.n_iter[:, 0], gap[:, 0] - gained
+    rows = [
+        (taken.double().mean(), loss.median(), loss.mean(), (loss > MARGIN).sum())
+        for taken, loss in rules.values()
+    ]
+    columns = ["iterations", "median_loss", "mean_loss", "n_on_plateau"]
+    return pd.DataFrame(torch.tensor(rows).double(), list(rules), columns)

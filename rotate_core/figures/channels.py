@@ -23,14 +23,10 @@ LONGEST_TOKEN = 20
 
 
 def drawable(token: str) -> str:
-    """A token for a figure: made visible, characters that the font lacks by number, not too long.
-
-    Args:
-        token: as the tokenizer decodes it.
-    """
-    known = get_font(findfont(FontProperties())).get_charmap()
+    """A token for a figure: made visible, characters that the font lacks by number, not too long."""
+    glyphs = get_font(findfont(FontProperties())).get_charmap()
     shown = visible(token).replace("␍", "\\r")
-    shown = "".join(c if ord(c) in known else f"<U+{ord(c):04X}>" for c in shown)
+    shown = "".join(c if ord(c) in glyphs else f"<U+{ord(c):04X}>" for c in shown)
     return shown if len(shown) <= LONGEST_TOKEN else shown[: LONGEST_TOKEN - 1] + "…"
 
 
@@ -43,7 +39,7 @@ def projection(
     limits: tuple[float, float] | None = None,
     title: str = "",
 ) -> Axes:
-    """How many tokens have which z-score, over the normal curve; tails beyond the threshold shaded.
+    """Number of tokens by z-score, over the normal curve; tails beyond the threshold in colour.
 
     Args:
         z: z-scores of all tokens.
@@ -60,12 +56,12 @@ def projection(
     counts, _ = np.histogram(z, bins)
     middles = bins[:-1] + width / 2
     tail = np.abs(middles) > threshold
-    for chosen, colour in ((~tail, COLOURS["null"]), (tail, COLOURS["neuron"])):
-        ax.bar(middles[chosen], counts[chosen], width, color=colour, linewidth=0)
+    colours = np.where(tail, COLOURS["neuron"], COLOURS["null"])
+    ax.bar(middles, counts, width, color=colours, linewidth=0)
     normal = len(z) * width * np.exp(-(middles**2) / 2) / np.sqrt(2 * np.pi)
     ax.plot(middles, normal, color=COLOURS["neutral"], linewidth=1, linestyle="--")
-    ax.set(title=title, xlabel="z-score", xlim=(low, high), yscale="log", ylim=(0.5, 3 * len(z)))
-    ax.set_ylabel("tokens")
+    ax.set(title=title, xlabel="z-score", ylabel="tokens", xlim=(low, high))
+    ax.set(yscale="log", ylim=(0.5, 3 * len(z)))
     for x, align, words in ((0.02, "left", names[0]), (0.98, "right", names[1])):
         ax.text(
             x, 0.97, "\n".join(map(drawable, words)), ha=align, va="top", fontsize=11,
@@ -75,12 +71,7 @@ def projection(
 
 
 def steps(points: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Objective, kurtosis and cosine of one neuron against the iteration, one below another.
-
-    Args:
-        points: rows with objective, kurtosis and cosine, from the start on.
-        axes: three.
-    """
+    """Objective, kurtosis and cosine (columns) of one neuron against the iteration: three panels."""
     for ax, column in zip(axes, ("objective", "kurtosis", "cosine"), strict=True):
         colour = COLOURS["neuron"] if column == "objective" else COLOURS["neutral"]
         ax.plot(points.index, points[column], color=colour, marker="o", markersize=4)
@@ -97,7 +88,7 @@ def tail_tokens(
 
     Args:
         tops: of each channel, pairs of a token and its z-score, the furthest first.
-        axes: as many at least; the rest is left empty.
+        axes: as many at least, in rows of two; the rest is left empty.
     """
     furthest = max(abs(z) for top in tops for _, z in top)
     for i, (ax, top) in enumerate(zip(axes, tops, strict=False)):
@@ -119,33 +110,19 @@ def tail_tokens(
     return axes
 
 
-def heat(
-    values: ArrayLike,
-    ax: Axes,
-    *,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    labels: tuple[str, str] = ("", ""),
-    form: str = ".1f",
-    **options: Any,
-) -> Axes:
-    """A small matrix as a heat map with its numbers in it.
+def heat(table: pd.DataFrame, ax: Axes, *, form: str = ".1f", **options: Any) -> Axes:
+    """A small table as a heat map with its numbers in it.
 
     Args:
-        values: (rows, columns).
+        table: its index and columns, and their names, label the axes.
         ax: where to.
-        rows: a name each.
-        columns: a name each.
-        labels: of the horizontal and the vertical axis.
         form: of the numbers.
         options: of ``seaborn.heatmap``.
     """
     sns.heatmap(
-        np.asarray(values), ax=ax, annot=True, fmt=form, cmap="vlag", center=0, linewidths=1,
-        xticklabels=list(columns), yticklabels=list(rows), annot_kws={"fontsize": 11}, cbar=False,
-        **options,
+        table, ax=ax, annot=True, fmt=form, cmap="vlag", center=0, linewidths=1, cbar=False,
+        annot_kws={"fontsize": 11}, **options,
     )  # fmt: skip
-    ax.set(xlabel=labels[0], ylabel=labels[1])
     ax.tick_params(length=0, labelrotation=0)
     return ax
 
@@ -156,23 +133,17 @@ def over_the_null(
     """Statistics of each channel (colour) among the channels of matched vectors (grey dots).
 
     Args:
-        channels: by the statistic's name, a value a channel.
+        channels: by the statistic's name, one value per channel.
         null: the same, (n_vectors, n_channels).
-        axes: one a statistic.
+        axes: one per statistic.
     """
     for ax, (name, values) in zip(axes, channels.items(), strict=True):
-        dots = np.asarray(null[name])
+        dots, own = np.asarray(null[name]), np.asarray(values)
         x = np.arange(dots.shape[1])
-        spread = np.linspace(-0.25, 0.25, len(dots))[:, None]
-        ax.scatter(
-            (x + spread).ravel(), dots.ravel(), s=14, color=COLOURS["null"], linewidth=0,
-            label="matched vectors",
-        )  # fmt: skip
-        ax.scatter(
-            x, np.asarray(values), s=80, marker="D", color=COLOURS["neuron"], edgecolor="white",
-            label="the neuron", zorder=3,
-        )  # fmt: skip
-        ax.set(title=name, xlabel="channel", xticks=x)
-        ax.set_ylim(0, 1.35 * max(dots.max(), np.asarray(values).max()))
+        spread = (x + np.linspace(-0.25, 0.25, len(dots))[:, None]).ravel()
+        grey, blue = COLOURS["null"], COLOURS["neuron"]
+        ax.scatter(spread, dots.ravel(), 14, grey, linewidth=0, label="matched vectors")
+        ax.scatter(x, own, 80, blue, "D", edgecolor="white", label="the neuron", zorder=3)
+        ax.set(title=name, xlabel="channel", xticks=x, ylim=(0, 1.35 * max(dots.max(), own.max())))
     axes[-1].legend(loc="upper right", handletextpad=0.2)
     return axes

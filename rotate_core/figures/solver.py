@@ -25,12 +25,7 @@ def geodesic_profile(profile: Profile, ax: Axes) -> Axes:
 
 
 def objective_against_seconds(curves: Mapping[str, pd.DataFrame], ax: Axes) -> Axes:
-    """Mean objective against seconds, one line per solver, on a logarithmic clock.
-
-    Args:
-        curves: by solver; columns seconds and objective.
-        ax: to draw on.
-    """
+    """Mean objective against seconds (columns), one line per solver, on a logarithmic clock."""
     for solver, curve in curves.items():
         ax.plot(curve.seconds, curve.objective, color=COLOURS[solver], label=solver, linewidth=2)
     ax.set(xscale="log", xlabel="seconds", ylabel="mean objective F")
@@ -41,9 +36,7 @@ def objective_against_seconds(curves: Mapping[str, pd.DataFrame], ax: Axes) -> A
 def gain_against_cosine(table: pd.DataFrame, ax: Axes) -> Axes:
     """Our gain in F over the paper's solver against the cosine between the two channels.
 
-    Args:
-        table: one row per neuron; columns cosine and gain.
-        ax: to draw on.
+    The table is of :func:`rotate_core.experiments.solver.by_neuron`.
     """
     ax.axhline(0, color=COLOURS["null"], linewidth=1)
     sns.scatterplot(data=table, x="cosine", y="gain", ax=ax, color=COLOURS["geodesic"], s=60)
@@ -51,7 +44,7 @@ def gain_against_cosine(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def optimality_gap(gap: ArrayLike, rules: Mapping[str, float], ax: Axes) -> Axes:
+def optimality_gap(gap: ArrayLike, rules: pd.Series, ax: Axes) -> Axes:
     """What each iteration leaves to gain, one line per neuron, and where rules stop on average.
 
     Args:
@@ -66,19 +59,16 @@ def optimality_gap(gap: ArrayLike, rules: Mapping[str, float], ax: Axes) -> Axes
     ax.plot(np.where(median > least, median, np.nan), color=COLOURS["geodesic"], linewidth=3)
     for rule, n_iter in rules.items():
         ax.axvline(n_iter, color=COLOURS["null"], linewidth=1)
-        style = {"rotation": 90, "va": "top", "ha": "right", "fontsize": 9}
-        ax.text(n_iter, 0.98, rule, transform=ax.get_xaxis_transform(), **style)
+        ax.text(
+            n_iter, 0.98, rule, rotation=90, va="top", ha="right", fontsize=9,
+            transform=ax.get_xaxis_transform(),
+        )  # fmt: skip
     ax.set(yscale="log", xlabel="iteration", ylabel="objective left to gain")
     return ax
 
 
 def distinct_channels(counts: pd.DataFrame, ax: Axes) -> Axes:
-    """Channels that are not copies of another, by moments, one point per neuron.
-
-    Args:
-        counts: one row per neuron; columns scaled and weighted.
-        ax: to draw on.
-    """
+    """Channels of each neuron (row) that are no copies of another, by moments (column)."""
     palette = {name: COLOURS[name] for name in counts}
     sns.stripplot(counts, palette=palette, ax=ax, size=8, alpha=0.7, jitter=0.25, orient="h")
     ax.set(xlabel="distinct channels of a neuron", ylabel="moments")
@@ -87,12 +77,7 @@ def distinct_channels(counts: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def growth(times: Mapping[str, pd.Series], ax: Axes) -> Axes:
-    """Time against size, one line per dimension that grows: neurons, tokens, channels.
-
-    Args:
-        times: by dimension, times by size, both relative to the smallest.
-        ax: to draw on.
-    """
+    """Time by size, both relative to the smallest, one line per dimension that grows."""
     colours = {"n_neurons": "geodesic", "d_vocab": "householder", "n_channels": "in"}
     for name, line in times.items():
         ax.plot(line.index, line, "o-", color=COLOURS[colours[name]], label=name)

@@ -14,8 +14,7 @@ from rotate_core.experiments.solver import (
     profile_along_gradient,
     seconds_until,
     speedup_finding,
-    stop_by_own_rule,
-    stops_by_gain,
+    stops,
     timed,
 )
 
@@ -62,15 +61,16 @@ def test_a_run_against_itself_gains_nothing(w, vocabulary):
 def test_a_tolerance_stops_where_the_solver_does(w, vocabulary):
     gap = optimality_gap(w, vocabulary)
     tolerances = (1e-2, 1e-4)
-    for row in stops_by_gain(gap, tolerances).itertuples():
+    for tolerance, row in zip(tolerances, stops(gap, tolerances).itertuples(), strict=True):
         real = decompose(
             w,
             vocabulary,
             n_channels=1,
-            tolerance=row.tolerance,
+            tolerance=tolerance,
             gradient_tolerance=ANY_GRADIENT,
             progress=False,
         )
+        assert row.Index == f"{tolerance:.0e}"
         assert row.iterations == pytest.approx(real.n_iter.double().mean().item())
     assert gap[:, 0].min() > 0
     assert gap[:, -1].max() == pytest.approx(0, abs=1e-9)
@@ -78,19 +78,19 @@ def test_a_tolerance_stops_where_the_solver_does(w, vocabulary):
 
 def test_a_neuron_that_pauses_before_it_gains_more_is_on_a_plateau():
     gap = torch.tensor([[0.5, 0.1, 0.0, 0.0], [0.5, 0.3, 0.3, 0.0]], dtype=torch.float64)
-    (row,) = stops_by_gain(gap, [1e-3]).itertuples()
+    (row,) = stops(gap, [1e-3]).itertuples()
     assert (row.n_on_plateau, row.mean_loss, row.iterations) == (1, 0.15, 2.5)
 
 
 def test_the_solvers_own_stop_loses_less_than_the_gain_alone(w, vocabulary):
     gap = optimality_gap(w, vocabulary)
-    (alone,) = stops_by_gain(gap, [0.1]).itertuples()
-    row = stop_by_own_rule(gap, w, vocabulary, tolerance=0.1)
-    real = decompose(w, vocabulary, n_channels=1, tolerance=0.1, progress=False)
-    assert row["iterations"] == pytest.approx(real.n_iter.double().mean().item())
-    assert row["iterations"] > alone.iterations
-    assert row["mean_loss"] < alone.mean_loss
-    assert row["n_converged"] == len(w)
+    real = timed(w, vocabulary, tolerance=0.1, progress=False).channels
+    table = stops(gap, [0.1], real)
+    alone, own_rule = table.loc["1e-01"], table.loc["solver"]
+    assert own_rule.iterations == pytest.approx(real.n_iter.double().mean().item())
+    assert own_rule.iterations > alone.iterations
+    assert own_rule.mean_loss < alone.mean_loss
+    assert real.converged.all()
 
 
 def test_a_ratio_is_given_only_against_a_run_that_converged(w, vocabulary):
