@@ -140,10 +140,8 @@ def p_value_histograms(
     """p-values of each group in ten bins, one panel per group, and what chance gives."""
     for ax, (title, values) in zip(axes, groups.items(), strict=True):
         colour = COLOURS["null"] if "matched" in title else COLOURS["neuron"]
-        sns.histplot(
-            x=values, bins=np.linspace(0, 1, 11), stat="proportion", color=colour, alpha=1,
-            linewidth=0, ax=ax,
-        )  # fmt: skip
+        bins = np.linspace(0, 1, 11)
+        sns.histplot(x=values, bins=bins, stat="proportion", color=colour, alpha=1, ax=ax)
         _chance(ax, 0.1)
         ax.set(title=title, xlabel="p-value", ylabel="channels" if ax is axes[0] else "")
         ax.yaxis.set_major_formatter("{x:.0%}")

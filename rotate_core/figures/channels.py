@@ -23,7 +23,7 @@ LONGEST_TOKEN = 20
 
 
 def drawable(token: str) -> str:
-    """A token for a figure: made visible, characters that the font lacks by number, not too long."""
+    """A token as a figure shows it: visible, cut short, by number what the font lacks."""
     glyphs = get_font(findfont(FontProperties())).get_charmap()
     shown = visible(token).replace("␍", "\\r")
     shown = "".join(c if ord(c) in glyphs else f"<U+{ord(c):04X}>" for c in shown)
@@ -71,7 +71,7 @@ def projection(
 
 
 def steps(points: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Objective, kurtosis and cosine (columns) of one neuron against the iteration: three panels."""
+    """Objective, kurtosis and cosine (columns) against the iteration, a panel each."""
     for ax, column in zip(axes, ("objective", "kurtosis", "cosine"), strict=True):
         colour = COLOURS["neuron"] if column == "objective" else COLOURS["neutral"]
         ax.plot(points.index, points[column], color=colour, marker="o", markersize=4)
@@ -99,6 +99,7 @@ def tail_tokens(
         ax.set_yticks(rows, [drawable(t) for t in tokens], fontsize=11, parse_math=False)
         ax.invert_yaxis()
         ax.set(title=f"channel {i}", xlim=(0, 1.05 * furthest))
+        ax.set_xlabel("|z|" if i >= len(tops) - 2 else "")
         ax.tick_params(axis="y", length=0)
     for ax in axes[len(tops) :]:
         ax.set_axis_off()
@@ -142,8 +143,10 @@ def over_the_null(
         x = np.arange(dots.shape[1])
         spread = (x + np.linspace(-0.25, 0.25, len(dots))[:, None]).ravel()
         grey, blue = COLOURS["null"], COLOURS["neuron"]
-        ax.scatter(spread, dots.ravel(), 14, grey, linewidth=0, label="matched vectors")
-        ax.scatter(x, own, 80, blue, "D", edgecolor="white", label="the neuron", zorder=3)
+        ax.scatter(spread, dots.ravel(), s=14, c=grey, linewidth=0, label="matched vectors")
+        ax.scatter(
+            x, own, s=80, c=blue, marker="D", edgecolor="white", zorder=3, label="the neuron"
+        )
         ax.set(title=name, xlabel="channel", xticks=x, ylim=(0, 1.35 * max(dots.max(), own.max())))
     axes[-1].legend(loc="upper right", handletextpad=0.2)
     return axes
