@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rotate_core.atlas import Atlas
     from rotate_core.rotation.settings import Settings
 
-
 LEVEL = 0.05
 """A p-value that counts as found, and what chance gives."""
 
@@ -123,27 +122,18 @@ def power_table(planted: pd.DataFrame, null: Channels) -> pd.DataFrame:
 
 
 def share_by_position(atlas: Atlas, layers: Sequence[int], names: Sequence[str]) -> pd.DataFrame:
-    """The share of an atlas's channels with p below :data:`LEVEL`, by position.
+    """The share of an atlas's channels with p below :data:`LEVEL`, by position and statistic.
 
-    Args:
-        atlas: with a null.
-        layers: which of its layers.
-        names: of statistics, in :data:`STATISTICS`.
-
-    Returns:
-        One row per statistic and channel: statistic, channel and share, the mean over layers and
-        kinds.
+    One row per channel, one column per name in :data:`STATISTICS`: means over layers and kinds.
     """
     import pandas as pd
 
-    rows = []
+    parts = []
     for layer, kind in (group for group in atlas.manifest.groups() if group[0] in layers):
         real, null = (
             statistics(atlas.channels(layer=layer, kind=kind, null=null), names)
             for null in (False, True)
         )
-        for name, values in real.items():
-            shares = (p_values(values, null[name]) < LEVEL).double().mean(0)
-            rows += [(name, channel, share) for channel, share in enumerate(shares.tolist())]
-    table = pd.DataFrame(rows, columns=["statistic", "channel", "share"])
-    return table.groupby(["statistic", "channel"], sort=False, as_index=False).share.mean()
+        p = {name: p_values(values, null[name]) for name, values in real.items()}
+        parts.append(pd.DataFrame({name: (x < LEVEL).double().mean(0) for name, x in p.items()}))
+    return pd.concat(parts).groupby(level=0).mean()

@@ -2,8 +2,7 @@
 
 A channel of gate or in says which tokens its vector w looks for. So where these tokens are, or come
 next, ``w . x`` should be far out. A matched vector can be asked the same, with the same x: that is
-the null, and it is needed, because w and its channels share a vocabulary with the model whatever w
-is.
+the null, and needed, as w and its channels share a vocabulary with the model whatever w is.
 """
 
 from __future__ import annotations

@@ -221,10 +221,7 @@ def _q(name: str, observed: Values, null: Values, others: Sequence[Values] = ())
 
 
 def certified_by_rank(atlas: Atlas) -> pd.Series:
-    """Share of an atlas's first channels that would be significant if p-values were ranks alone.
-
-    One share per layer and kind, which are the index; the series is named "ranks_first".
-    """
+    """Share of an atlas's first channels that ranks alone would certify, by layer and kind."""
     import pandas as pd
 
     statistic, group = atlas.manifest.statistic, ["layer", "kind"]

@@ -111,12 +111,10 @@ def seconds_until(run: Timed, objective: float) -> float | None:
 def comparison(ours: Timed, paper: Timed) -> dict[str, Any]:
     """Two solvers of the same objective in figures.
 
-    Returns:
-        Seconds and mean objectives of both; ``seconds_to_target`` until our mean objective is where
-        the paper's solver ends; ``speedup``, how many times sooner that is: None where that solver
-        has not ended (:attr:`Timed.ended`), or ours never gets there; ``n_lower`` and ``n_higher``,
-        neurons where ours ends more than :data:`MARGIN` away; ``n_same_channel``, neurons with a
-        cosine above 0.99; and ``n_paper_converged``.
+    ``seconds_to_target``: until our mean objective is where the paper's solver ends. ``speedup``:
+    how many times sooner that is; None where that solver has not ended (:attr:`Timed.ended`), or
+    ours never gets there. ``n_lower`` and ``n_higher`` count neurons where ours ends more than
+    :data:`MARGIN` away, ``n_same_channel`` those with a cosine above 0.99.
 
     Raises:
         ValueError: the two maximise different objectives.
@@ -152,8 +150,8 @@ def speedup_finding(ours: Timed, paper: Timed) -> str:
         )
     if figures["speedup"] is None:
         return f"The geodesic solver stays below the paper's end, and {lower}"
-    sooner = f"{figures['speedup']:.0f} times sooner"
-    return f"The geodesic solver passes the paper's end {sooner}, and {lower}"
+    ratio = f"{figures['speedup']:.0f} times sooner"
+    return f"The geodesic solver passes the paper's end {ratio}, and {lower}"
 
 
 def optimality_gap(

@@ -15,6 +15,7 @@ from rotate_core.null.calibration import SIGNIFICANT
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
 
 LINE_STYLES = {
     "core": ("#0072B2", "o"),
@@ -31,17 +32,11 @@ LINE_STYLES = {
     "generalised Pareto tail": ("#D55E00", "^"),
     "target-decoy": ("#CC79A7", "v"),
 }
-"""Colour and marker of each statistic that channels can be ranked by, and of each way from a null
-to what is certified."""
+"""Colour and marker of each statistic of a channel, and of each way from a null to p-values."""
 
 
 def map_of_a_model(summary: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Kurtosis, support and significant channels against layer, one line per kind: three panels.
-
-    Args:
-        summary: of :meth:`Atlas.summary`, with a null.
-        axes: three.
-    """
+    """Kurtosis, support, significant channels (of :meth:`Atlas.summary`) against layer, by kind."""
     titles = ("median kurtosis", "median support", "significant channels")
     for ax, title in zip(axes, titles, strict=True):
         column = title.removeprefix("median ").removesuffix(" channels")
@@ -60,15 +55,7 @@ def map_of_a_model(summary: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes
 def beside_the_null(
     neurons: pd.DataFrame, null: pd.DataFrame, ax: Axes, *, column: str, label: str
 ) -> Axes:
-    """One statistic's distribution over neurons, over the same of matched vectors.
-
-    Args:
-        neurons: one row per channel.
-        null: one row per channel of a matched vector.
-        ax: where to.
-        column: which statistic.
-        label: of its axis.
-    """
+    """One statistic's distribution over channels of neurons, over the same of matched vectors."""
     low = min(neurons[column].min(), null[column].min())
     high = max(neurons[column].quantile(0.99), null[column].quantile(0.99))
     bins = np.linspace(low, high, 25)
@@ -96,14 +83,10 @@ def certified_channels(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def power_curves(power: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Share of planted channels found against their strength, one panel per size of cluster.
-
-    Args:
-        power: of :func:`rotate_core.experiments.null_power.power_table`.
-        axes: one per size.
-    """
+    """Share of planted channels found against their strength, one panel per size of cluster."""
     for ax, (size, rows) in zip(axes, power.groupby("size"), strict=True):
-        _lines(rows, ax, "strength", "power", by="statistic")
+        for name, line in rows.groupby("statistic", sort=False):
+            _line(ax, line["strength"], line["power"], name)
         _chance(ax, LEVEL)
         ax.set(title=f"{size} tokens", xlabel="planted strength", ylim=(0, 1))
         ax.yaxis.set_major_formatter("{x:.0%}")
@@ -115,19 +98,15 @@ def power_curves(power: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
 def validity_and_power(
     valid: pd.DataFrame, discovered: pd.DataFrame, axes: Sequence[Axes]
 ) -> Sequence[Axes]:
-    """How honest each way to a p-value is, and how often it certifies one planted channel.
-
-    Args:
-        valid: of :func:`rotate_core.experiments.null_validity.validity`.
-        discovered: of :func:`rotate_core.experiments.null_validity.discoveries`.
-        axes: two.
-    """
+    """How honest each way to a p-value is, and how often it certifies one planted channel."""
     left, right = axes
-    _lines(valid, left, "level", "ratio", by="method")
+    for name, line in valid.groupby("method", sort=False):
+        _line(left, line["level"], line["ratio"], name)
     _chance(left, 1)
     left.set(title="too often", xlabel="p-value of at most", ylabel="times as often as honest")
     left.set(xscale="log", yscale="symlog", ylim=(0, 2 * max(1, valid["ratio"].max())))
-    _lines(discovered[discovered.planted == 1], right, "strength", "power", by="method")
+    for name, line in discovered[discovered.planted == 1].groupby("method", sort=False):
+        _line(right, line["strength"], line["power"], name)
     right.set(title="found", xlabel="planted strength", ylabel="certified", ylim=(0, 1.02))
     right.yaxis.set_major_formatter("{x:.0%}")
     _legend_above(right, ncols=2)
@@ -149,26 +128,20 @@ def p_value_histograms(
 
 
 def by_position(shares: pd.DataFrame, ax: Axes) -> Axes:
-    """Share of channels with a small p-value against their position, one line per statistic.
-
-    Args:
-        shares: of :func:`rotate_core.experiments.null_power.share_by_position`.
-        ax: where to.
-    """
-    positions = shares.assign(position=shares["channel"] + 1)
-    _lines(positions, ax, "position", "share", by="statistic")
+    """Share of channels with a small p-value by their position (row) and a statistic (column)."""
+    for name in shares:
+        _line(ax, shares.index + 1, shares[name], name)
     _chance(ax, LEVEL)
     ax.set(xlabel="position of the channel", ylabel=f"p < {LEVEL:g}", ylim=(0, None))
-    ax.set_xticks(sorted(set(positions["position"])))
+    ax.set_xticks(shares.index + 1)
     ax.yaxis.set_major_formatter("{x:.0%}")
     _legend_above(ax, ncols=5)
     return ax
 
 
-def _lines(table: pd.DataFrame, ax: Axes, x: str, y: str, *, by: str) -> None:
-    for name, line in table.groupby(by, sort=False):
-        colour, marker = LINE_STYLES[str(name)]
-        ax.plot(line[x], line[y], color=colour, marker=marker, markersize=4, label=name)
+def _line(ax: Axes, x: ArrayLike, y: ArrayLike, name: object) -> None:
+    colour, marker = LINE_STYLES[str(name)]
+    ax.plot(x, y, color=colour, marker=marker, markersize=4, label=name)
 
 
 def _chance(ax: Axes, level: float) -> None:

@@ -53,11 +53,9 @@ def projection(
     low, high = limits or (min(z.min(), -threshold) - 1.5, max(z.max(), threshold) + 1.5)
     width = 0.5
     bins = np.arange(np.floor(low), np.ceil(high) + width, width)
-    counts, _ = np.histogram(z, bins)
     middles = bins[:-1] + width / 2
-    tail = np.abs(middles) > threshold
-    colours = np.where(tail, COLOURS["neuron"], COLOURS["null"])
-    ax.bar(middles, counts, width, color=colours, linewidth=0)
+    colours = np.where(np.abs(middles) > threshold, COLOURS["neuron"], COLOURS["null"])
+    ax.bar(middles, np.histogram(z, bins)[0], width, color=colours, linewidth=0)
     normal = len(z) * width * np.exp(-(middles**2) / 2) / np.sqrt(2 * np.pi)
     ax.plot(middles, normal, color=COLOURS["neutral"], linewidth=1, linestyle="--")
     ax.set(title=title, xlabel="z-score", ylabel="tokens", xlim=(low, high))
@@ -84,12 +82,7 @@ def steps(points: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
 def tail_tokens(
     tops: Sequence[Sequence[tuple[str, float]]], axes: Sequence[Axes]
 ) -> Sequence[Axes]:
-    """Tokens of each channel's tail with their z-scores as bars, one panel per channel.
-
-    Args:
-        tops: of each channel, pairs of a token and its z-score, the furthest first.
-        axes: as many at least, in rows of two; the rest is left empty.
-    """
+    """The :meth:`Channels.top_tokens` of each channel as bars, a panel per channel, two a row."""
     furthest = max(abs(z) for top in tops for _, z in top)
     for i, (ax, top) in enumerate(zip(axes, tops, strict=False)):
         tokens, z = zip(*top, strict=True)
@@ -112,14 +105,7 @@ def tail_tokens(
 
 
 def heat(table: pd.DataFrame, ax: Axes, *, form: str = ".1f", **options: Any) -> Axes:
-    """A small table as a heat map with its numbers in it.
-
-    Args:
-        table: its index and columns, and their names, label the axes.
-        ax: where to.
-        form: of the numbers.
-        options: of ``seaborn.heatmap``.
-    """
+    """A small table as a heat map with its numbers in it; options as of ``seaborn.heatmap``."""
     sns.heatmap(
         table, ax=ax, annot=True, fmt=form, cmap="vlag", center=0, linewidths=1, cbar=False,
         annot_kws={"fontsize": 11}, **options,
@@ -131,22 +117,14 @@ def heat(table: pd.DataFrame, ax: Axes, *, form: str = ".1f", **options: Any) ->
 def over_the_null(
     channels: Mapping[str, ArrayLike], null: Mapping[str, ArrayLike], axes: Sequence[Axes]
 ) -> Sequence[Axes]:
-    """Statistics of each channel (colour) among the channels of matched vectors (grey dots).
-
-    Args:
-        channels: by the statistic's name, one value per channel.
-        null: the same, (n_vectors, n_channels).
-        axes: one per statistic.
-    """
+    """Statistics of a neuron's channels (n_channels) among the null's (n_vectors, n_channels)."""
     for ax, (name, values) in zip(axes, channels.items(), strict=True):
         dots, own = np.asarray(null[name]), np.asarray(values)
         x = np.arange(dots.shape[1])
         spread = (x + np.linspace(-0.25, 0.25, len(dots))[:, None]).ravel()
         grey, blue = COLOURS["null"], COLOURS["neuron"]
         ax.scatter(spread, dots.ravel(), s=14, c=grey, linewidth=0, label="matched vectors")
-        ax.scatter(
-            x, own, s=80, c=blue, marker="D", edgecolor="white", zorder=3, label="the neuron"
-        )
+        ax.scatter(x, own, s=80, c=blue, marker="D", ec="white", zorder=3, label="the neuron")
         ax.set(title=name, xlabel="channel", xticks=x, ylim=(0, 1.35 * max(dots.max(), own.max())))
     axes[-1].legend(loc="upper right", handletextpad=0.2)
     return axes

@@ -34,10 +34,7 @@ def objective_against_seconds(curves: Mapping[str, pd.DataFrame], ax: Axes) -> A
 
 
 def gain_against_cosine(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Our gain in F over the paper's solver against the cosine between the two channels.
-
-    The table is of :func:`rotate_core.experiments.solver.by_neuron`.
-    """
+    """Our gain in F over the paper's solver against the cosine of the two channels, by neuron."""
     ax.axhline(0, color=COLOURS["null"], linewidth=1)
     sns.scatterplot(data=table, x="cosine", y="gain", ax=ax, color=COLOURS["geodesic"], s=60)
     ax.set(xlabel="cosine of the two channels", ylabel="F: geodesic - householder", xlim=(0, 1.05))
@@ -45,13 +42,7 @@ def gain_against_cosine(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def optimality_gap(gap: ArrayLike, rules: pd.Series, ax: Axes) -> Axes:
-    """What each iteration leaves to gain, one line per neuron, and where rules stop on average.
-
-    Args:
-        gap: objective still to gain (n_neurons, n_iterations); 0 once a neuron has ended.
-        rules: iterations that a neuron takes on average, by the rule's name.
-        ax: to draw on.
-    """
+    """What iterations leave to gain (n_neurons, n_iterations), and where rules stop on average."""
     values = np.asarray(gap, dtype=float)
     least = 1e-8  # what rounding leaves
     ax.plot(np.where(values > least, values, np.nan).T, color=COLOURS["geodesic"], alpha=0.25, lw=1)
