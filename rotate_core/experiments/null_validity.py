@@ -35,19 +35,19 @@ ALIKE = 0.05
 
 
 def exponential(
-    observed: Values, null: Values, others: Sequence[Values] = (), *, extrapolate: bool = True
+    observed: Values, null: Values, other_nulls: Sequence[Values] = (), *, extrapolate: bool = True
 ) -> Values:
     """Ranks, and beyond the null's largest value an exponential tail: what the package does."""
     columns = (torch.tensor(x, dtype=torch.float64).unsqueeze(1) for x in (observed, null))
     return p_values(*columns, extrapolate=extrapolate)[:, 0].numpy()
 
 
-def rank(observed: Values, null: Values, others: Sequence[Values] = ()) -> Values:
+def rank(observed: Values, null: Values, other_nulls: Sequence[Values] = ()) -> Values:
     """``(r + 1) / (n + 1)``: no smaller than ``1 / (n + 1)``."""
     return exponential(observed, null, extrapolate=False)
 
 
-def pareto(observed: Values, null: Values, others: Sequence[Values] = ()) -> Values:
+def pareto(observed: Values, null: Values, other_nulls: Sequence[Values] = ()) -> Values:
     """Ranks, and above the null's 80th percentile a generalised Pareto tail, by maximum likelihood.
 
     Source: Knijnenburg et al. (2009), Bioinformatics 25:i161.
@@ -61,11 +61,11 @@ def pareto(observed: Values, null: Values, others: Sequence[Values] = ()) -> Val
     return np.where(observed > u, tail, rank(observed, null))
 
 
-def pooled(observed: Values, null: Values, others: Sequence[Values] = ()) -> Values:
+def pooled(observed: Values, null: Values, other_nulls: Sequence[Values] = ()) -> Values:
     """Ranks in the null and in all others that a test cannot tell from it (:data:`ALIKE`)."""
     from scipy.stats import ks_2samp
 
-    alike = [other for other in others if ks_2samp(null, other).pvalue > ALIKE]
+    alike = [x for x in other_nulls if ks_2samp(null, x).pvalue > ALIKE]
     return rank(observed, np.concatenate([null, *alike]))
 
 
@@ -100,7 +100,7 @@ def decoy_q_values(observed: Values, null: Values) -> Values:
 
 def validity(
     fresh: Values,
-    others: Sequence[Values] = (),
+    other_nulls: Sequence[Values] = (),
     *,
     n_null: int = 100,
     n_repeats: int = 200,
@@ -110,7 +110,7 @@ def validity(
 
     Args:
         fresh: statistics of matched vectors of one layer and kind, far more than ``n_null``.
-        others: nulls of other layers and kinds, for :func:`pooled`.
+        other_nulls: nulls of other layers and kinds, for :func:`pooled`.
         n_null: drawn as the null in each repeat; all that are left are tested against them.
         n_repeats: draws.
         seed: of the draws.
@@ -133,7 +133,7 @@ def validity(
     for _ in range(n_repeats):
         drawn = random.permutation(fresh)
         for row, p_values_of in zip(shares, P_VALUES.values(), strict=True):
-            p = p_values_of(drawn[n_null:], drawn[:n_null], others)
+            p = p_values_of(drawn[n_null:], drawn[:n_null], other_nulls)
             row += [(p <= level).mean() for level in LEVELS]
     index = pd.MultiIndex.from_product([P_VALUES, LEVELS], names=["method", "level"])
     table = pd.DataFrame({"share": shares.ravel() / n_repeats}, index).reset_index()
@@ -143,7 +143,7 @@ def validity(
 def discoveries(
     fresh: Values,
     planted: Mapping[float, Values],
-    others: Sequence[Values] = (),
+    other_nulls: Sequence[Values] = (),
     *,
     n_neurons: int = 25,
     n_null: int = 100,
@@ -155,7 +155,7 @@ def discoveries(
     Args:
         fresh: as in :func:`validity`: the null and the neurons without a channel come from it.
         planted: statistics of planted channels, by how strongly they were planted.
-        others: as in :func:`validity`.
+        other_nulls: as in :func:`validity`.
         n_neurons: that q-values are over.
         n_null: matched vectors.
         n_repeats: draws, each with a generator of its own.
@@ -180,7 +180,7 @@ def discoveries(
             channels = random.permutation(planted[strength])[:n] if n else fresh[:0]
             observed = np.concatenate([channels, drawn[n_null : n_null + n_neurons - n]])
             for method, name in enumerate(METHODS):
-                certified = _q(name, observed, drawn[:n_null], others) < SIGNIFICANT
+                certified = _q(name, observed, drawn[:n_null], other_nulls) < SIGNIFICANT
                 power[repeat, method] = certified[:n].mean() if n else np.nan
                 false[repeat, method] = certified[n:].sum() / max(1, certified.sum())
         mean, half = false.mean(0), 1.96 * false.std(0) / np.sqrt(n_repeats)
@@ -213,10 +213,10 @@ def choose(valid: pd.DataFrame, discovered: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _q(name: str, observed: Values, null: Values, others: Sequence[Values] = ()) -> Values:
+def _q(name: str, observed: Values, null: Values, other_nulls: Sequence[Values] = ()) -> Values:
     if name == DECOYS:
         return decoy_q_values(observed, null)
-    p = P_VALUES[name](observed, null, others)
+    p = P_VALUES[name](observed, null, other_nulls)
     return q_values(torch.tensor(p).unsqueeze(1))[:, 0].numpy()
 
 
