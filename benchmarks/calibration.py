@@ -17,7 +17,7 @@ import pandas as pd
 from measured import keep
 
 from rotate_core import decompose, load_model
-from rotate_core.experiments import null_validity as null_models
+from rotate_core.experiments import null_validity
 from rotate_core.experiments.null_power import planted_statistics
 from rotate_core.null.evidence import statistics
 from rotate_core.null.matched import matched_vectors
@@ -42,11 +42,11 @@ def main() -> None:
         channels = decompose(vectors, model.vocabulary(layer), n_channels=1)
         fresh[f"{layer} {kind}"] = statistics(channels, ("core",))["core"][:, 0].numpy()
 
-    def others(group: str) -> list[null_models.Values]:
+    def others(group: str) -> list[null_validity.Values]:
         return [values[:N_NULL] for name, values in fresh.items() if name != group]
 
     valid = pd.concat(
-        null_models.validity(values, others(group), n_null=N_NULL).assign(group=group)
+        null_validity.validity(values, others(group), n_null=N_NULL).assign(group=group)
         for group, values in fresh.items()
     )
     keep(FILE, "validity", {"vectors": arguments.vectors, "rows": valid.to_dict("records")})
@@ -61,9 +61,9 @@ def main() -> None:
     )
     planted = {strength: part.core.to_numpy() for strength, part in table.groupby("strength")}
     group = f"{layer} {kind}"
-    found = null_models.discoveries(fresh[group], planted, others(group), n_null=N_NULL)
-    keep(FILE, "power", {"group": group, "size": SIZE, "rows": found.to_dict("records")})
-    choice = null_models.choose(valid, found).reset_index()
+    discovered = null_validity.discoveries(fresh[group], planted, others(group), n_null=N_NULL)
+    keep(FILE, "power", {"group": group, "size": SIZE, "rows": discovered.to_dict("records")})
+    choice = null_validity.choose(valid, discovered).reset_index()
     keep(FILE, "choice", choice.to_dict("records"))
 
 

@@ -1,10 +1,10 @@
 """The two solvers side by side, and the geodesic one against the limit of the machine.
 
-    python benchmarks/solver.py [race latency limit growth memory gpu ...]
+    python benchmarks/solver.py [comparison latency limit growth memory gpu ...]
 
 Each part updates its entry of benchmarks/solver.json, with the hardware and the time of day it was
-measured on; a part that the machine cannot run is left as it is, or "not measured". The race runs
-the paper's solver to its own stopping rule: that alone takes ten minutes on two cores.
+measured on; a part that the machine cannot run is left as it is, or "not measured". The comparison
+runs the paper's solver to its own stopping rule: that alone takes ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def synthetic(d_model: int, d_vocab: int, n: int, device: str = "cpu") -> tuple[
     return torch.randn(n, d_model, generator=generator, device=device), Vocabulary(rows.T)
 
 
-def race() -> dict[str, Any]:
+def comparison() -> dict[str, Any]:
     """Seconds until the geodesic solver's mean objective is where the householder solver ends.
 
     The householder solver ends by its own stopping rule, or after its 10,000 steps; the ratio says
@@ -240,7 +240,7 @@ def gpu() -> dict[str, Any] | str:
     }
 
 
-PARTS = {f.__name__: f for f in (latency, limit, growth, memory, gpu, race)}
+PARTS = {f.__name__: f for f in (latency, limit, growth, memory, gpu, comparison)}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Which statistic finds what is there? Channels planted in vectors that have none (ours)."""
+"""Which statistic finds what is there: channels planted in vectors that have none (ours)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from rotate_core.null.evidence import STATISTICS, statistics
 if TYPE_CHECKING:
     import pandas as pd
 
+    from rotate_core.atlas import Atlas
     from rotate_core.rotation.settings import Settings
+
+LEVEL = 0.05
+"""A p-value that counts as found, and what chance gives."""
 
 
 def token_clusters(
@@ -88,36 +92,48 @@ def planted_statistics(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # one that stalls counts, too
                 channels = decompose(
-                    plant(vectors, directions, strength),
-                    vocabulary,
-                    n_channels=1,
-                    settings=settings,
-                    device=device,
-                    progress=False,
-                )
+                    plant(vectors, directions, strength), vocabulary, n_channels=1,
+                    settings=settings, device=device, progress=False,
+                )  # fmt: skip
             values = {name: x[:, 0].numpy() for name, x in statistics(channels, names).items()}
             parts.append(pd.DataFrame({"size": size, "strength": strength} | values))
     return pd.concat(parts, ignore_index=True)
 
 
-def power_table(planted: pd.DataFrame, null: Channels, *, level: float = 0.05) -> pd.DataFrame:
-    """The share of planted first channels with a p-value of ``level`` or less, for each statistic.
+def power_table(planted: pd.DataFrame, null: Channels) -> pd.DataFrame:
+    """The share of planted first channels with p at most :data:`LEVEL`, for each statistic.
 
     Args:
         planted: of :func:`planted_statistics`, made with the null's settings.
         null: channels of matched vectors.
-        level: p-value that counts as found.
 
     Returns:
-        One row per statistic, size and strength: statistic, size, strength, power and n.
+        One row per size, strength and statistic: statistic, size, strength, power and n.
     """
     import pandas as pd
 
-    names = [name for name in planted if name in STATISTICS]
-    null_values = {name: x[:, :1] for name, x in statistics(null, names).items()}
+    null_values = statistics(null, [name for name in planted if name in STATISTICS])
     rows = []
     for (size, strength), part in planted.groupby(["size", "strength"]):
         for name, values in null_values.items():
-            p = p_values(torch.tensor(part[name].to_numpy()).unsqueeze(1), values)
-            rows.append((name, size, strength, float((p <= level).double().mean()), len(part)))
+            p = p_values(torch.tensor(part[name].to_numpy()).unsqueeze(1), values[:, :1])
+            rows.append((name, size, strength, float((p <= LEVEL).double().mean()), len(part)))
     return pd.DataFrame(rows, columns=["statistic", "size", "strength", "power", "n"])
+
+
+def share_by_position(atlas: Atlas, layers: Sequence[int], names: Sequence[str]) -> pd.DataFrame:
+    """The share of an atlas's channels with p below :data:`LEVEL`, by position and statistic.
+
+    One row per channel, one column per name in :data:`STATISTICS`: means over layers and kinds.
+    """
+    import pandas as pd
+
+    parts = []
+    for layer, kind in (group for group in atlas.manifest.groups() if group[0] in layers):
+        real, null = (
+            statistics(atlas.channels(layer=layer, kind=kind, null=null), names)
+            for null in (False, True)
+        )
+        p = {name: p_values(values, null[name]) for name, values in real.items()}
+        parts.append(pd.DataFrame({name: (x < LEVEL).double().mean(0) for name, x in p.items()}))
+    return pd.concat(parts).groupby(level=0).mean()

@@ -34,17 +34,20 @@ ALIKE = 0.05
 """Nulls are pooled where a two-sample Kolmogorov-Smirnov test has a p-value above this."""
 
 
-def rank(observed: Values, null: Values, others: Sequence[Values] = ()) -> Values:
-    """``(r + 1) / (n + 1)``: no smaller than ``1 / (n + 1)``."""
-    return _p(observed, null, extrapolate=False)
-
-
-def exponential(observed: Values, null: Values, others: Sequence[Values] = ()) -> Values:
+def exponential(
+    observed: Values, null: Values, other_nulls: Sequence[Values] = (), *, extrapolate: bool = True
+) -> Values:
     """Ranks, and beyond the null's largest value an exponential tail: what the package does."""
-    return _p(observed, null, extrapolate=True)
+    columns = (torch.tensor(x, dtype=torch.float64).unsqueeze(1) for x in (observed, null))
+    return p_values(*columns, extrapolate=extrapolate)[:, 0].numpy()
 
 
-def pareto(observed: Values, null: Values, others: Sequence[Values] = ()) -> Values:
+def rank(observed: Values, null: Values, other_nulls: Sequence[Values] = ()) -> Values:
+    """``(r + 1) / (n + 1)``: no smaller than ``1 / (n + 1)``."""
+    return exponential(observed, null, extrapolate=False)
+
+
+def pareto(observed: Values, null: Values, other_nulls: Sequence[Values] = ()) -> Values:
     """Ranks, and above the null's 80th percentile a generalised Pareto tail, by maximum likelihood.
 
     Source: Knijnenburg et al. (2009), Bioinformatics 25:i161.
@@ -58,11 +61,11 @@ def pareto(observed: Values, null: Values, others: Sequence[Values] = ()) -> Val
     return np.where(observed > u, tail, rank(observed, null))
 
 
-def pooled(observed: Values, null: Values, others: Sequence[Values] = ()) -> Values:
+def pooled(observed: Values, null: Values, other_nulls: Sequence[Values] = ()) -> Values:
     """Ranks in the null and in all others that a test cannot tell from it (:data:`ALIKE`)."""
     from scipy.stats import ks_2samp
 
-    alike = [other for other in others if ks_2samp(null, other).pvalue > ALIKE]
+    alike = [x for x in other_nulls if ks_2samp(null, x).pvalue > ALIKE]
     return rank(observed, np.concatenate([null, *alike]))
 
 
@@ -73,7 +76,7 @@ P_VALUES: dict[str, Callable[[Values, Values, Sequence[Values]], Values]] = {
     PARETO: pareto,
 }
 """Each way to a p-value, from (observed, null, other nulls)."""
-METHODS = (EXPONENTIAL, RANK, POOLED, PARETO, DECOYS)
+METHODS = (*P_VALUES, DECOYS)
 """All ways, target-decoy counting among them, which has q-values only; in the order of figures."""
 
 
@@ -97,26 +100,27 @@ def decoy_q_values(observed: Values, null: Values) -> Values:
 
 def validity(
     fresh: Values,
-    others: Sequence[Values] = (),
+    other_nulls: Sequence[Values] = (),
     *,
     n_null: int = 100,
-    levels: Sequence[float] = LEVELS,
     n_repeats: int = 200,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How often vectors that mean nothing get a p-value at or below a level.
+    """Share of vectors that mean nothing with a p-value at or below each of :data:`LEVELS`.
 
     Args:
         fresh: statistics of matched vectors of one layer and kind, far more than ``n_null``.
-        others: nulls of other layers and kinds, for :func:`pooled`.
+        other_nulls: nulls of other layers and kinds, for :func:`pooled`.
         n_null: drawn as the null in each repeat; all that are left are tested against them.
-        levels: of p.
         n_repeats: draws.
         seed: of the draws.
 
     Returns:
         One row per way and level: method, level, share (mean over repeats), ratio (share over
         level: at most 1 where p-values are valid), n (vectors tested in each repeat).
+
+    Raises:
+        ValueError: fewer fresh vectors than twice the null.
     """
     import pandas as pd
 
@@ -125,132 +129,104 @@ def validity(
             f"{len(fresh)} fresh vectors: wanted at least {2 * n_null}, twice the null"
         )
     random = np.random.default_rng(seed)
-    shares = {name: np.zeros(len(levels)) for name in P_VALUES}
+    shares = np.zeros((len(P_VALUES), len(LEVELS)))
     for _ in range(n_repeats):
         drawn = random.permutation(fresh)
-        for name, way in P_VALUES.items():
-            p = way(drawn[n_null:], drawn[:n_null], others)
-            shares[name] += [(p <= level).mean() for level in levels]
-    return pd.DataFrame(
-        (name, level, share, share / level, len(fresh) - n_null)
-        for name, total in shares.items()
-        for level, share in zip(levels, total / n_repeats, strict=True)
-    ).set_axis(["method", "level", "share", "ratio", "n"], axis=1)
+        for row, p_values_of in zip(shares, P_VALUES.values(), strict=True):
+            p = p_values_of(drawn[n_null:], drawn[:n_null], other_nulls)
+            row += [(p <= level).mean() for level in LEVELS]
+    index = pd.MultiIndex.from_product([P_VALUES, LEVELS], names=["method", "level"])
+    table = pd.DataFrame({"share": shares.ravel() / n_repeats}, index).reset_index()
+    return table.assign(ratio=table.share / table.level, n=len(fresh) - n_null)
 
 
 def discoveries(
     fresh: Values,
     planted: Mapping[float, Values],
-    others: Sequence[Values] = (),
+    other_nulls: Sequence[Values] = (),
     *,
-    n_planted: Sequence[int] = (0, 1, 5),
     n_neurons: int = 25,
     n_null: int = 100,
-    level: float = SIGNIFICANT,
     n_repeats: int = 200,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """What is certified at q < ``level`` among neurons of which a few have a planted channel.
+    """What is certified among neurons of which none, one or five have a planted channel.
 
     Args:
         fresh: as in :func:`validity`: the null and the neurons without a channel come from it.
         planted: statistics of planted channels, by how strongly they were planted.
-        others: as in :func:`validity`.
-        n_planted: channels among the neurons; 0: whatever is certified is false.
+        other_nulls: as in :func:`validity`.
         n_neurons: that q-values are over.
         n_null: matched vectors.
-        level: of the q-value.
         n_repeats: draws, each with a generator of its own.
         seed: of the draws.
 
     Returns:
-        One row per way, number of planted channels and strength (0 where none is planted): method,
-        planted, strength, found (mean share of the planted channels that are certified), false
+        One row per number of planted channels, strength (0 where none is planted) and way: method,
+        planted, strength, power (mean share of the planted channels with q < 0.1), false
         (mean share of the certified ones that were not planted, 0 where nothing is), low and high
         (95% of its mean, by the normal approximation).
     """
     import pandas as pd
 
-    settings = [(0, 0.0)] * (0 in n_planted)
-    settings += [(n, strength) for n in n_planted if n for strength in planted]
-    rows = []
-    for (n, strength), sequence in zip(
-        settings, np.random.SeedSequence(seed).spawn(len(settings)), strict=True
-    ):
-        found: dict[str, list[float]] = {name: [] for name in METHODS}
-        false: dict[str, list[float]] = {name: [] for name in METHODS}
-        for each in sequence.spawn(n_repeats):
-            random = np.random.default_rng(each)
+    settings = [(0, 0.0), *((n, strength) for n in (1, 5) for strength in planted)]
+    sequences = np.random.SeedSequence(seed).spawn(len(settings))
+    parts = []
+    for (n, strength), sequence in zip(settings, sequences, strict=True):
+        power, false = np.full((2, n_repeats, len(METHODS)), np.nan)
+        for repeat, own_seed in enumerate(sequence.spawn(n_repeats)):
+            random = np.random.default_rng(own_seed)
             drawn = random.permutation(fresh)
-            some = random.permutation(planted[strength])[:n] if n else fresh[:0]
-            observed = np.concatenate([some, drawn[n_null : n_null + n_neurons - n]])
-            for name in METHODS:
-                certified = _q(name, observed, drawn[:n_null], others) < level
-                found[name].append(float(certified[:n].mean()) if n else np.nan)
-                false[name].append(certified[n:].sum() / max(1, certified.sum()))
-        for name in METHODS:
-            mean, error = np.mean(false[name]), np.std(false[name]) / np.sqrt(n_repeats)
-            ends = (mean - 1.96 * error, mean + 1.96 * error)
-            rows.append((name, n, strength, np.mean(found[name]), mean, *ends))
-    columns = ["method", "planted", "strength", "found", "false", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+            channels = random.permutation(planted[strength])[:n] if n else fresh[:0]
+            observed = np.concatenate([channels, drawn[n_null : n_null + n_neurons - n]])
+            for method, name in enumerate(METHODS):
+                certified = _q(name, observed, drawn[:n_null], other_nulls) < SIGNIFICANT
+                power[repeat, method] = certified[:n].mean() if n else np.nan
+                false[repeat, method] = certified[n:].sum() / max(1, certified.sum())
+        mean, half = false.mean(0), 1.96 * false.std(0) / np.sqrt(n_repeats)
+        part = {"method": METHODS, "planted": n, "strength": strength, "power": power.mean(0)}
+        parts.append(pd.DataFrame(part | {"false": mean, "low": mean - half, "high": mean + half}))
+    return pd.concat(parts, ignore_index=True)
 
 
-def choose(valid: pd.DataFrame, found: pd.DataFrame, *, level: float = SIGNIFICANT) -> pd.DataFrame:
+def choose(valid: pd.DataFrame, discovered: pd.DataFrame) -> pd.DataFrame:
     """The rule: of the valid ways, the one that finds the most planted channels.
 
     Args:
         valid: of :func:`validity`, of one group or of several.
-        found: of :func:`discoveries`.
-        level: of the q-value there.
+        discovered: of :func:`discoveries`.
 
     Returns:
         One row per way: worst (the largest ratio of ``valid``), false (the largest share of false
-        discoveries), valid, found (mean over what was planted), chosen. Target-decoy counting has
+        discoveries), valid, power (mean over what was planted), chosen. Target-decoy counting has
         no p-values; its validity is that of its discoveries alone.
     """
     import pandas as pd
 
     table = pd.DataFrame(index=pd.Index(METHODS, name="method"))
     table["worst"] = valid.groupby("method").ratio.max()
-    table["false"] = found.groupby("method")["false"].max()
-    honest = found.groupby("method").low.max() <= level
+    table["false"] = discovered.groupby("method")["false"].max()
+    honest = discovered.groupby("method").low.max() <= SIGNIFICANT
     table["valid"] = honest & (table.worst.fillna(0) <= SLACK)
-    table["found"] = found[found.planted > 0].groupby("method").found.mean()
-    table["chosen"] = table.index == table[table.valid].found.idxmax()
+    table["power"] = discovered[discovered.planted > 0].groupby("method").power.mean()
+    table["chosen"] = table.index == table[table.valid].power.idxmax()
     return table
 
 
-def _p(observed: Values, null: Values, *, extrapolate: bool) -> Values:
-    columns = (torch.tensor(x, dtype=torch.float64).unsqueeze(1) for x in (observed, null))
-    return p_values(*columns, extrapolate=extrapolate)[:, 0].numpy()
-
-
-def _q(name: str, observed: Values, null: Values, others: Sequence[Values]) -> Values:
+def _q(name: str, observed: Values, null: Values, other_nulls: Sequence[Values] = ()) -> Values:
     if name == DECOYS:
         return decoy_q_values(observed, null)
-    p = P_VALUES[name](observed, null, others)
+    p = P_VALUES[name](observed, null, other_nulls)
     return q_values(torch.tensor(p).unsqueeze(1))[:, 0].numpy()
 
 
-def certified_by_rank(atlas: Atlas, *, level: float = SIGNIFICANT) -> list[float]:
-    """Share of first channels with q below ``level`` if p-values were ranks alone.
+def certified_by_rank(atlas: Atlas) -> pd.Series:
+    """Share of an atlas's first channels that ranks alone would certify, by layer and kind."""
+    import pandas as pd
 
-    Args:
-        atlas: with a null.
-        level: of the q-value.
-
-    Returns:
-        One share per row of :meth:`Atlas.summary`.
-    """
-    shares, statistic = [], atlas.manifest.statistic
-    for layer, kind in atlas.manifest.groups():
-        if not atlas.shards(layer=layer, kind=kind):
-            continue
-        first = [
-            table[table.channel == 0][statistic].to_numpy(float)
-            for null in (False, True)
-            for table in [atlas.table(["channel", statistic], layer=layer, kind=kind, null=null)]
-        ]
-        shares.append(float((_q(RANK, first[0], first[1], ()) < level).mean()))
-    return shares
+    statistic, group = atlas.manifest.statistic, ["layer", "kind"]
+    tables = (atlas.table([*group, "channel", statistic], null=null) for null in (False, True))
+    real, null = (table[table.channel == 0].groupby(group)[statistic] for table in tables)
+    q = {key: _q(RANK, part.to_numpy(), null.get_group(key).to_numpy()) for key, part in real}
+    shares = {key: (values < SIGNIFICANT).mean() for key, values in q.items()}
+    return pd.Series(shares, name="ranks_first")

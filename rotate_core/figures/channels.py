@@ -23,14 +23,10 @@ LONGEST_TOKEN = 20
 
 
 def drawable(token: str) -> str:
-    """A token for a figure: made visible, characters that the font lacks by number, not too long.
-
-    Args:
-        token: as the tokenizer decodes it.
-    """
-    known = get_font(findfont(FontProperties())).get_charmap()
+    """A token as a figure shows it: visible, cut short, by number what the font lacks."""
+    glyphs = get_font(findfont(FontProperties())).get_charmap()
     shown = visible(token).replace("␍", "\\r")
-    shown = "".join(c if ord(c) in known else f"<U+{ord(c):04X}>" for c in shown)
+    shown = "".join(c if ord(c) in glyphs else f"<U+{ord(c):04X}>" for c in shown)
     return shown if len(shown) <= LONGEST_TOKEN else shown[: LONGEST_TOKEN - 1] + "…"
 
 
@@ -43,7 +39,7 @@ def projection(
     limits: tuple[float, float] | None = None,
     title: str = "",
 ) -> Axes:
-    """How many tokens have which z-score, over the normal curve; tails beyond the threshold shaded.
+    """Number of tokens by z-score, over the normal curve; tails beyond the threshold in colour.
 
     Args:
         z: z-scores of all tokens.
@@ -57,15 +53,13 @@ def projection(
     low, high = limits or (min(z.min(), -threshold) - 1.5, max(z.max(), threshold) + 1.5)
     width = 0.5
     bins = np.arange(np.floor(low), np.ceil(high) + width, width)
-    counts, _ = np.histogram(z, bins)
     middles = bins[:-1] + width / 2
-    tail = np.abs(middles) > threshold
-    for chosen, colour in ((~tail, COLOURS["null"]), (tail, COLOURS["neuron"])):
-        ax.bar(middles[chosen], counts[chosen], width, color=colour, linewidth=0)
+    colours = np.where(np.abs(middles) > threshold, COLOURS["neuron"], COLOURS["null"])
+    ax.bar(middles, np.histogram(z, bins)[0], width, color=colours, linewidth=0)
     normal = len(z) * width * np.exp(-(middles**2) / 2) / np.sqrt(2 * np.pi)
     ax.plot(middles, normal, color=COLOURS["neutral"], linewidth=1, linestyle="--")
-    ax.set(title=title, xlabel="z-score", xlim=(low, high), yscale="log", ylim=(0.5, 3 * len(z)))
-    ax.set_ylabel("tokens")
+    ax.set(title=title, xlabel="z-score", ylabel="tokens", xlim=(low, high))
+    ax.set(yscale="log", ylim=(0.5, 3 * len(z)))
     for x, align, words in ((0.02, "left", names[0]), (0.98, "right", names[1])):
         ax.text(
             x, 0.97, "\n".join(map(drawable, words)), ha=align, va="top", fontsize=11,
@@ -75,12 +69,7 @@ def projection(
 
 
 def steps(points: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Objective, kurtosis and cosine of one neuron against the iteration, one below another.
-
-    Args:
-        points: rows with objective, kurtosis and cosine, from the start on.
-        axes: three.
-    """
+    """Objective, kurtosis and cosine (columns) against the iteration, a panel each."""
     for ax, column in zip(axes, ("objective", "kurtosis", "cosine"), strict=True):
         colour = COLOURS["neuron"] if column == "objective" else COLOURS["neutral"]
         ax.plot(points.index, points[column], color=colour, marker="o", markersize=4)
@@ -93,12 +82,7 @@ def steps(points: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
 def tail_tokens(
     tops: Sequence[Sequence[tuple[str, float]]], axes: Sequence[Axes]
 ) -> Sequence[Axes]:
-    """Tokens of each channel's tail with their z-scores as bars, one panel per channel.
-
-    Args:
-        tops: of each channel, pairs of a token and its z-score, the furthest first.
-        axes: as many at least; the rest is left empty.
-    """
+    """The :meth:`Channels.top_tokens` of each channel as bars, a panel per channel, two a row."""
     furthest = max(abs(z) for top in tops for _, z in top)
     for i, (ax, top) in enumerate(zip(axes, tops, strict=False)):
         tokens, z = zip(*top, strict=True)
@@ -108,6 +92,7 @@ def tail_tokens(
         ax.set_yticks(rows, [drawable(t) for t in tokens], fontsize=11, parse_math=False)
         ax.invert_yaxis()
         ax.set(title=f"channel {i}", xlim=(0, 1.05 * furthest))
+        ax.set_xlabel("|z|" if i >= len(tops) - 2 else "")
         ax.tick_params(axis="y", length=0)
     for ax in axes[len(tops) :]:
         ax.set_axis_off()
@@ -119,33 +104,12 @@ def tail_tokens(
     return axes
 
 
-def heat(
-    values: ArrayLike,
-    ax: Axes,
-    *,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    labels: tuple[str, str] = ("", ""),
-    form: str = ".1f",
-    **options: Any,
-) -> Axes:
-    """A small matrix as a heat map with its numbers in it.
-
-    Args:
-        values: (rows, columns).
-        ax: where to.
-        rows: a name each.
-        columns: a name each.
-        labels: of the horizontal and the vertical axis.
-        form: of the numbers.
-        options: of ``seaborn.heatmap``.
-    """
+def heat(table: pd.DataFrame, ax: Axes, *, form: str = ".1f", **options: Any) -> Axes:
+    """A small table as a heat map with its numbers in it; options as of ``seaborn.heatmap``."""
     sns.heatmap(
-        np.asarray(values), ax=ax, annot=True, fmt=form, cmap="vlag", center=0, linewidths=1,
-        xticklabels=list(columns), yticklabels=list(rows), annot_kws={"fontsize": 11}, cbar=False,
-        **options,
+        table, ax=ax, annot=True, fmt=form, cmap="vlag", center=0, linewidths=1, cbar=False,
+        annot_kws={"fontsize": 11}, **options,
     )  # fmt: skip
-    ax.set(xlabel=labels[0], ylabel=labels[1])
     ax.tick_params(length=0, labelrotation=0)
     return ax
 
@@ -153,26 +117,14 @@ def heat(
 def over_the_null(
     channels: Mapping[str, ArrayLike], null: Mapping[str, ArrayLike], axes: Sequence[Axes]
 ) -> Sequence[Axes]:
-    """Statistics of each channel (colour) among the channels of matched vectors (grey dots).
-
-    Args:
-        channels: by the statistic's name, a value a channel.
-        null: the same, (n_vectors, n_channels).
-        axes: one a statistic.
-    """
+    """Statistics of a neuron's channels (n_channels) among the null's (n_vectors, n_channels)."""
     for ax, (name, values) in zip(axes, channels.items(), strict=True):
-        dots = np.asarray(null[name])
+        dots, own = np.asarray(null[name]), np.asarray(values)
         x = np.arange(dots.shape[1])
-        spread = np.linspace(-0.25, 0.25, len(dots))[:, None]
-        ax.scatter(
-            (x + spread).ravel(), dots.ravel(), s=14, color=COLOURS["null"], linewidth=0,
-            label="matched vectors",
-        )  # fmt: skip
-        ax.scatter(
-            x, np.asarray(values), s=80, marker="D", color=COLOURS["neuron"], edgecolor="white",
-            label="the neuron", zorder=3,
-        )  # fmt: skip
-        ax.set(title=name, xlabel="channel", xticks=x)
-        ax.set_ylim(0, 1.35 * max(dots.max(), np.asarray(values).max()))
+        spread = (x + np.linspace(-0.25, 0.25, len(dots))[:, None]).ravel()
+        grey, blue = COLOURS["null"], COLOURS["neuron"]
+        ax.scatter(spread, dots.ravel(), s=14, c=grey, linewidth=0, label="matched vectors")
+        ax.scatter(x, own, s=80, c=blue, marker="D", ec="white", zorder=3, label="the neuron")
+        ax.set(title=name, xlabel="channel", xticks=x, ylim=(0, 1.35 * max(dots.max(), own.max())))
     axes[-1].legend(loc="upper right", handletextpad=0.2)
     return axes

@@ -1,4 +1,4 @@
-"""Figures of the solver: one geodesic, two races, and what the last iterations buy."""
+"""Figures of the solver: a geodesic, two solvers by the clock, when to stop, and its cost."""
 
 from __future__ import annotations
 
@@ -10,31 +10,22 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
+from rotate_core.experiments.solver import Profile
 from rotate_core.figures.style import COLOURS
 
 
-def geodesic_profile(profile: pd.DataFrame, chosen: tuple[float, float], ax: Axes) -> Axes:
-    """F along one geodesic and the point that the line search chose.
-
-    Args:
-        profile: columns t (radians) and objective, evaluated point by point.
-        chosen: t and F of the line search.
-        ax: to draw on.
-    """
-    ax.plot(profile.t, profile.objective, color=COLOURS["neutral"])
+def geodesic_profile(profile: Profile, ax: Axes) -> Axes:
+    """F along one geodesic, evaluated point by point, and the point that the line search chose."""
+    curve, chosen = profile.curve, (profile.t, profile.objective)
+    ax.plot(curve.t, curve.objective, color=COLOURS["neutral"])
     ax.plot(*chosen, "o", color=COLOURS["geodesic"], markersize=9, label="line search")
     ax.set(xlabel="angle t (radians)", ylabel="objective F", xlim=(0, np.pi / 2))
     ax.legend(loc="lower left")
     return ax
 
 
-def race(curves: Mapping[str, pd.DataFrame], ax: Axes) -> Axes:
-    """Mean objective against seconds, one line per solver, on a logarithmic clock.
-
-    Args:
-        curves: by solver; columns seconds and objective.
-        ax: to draw on.
-    """
+def objective_against_seconds(curves: Mapping[str, pd.DataFrame], ax: Axes) -> Axes:
+    """Mean objective against seconds (columns), one line per solver, on a logarithmic clock."""
     for solver, curve in curves.items():
         ax.plot(curve.seconds, curve.objective, color=COLOURS[solver], label=solver, linewidth=2)
     ax.set(xscale="log", xlabel="seconds", ylabel="mean objective F")
@@ -42,67 +33,49 @@ def race(curves: Mapping[str, pd.DataFrame], ax: Axes) -> Axes:
     return ax
 
 
-def agreement(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Cosine between the two solvers' channels against the geodesic solver's gain in F.
-
-    Args:
-        table: one row per neuron; columns cosine and gain.
-        ax: to draw on.
-    """
+def gain_against_cosine(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Our gain in F over the paper's solver against the cosine of the two channels, by neuron."""
     ax.axhline(0, color=COLOURS["null"], linewidth=1)
     sns.scatterplot(data=table, x="cosine", y="gain", ax=ax, color=COLOURS["geodesic"], s=60)
     ax.set(xlabel="cosine of the two channels", ylabel="F: geodesic - householder", xlim=(0, 1.05))
     return ax
 
 
-def remaining(left: ArrayLike, rules: Mapping[str, float], ax: Axes) -> Axes:
-    """What each iteration leaves to gain, one line per neuron, and where rules stop on average.
-
-    Args:
-        left: objective still to gain (neurons, iterations); 0 once a neuron has ended.
-        rules: iterations that a neuron takes on average, by the rule's name.
-        ax: to draw on.
-    """
-    values = np.asarray(left, dtype=float)
+def optimality_gap(gap: ArrayLike, rules: pd.Series, ax: Axes) -> Axes:
+    """What iterations leave to gain (n_neurons, n_iterations), and where rules stop on average."""
+    values = np.asarray(gap, dtype=float)
     least = 1e-8  # what rounding leaves
     ax.plot(np.where(values > least, values, np.nan).T, color=COLOURS["geodesic"], alpha=0.25, lw=1)
     median = np.median(values, axis=0)
     ax.plot(np.where(median > least, median, np.nan), color=COLOURS["geodesic"], linewidth=3)
     for rule, n_iter in rules.items():
         ax.axvline(n_iter, color=COLOURS["null"], linewidth=1)
-        ax.annotate(
-            rule,
-            (n_iter, 0.98),
-            xycoords=("data", "axes fraction"),
-            rotation=90,
-            va="top",
-            ha="right",
-            fontsize=9,
-        )
+        ax.text(
+            n_iter, 0.98, rule, rotation=90, va="top", ha="right", fontsize=9,
+            transform=ax.get_xaxis_transform(),
+        )  # fmt: skip
     ax.set(yscale="log", xlabel="iteration", ylabel="objective left to gain")
     return ax
 
 
-def distinct(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Channels that are not copies of another, by moments, one point per neuron.
-
-    Args:
-        table: columns moments and distinct.
-        ax: to draw on.
-    """
-    sns.stripplot(
-        data=table,
-        y="moments",
-        x="distinct",
-        hue="moments",
-        palette={name: COLOURS[name] for name in ("weighted", "scaled")},
-        ax=ax,
-        size=8,
-        alpha=0.7,
-        legend=False,
-        jitter=0.25,
-        orient="h",
-    )
+def distinct_channels(counts: pd.DataFrame, ax: Axes) -> Axes:
+    """Channels of each neuron (row) that are no copies of another, by moments (column)."""
+    palette = {name: COLOURS[name] for name in counts}
+    sns.stripplot(counts, palette=palette, ax=ax, size=8, alpha=0.7, jitter=0.25, orient="h")
     ax.set(xlabel="distinct channels of a neuron", ylabel="moments")
-    ax.set_xlim(0, table.distinct.max() + 0.5)
+    ax.set_xlim(0, counts.max(axis=None) + 0.5)
+    return ax
+
+
+def growth(times: Mapping[str, pd.Series], ax: Axes) -> Axes:
+    """Time by size, both relative to the smallest, one line per dimension that grows."""
+    colours = {"n_neurons": "geodesic", "d_vocab": "householder", "n_channels": "in"}
+    for name, line in times.items():
+        ax.plot(line.index, line, "o-", color=COLOURS[colours[name]], label=name)
+    ax.plot([1, 16], [1, 16], color=COLOURS["null"], linestyle="--", label="linear")
+    ax.set(xscale="log", yscale="log", xlabel="size, smallest = 1", ylabel="seconds, smallest = 1")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
+    ax.minorticks_off()
+    ax.legend()
     return ax
