@@ -18,7 +18,7 @@ from rotate_core.channels import Channels, VocabularyLike
 from rotate_core.experiments.descriptions.weights import BUDGET, Description, from_scores, sign_of
 from rotate_core.experiments.output_logits import logit_drops
 from rotate_core.null.matched import own_seed
-from rotate_core.text.activations import activation_function
+from rotate_core.text.activations import activation_function, mlp_inputs
 from rotate_core.text.corpus import Windows
 
 if TYPE_CHECKING:
