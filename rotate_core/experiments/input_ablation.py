@@ -142,7 +142,7 @@ def input_ablation(
         for mode, part in taken.items():
             a = neurons.edited(i, x, {kind: w - part.flatten(0, 1)}).abs()
             after[mode] = a.unflatten(1, part.shape[:2])  # (n_top, n_sets, n_channels)
-        z = signed_z(channels, i)
+        z, _ = signed_z(channels, i)
         for name, rule in RULES.items():
             n = n_top[rule.top_share]
             threshold = channels.settings.threshold if rule.threshold is None else rule.threshold
@@ -214,7 +214,7 @@ def snippet(
     edited = w - contributions(w, channels.vectors)[:, channel]
     before, after = neuron.activation(), neuron.edited(0, neuron.x, {channels.kind: edited})
     before, after = before[:, 1:-1, 0], after[:, 1:-1, 0]
-    own = signed_z(channels, 0)[channel, neuron.tokens()].view(before.shape)
+    own = signed_z(channels, 0)[0][channel, neuron.tokens()].view(before.shape)
     own = own > channels.settings.threshold
     strength = (before.abs() * own).unfold(1, min(length, before.shape[1]), 1).sum(2)
     window, start = divmod(int(strength.argmax()), strength.shape[1])

@@ -25,7 +25,7 @@ from torch import Tensor
 from rotate_core.channels import Channels
 from rotate_core.experiments.output_logits import active_contexts, logit_drops
 from rotate_core.null.matched import matched_rotations
-from rotate_core.null.tails import heaviest, signed_z, token_signs
+from rotate_core.null.tails import heaviest, signed_z
 from rotate_core.text.edit import contributions
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def output_ablation(
         parts = contributions(w.expand(len(sets), -1), sets)
         variants = torch.cat([w[None], w - parts.sum(1), parts.flatten(0, 1)])
         at_each = logit_drops(model, channels.layer, contexts[i], at_end[i], variants)
-        z, signs = signed_z(channels, i), token_signs(channels, i)
+        z, signs = signed_z(channels, i)
         for share in dict.fromkeys(rule.positions for rule in RULES.values()):
             drops = at_each[: max(1, round(share * n_positions)), :, :d_vocab].mean(0)
             whole, rest = drops[0], drops[1 : 1 + len(sets)]

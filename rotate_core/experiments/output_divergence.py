@@ -26,9 +26,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rotate_core.channels import Channels
-from rotate_core.null.evidence import support
+from rotate_core.null.evidence import tail_evidence
 from rotate_core.null.matched import matched_rotations
-from rotate_core.null.tails import tails
 from rotate_core.text.activations import mlp_of
 from rotate_core.text.edit import ablate, contributions
 
@@ -186,8 +185,11 @@ def divergence(
     import pandas as pd
 
     assert channels.layer is not None
-    frequency = torch.bincount(windows.tokens.flatten(), minlength=len(channels.vocabulary.tokens))
-    member, order = tails(channels), support(channels).argsort(1, descending=True)
+    d_vocab = len(channels.vocabulary.tokens)
+    frequency = torch.bincount(windows.tokens.flatten(), minlength=d_vocab)
+    evidence = tail_evidence(channels)
+    member = evidence.tails.mask(d_vocab).view(*evidence.support.shape, d_vocab)
+    order = evidence.support.argsort(1, descending=True)
     sets = torch.cat([channels.vectors[None], matched_rotations(channels, 1, seed=seed)])
     rows = []
     for i, (label, neuron) in enumerate(zip(channels.indices, neurons, strict=True)):

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rotate_core.channels import Channels
@@ -31,7 +31,15 @@ class Tails:
     ids: Int[Tensor, " n_entries"]
     """Token numbers, int32, ascending within a tail."""
     z: Float[Tensor, " n_entries"]
-    """The tokens' z-scores in the channel's projection, with their sign; in U's dtype."""
+    """The tokens' z-scores in the channel's projection, with their sign; at least float32."""
+
+    def mask(self, d_vocab: int) -> Bool[Tensor, "n_tails d_vocab"]:
+        """Which tokens are in each tail."""
+        n_tails = len(self.offsets) - 1
+        number = torch.arange(n_tails).repeat_interleave(self.offsets.diff())
+        mask = torch.zeros(n_tails, d_vocab, dtype=torch.bool)
+        mask[number, self.ids.long()] = True
+        return mask
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rotate_core.channels import Channels
-from rotate_core.rotation.tails import outward, sides, z_scores
+from rotate_core.rotation.tails import sides, z_scores
 
 
-def _z(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"]:
-    projection = channels.vocabulary.projection
-    return z_scores(channels.vectors[row], projection).cpu()
+def signed_z(
+    channels: Channels, row: int
+) -> tuple[Float[Tensor, "n_channels d_vocab"], Float[Tensor, "n_channels d_vocab"]]:
+    """z-scores of one neuron's channels, up in their tails, and the side each token counts on.
 
-
-def signed_z(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"]:
-    """z-scores of one neuron's channels, up in their tails: z, -z, or |z| where both are tails.
-
-    Tokens of weight 0, which no channel may have, are at minus infinity.
+    The side is the polarity, or the z-score's own sign where both sides are tails; the former is z
+    times the latter. Tokens of weight 0, which no channel may have, are at minus infinity.
     """
+    z = z_scores(channels.vectors[row], channels.vocabulary.projection).cpu()
+    side = sides(z, channels.polarity[row])
     allowed = (channels.vocabulary.token_weights > 0).cpu()
-    z = outward(_z(channels, row), channels.polarity[row])
-    return z.masked_fill(~allowed, -torch.inf)
-
-
-def token_signs(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"]:
-    """On which side each token counts: its channel's tail's, or its own where both are tails."""
-    return sides(_z(channels, row), channels.polarity[row])
+    return (z * side).masked_fill(~allowed, -torch.inf), side
 
 
 def tail_signs(channels: Channels, row: int) -> Float[Tensor, "n_channels d_vocab"]:
-    """:func:`token_signs` for the tokens that are in a channel's tail, 0 for the others."""
-    inside = signed_z(channels, row) > channels.settings.threshold
-    return torch.where(inside, token_signs(channels, row), 0.0)
-
-
-def tails(channels: Channels) -> Bool[Tensor, "n_neurons n_channels d_vocab"]:
-    """Which tokens are in each channel's tail: beyond the threshold on its heavy side, or both."""
-    rows = range(channels.n_neurons)
-    return torch.stack([signed_z(channels, i) > channels.settings.threshold for i in rows])
+    """The side that each token is in a channel's tail on; 0 for tokens that are not in it."""
+    z, side = signed_z(channels, row)
+    return torch.where(z > channels.settings.threshold, side, 0.0)
 
 
 def heaviest(
@@ -48,7 +36,7 @@ def heaviest(
     """Tokens of a tail, heaviest first.
 
     Args:
-        z: a row of :func:`signed_z`.
+        z: a channel's row of :func:`signed_z`.
         threshold: that z has to be above.
         n: at most so many; None: all of them.
     """

@@ -18,8 +18,9 @@ from rotate_core.experiments.input_ablation import (
 from rotate_core.experiments.output_ablation import RULES as OUTPUT_RULES
 from rotate_core.experiments.output_ablation import auroc, output_ablation
 from rotate_core.experiments.output_logits import active_contexts, logit_drops
+from rotate_core.null.evidence import tail_evidence
 from rotate_core.null.matched import matched_rotations
-from rotate_core.null.tails import heaviest, signed_z, tails, token_signs
+from rotate_core.null.tails import heaviest, signed_z
 from rotate_core.text.activations import mlp_of
 from rotate_core.text.corpus import Windows
 
@@ -64,7 +65,8 @@ def neurons(planted):
 
 def test_tails_are_the_planted_blocks(planted):
     channels = planted[0]
-    member = tails(channels)
+    d_vocab = len(channels.vocabulary.tokens)
+    member = tail_evidence(channels).tails.mask(d_vocab).view(*channels.kurtosis.shape, d_vocab)
     for i in range(3):
         blocks = [set(member[i, k].nonzero().flatten().tolist()) for k in range(2)]
         wanted = [set(range(BLOCK)), set(range(BLOCK, 2 * BLOCK))]
@@ -116,7 +118,7 @@ def test_scores_are_those_of_the_definition_written_out(planted, neurons):
         top = a.topk(int(rule.top_share * len(a))).indices
         threshold = 3.5 if rule.threshold is None else rule.threshold
         read = windows.next if name == "the other token read" else windows.current
-        member = (signed_z(channels, 1) > threshold)[:, read[top]]
+        member = (signed_z(channels, 1)[0] > threshold)[:, read[top]]
         for k in range(2):
             unit = c[k] / c[k].norm()
             part = unit * (unit @ w) if name == "projected out" else alpha[k].float() * c[k]
@@ -175,11 +177,11 @@ def test_tails_by_side(planted):
         sided = dataclasses.replace(
             channels, polarity=torch.full_like(channels.polarity, tail), vocabulary=vocabulary
         )
-        found = signed_z(sided, 0)
+        found, signs = signed_z(sided, 0)
         assert torch.isinf(found[:, 3]).all()
         keep = torch.arange(V) != 3
         torch.testing.assert_close(found[:, keep], expected[:, keep], atol=1e-4, rtol=1e-4)
-        signs = token_signs(sided, 0).expand(2, V)
+        signs = signs.expand(2, V)
         assert (signs == tail).all() if tail else torch.equal(signs, z.sign())
     assert heaviest(torch.tensor([0.0, 5.0, 9.0, 7.0]), threshold=4, n=2).tolist() == [2, 3]
     assert heaviest(torch.tensor([0.0, 5.0, 9.0, 7.0]), threshold=4, n=None).tolist() == [2, 3, 1]
