@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,7 +45,7 @@ class Estimate:
         ends = "n/a" if math.isnan(self.low) else f"{self.low:.2f}, {self.high:.2f}"
         return f"{self.value:.2f} [{ends}]"
 
-    def asdict(self) -> dict[str, Any]:
+    def asdict(self) -> dict[str, float]:
         """For results/NN_claim.json."""
         return asdict(self)
 
@@ -92,8 +91,8 @@ def difference(
 ) -> Estimate:
     """The mean or median of values less that of others that do not pair with them, as `interval`.
 
-    The two sides are resampled independently. Values that pair are better subtracted first.
-    ``n`` and ``n_clusters`` are those of ``values``.
+    The two sides are resampled independently; ``n`` and ``n_clusters`` are those of ``values``.
+    Values that pair are better subtracted first.
     """
     first, second = spawn(seed, 2)
     samples = [_Sample.of(values, clusters, first), _Sample.of(others, other_clusters, second)]
