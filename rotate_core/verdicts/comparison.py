@@ -158,6 +158,41 @@ def outcome(table: pd.DataFrame, column: str, *, model: str, seed: int = 0) -> O
     )
 
 
+def group_means(
+    table: pd.DataFrame, by: list[str], columns: list[str], **options: Any
+) -> pd.DataFrame:
+    """The mean of some columns in each group with its 95% interval over clusters.
+
+    Args:
+        table: with the column cluster.
+        by: columns that say which group, in the table's order.
+        columns: the figures.
+        options: of :func:`.interval`, such as its seed.
+
+    Returns:
+        One row per group, which is the index, and an `Estimate` per column.
+    """
+    import pandas as pd
+
+    def means(part: pd.DataFrame) -> pd.Series:
+        return pd.Series({name: interval(part[name], part.cluster, **options) for name in columns})
+
+    return table.groupby(by, sort=False)[[*columns, "cluster"]].apply(means)
+
+
+def paired_outcome(
+    ours: pd.Series, null: pd.Series, clusters: Any, *, null_is: str, model: str, seed: int = 0
+) -> Outcome:
+    """Figures against their null, row by row, for the scoreboard."""
+    return Outcome(
+        ours=interval(ours, clusters, seed=seed),
+        null=interval(null, clusters, seed=seed),
+        over_null=interval(ours - null, clusters, seed=seed),
+        null_is=null_is,
+        model=model,
+    )
+
+
 def _difference(real: pd.DataFrame, null: pd.DataFrame, column: str, seed: Seed) -> Estimate:
     """Within layers: what can be measured may be spread over them differently."""
     if "layer" not in real:
