@@ -98,8 +98,7 @@ def test_chance_is_exact_where_a_level_is_discrete(n_null, level, expected):
 
 def test_the_line_of_chance_is_that_of_each_layer():
     found = share_above_null(draws_from_one_law(20, 10, 3), level=0.9)
-    _, ax = plt.subplots()
-    shares_by_layer(found, [ax])
+    (ax,) = shares_by_layer(found)
     lines = {line.get_label(): line.get_ydata().tolist() for line in ax.lines}
     plt.close(ax.figure)
     assert lines["chance"] == found.chance.tolist() == pytest.approx([2 / 11] * 3)
