@@ -121,7 +121,7 @@ def resampled_quantile(
 
     Args:
         ordered: (n,) values, ascending.
-        level: of the quantile: the smallest value with this share at or below it.
+        level: share of the values at or below the quantile.
         random: of the resampling.
         n_resamples: how many.
 
@@ -138,12 +138,7 @@ def _rank(level: float, n: int) -> int:
 
 
 def depth_table(
-    values: pd.DataFrame,
-    column: str,
-    n_layers: int,
-    *,
-    cuts: Sequence[float],
-    seed: int = 0,
+    values: pd.DataFrame, column: str, *, cuts: Sequence[float], seed: int = 0
 ) -> pd.DataFrame:
     """Mean over the earlier and the later layers, and the latter less the former, for some cuts.
 
@@ -152,23 +147,22 @@ def depth_table(
     Args:
         values: one row per layer, kind and side.
         column: whose mean.
-        n_layers: of the model.
         cuts: shares of the layers that count as early.
         seed: of the bootstrap.
 
     Returns:
-        One row per side and cut; early, late and late less early are each an `Estimate`.
+        One row per side and cut, the index: early, late and late less early, each an `Estimate`.
     """
     import pandas as pd
 
     rows = []
-    for side, part in values.groupby("side", sort=False):
+    for side, part in values.set_index("layer").groupby("side", sort=False)[column]:
         for cut in cuts:
-            is_late = part.layer >= n_layers * cut
+            is_late = part.index >= (part.index.max() + 1) * cut
             early, late = part[~is_late], part[is_late]
             seeds = spawn(seed, 3)
-            of_early = interval(early[column], early.layer, seed=seeds[0])
-            of_late = interval(late[column], late.layer, seed=seeds[1])
-            less = difference(late[column], early[column], late.layer, early.layer, seed=seeds[2])
-            rows.append((side, cut, of_early, of_late, less))
-    return pd.DataFrame(rows, columns=["side", "cut", "early", "late", "late less early"])
+            means = [interval(x, x.index, seed=s) for x, s in ((early, seeds[0]), (late, seeds[1]))]
+            less = difference(late, early, late.index, early.index, seed=seeds[2])
+            rows.append((side, cut, *means, less))
+    columns = ["side", "cut", "early", "late", "late less early"]
+    return pd.DataFrame(rows, columns=columns).set_index(["side", "cut"])

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from rotate_core.models import Model
 
 ARTICLES, SHUFFLED = "articles", "shuffled articles"
-"""What a row of :func:`concept_ranks` is of."""
 NEURONS, MATCHED = "coherent neurons", "coherent matched vectors"
-"""What a row of :func:`coherence_table` is of."""
+"""What a row of :func:`concept_table` and of :func:`coherence_table` is of; the second is null."""
 IN_MODEL, IN_LAYER = "of the model", "of their layer"
 """Which neurons a percentile of :func:`concept_table` is among."""
 
@@ -45,7 +44,6 @@ def residual_means(
 ) -> Float[Tensor, "n_layers n_windows d_model"]:
     """Mean residual stream of each window behind some layers, its first position left out."""
     means: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    starts = range(0, len(tokens), batch)
     with ExitStack() as hooks, torch.no_grad():
         for layer in layers:
 
@@ -56,8 +54,8 @@ def residual_means(
             mlp = mlp_of(model, layer)
             block = next(module for module in model.modules() if mlp in module.children())
             hooks.enter_context(block.register_forward_hook(hook))
-        for start in tqdm(starts, unit="batch", disable=not progress, leave=False):
-            model.base_model(tokens[start : start + batch].to(model.device), use_cache=False)
+        for part in tqdm(tokens.split(batch), unit="batch", disable=not progress, leave=False):
+            model.base_model(part.to(model.device), use_cache=False)
     return torch.stack([torch.cat(means[layer]) for layer in layers])
 
 
@@ -69,12 +67,11 @@ def difference_of_means(
     Permute ``label`` for the null: as many windows, of nothing in particular.
     """
     labels, counts = label.unique(return_counts=True)
-    if not (counts >= least).any():
-        raise ValueError(f"no label has {least} windows: read more text")
     inside = [label == value for value in labels[counts >= least]]
-    return torch.stack(
-        [means[x].double().mean(0) - means[~x].double().mean(0) for x in inside]
-    ).float()
+    if not inside:
+        raise ValueError(f"no label has {least} windows: read more text")
+    means = means.double()
+    return torch.stack([means[x].mean(0) - means[~x].mean(0) for x in inside]).float()
 
 
 def concept_table(
@@ -103,26 +100,26 @@ def concept_table(
         seed: of the shuffle, which is the null: windows dealt to documents at random.
 
     Returns:
-        One row per layer, what (:data:`ARTICLES` or :data:`SHUFFLED`), number of windows, document
-        (column cluster) and among (:data:`IN_MODEL` or :data:`IN_LAYER`), with the percentile, 0 to
-        100; in whole percent among all neurons.
+        One row per layer, what (:data:`ARTICLES` or :data:`SHUFFLED`), windows (of each document),
+        cluster (the document) and among (:data:`IN_MODEL` or :data:`IN_LAYER`), with its percentile
+        from 0 to 100, in the model in whole percent.
     """
     import pandas as pd
     from scipy.stats import percentileofscore
 
     generator = torch.Generator().manual_seed(seed)
-    labels = pd.Series(document.numpy())
-    turn = labels.groupby(labels).cumcount().to_numpy()
+    documents = pd.Series(document.numpy())
+    turn = documents.groupby(documents).cumcount().to_numpy()
     parts = []
     for count in counts:
         kept = torch.tensor(turn < count)
         label = document[kept]
-        order = torch.randperm(len(label), generator=generator)
+        shuffled = label[torch.randperm(len(label), generator=generator)]
         for mean, layer in zip(means, layers, strict=True):
             in_layer = neurons[neurons.layer == layer]["kurtosis"]
-            for what, labels in ((ARTICLES, label), (SHUFFLED, label[order])):
-                vectors = difference_of_means(mean[kept], labels, least=min(counts))
-                kurtosis = kurtosis_of(vectors, projection)
+            for what, of in ((ARTICLES, label), (SHUFFLED, shuffled)):
+                concepts = difference_of_means(mean[kept], of, least=min(counts))
+                kurtosis = kurtosis_of(concepts, projection)
                 # In whole percent: among so many neurons, rounding in the model's forward pass
                 # moves a concept past one or the other; a rerun has to give this table again.
                 percentiles = {
@@ -131,8 +128,8 @@ def concept_table(
                 }
                 part = pd.DataFrame(percentiles).rename_axis("cluster").reset_index()
                 parts.append(part.assign(layer=layer, what=what, windows=count))
-    names = ["layer", "what", "windows", "cluster"]
-    return pd.concat(parts).melt(names, var_name="among", value_name="percentile")
+    columns = ["layer", "what", "windows", "cluster"]
+    return pd.concat(parts).melt(columns, var_name="among", value_name="percentile")
 
 
 def token_npmi(
@@ -157,32 +154,7 @@ def token_npmi(
     p = together.diagonal()
     log_joint = together.clamp_min(1e-12).log()
     npmi = (log_joint - p.log()[:, None] - p.log()[None, :]) / -log_joint
-    return ids[kept], torch.where(together > 0, npmi, torch.full_like(npmi, -1.0))
-
-
-def npmi_of_top_tokens(
-    logits: Float[Tensor, "n_neurons n_kept"],
-    npmi: Float[Tensor, "n_kept n_kept"],
-    *,
-    k: int = 10,
-) -> Float[Tensor, " n_neurons"]:
-    """Mean figure of the pairs of each neuron's top k tokens, among those of :func:`token_npmi`.
-
-    Args:
-        logits: of these tokens.
-        npmi: of each pair of them.
-        k: how many.
-
-    Raises:
-        ValueError: fewer than k tokens are kept.
-
-    Source: Roeder, Both and Hinneburg (2015), who judge topics so.
-    """
-    if len(npmi) < k:
-        raise ValueError(f"{len(npmi)} tokens are in enough windows, wanted {k}: read more text")
-    top = logits.topk(k, dim=1).indices
-    pairs = torch.combinations(torch.arange(k))
-    return npmi[top[:, pairs[:, 0]], top[:, pairs[:, 1]]].mean(1)
+    return ids[kept], torch.where(together > 0, npmi, -1.0)
 
 
 def coherence_ranks(
@@ -193,31 +165,42 @@ def coherence_ranks(
     *,
     ks: Sequence[int],
 ) -> pd.DataFrame:
-    """Rank of vectors by coherence, and percentile of their kurtosis, both among themselves.
+    """Coherence of vectors, and percentile of their kurtosis among themselves; ties count half.
 
     Args:
         vectors: neurons of a layer and kind, or matched vectors.
         projection: U.
         ids: from :func:`token_npmi`.
         npmi: from :func:`token_npmi`.
-        ks: numbers of top tokens.
+        ks: numbers of top tokens, among these.
 
     Returns:
-        One row per vector and k: row, k, rank (share of the vectors at least as coherent),
-        percentile (ties count half).
+        One row per vector and k: row, k, coherence (mean NPMI of the pairs of its top k tokens),
+        rank (share of the vectors at least as coherent), percentile.
+
+    Raises:
+        ValueError: there are fewer tokens than k.
+
+    Source: Roeder, Both and Hinneburg (2015), who judge topics so.
     """
     import pandas as pd
     from scipy.stats import percentileofscore
 
+    if len(ids) < max(ks):
+        raise ValueError(
+            f"{len(ids)} tokens are in enough windows, wanted {max(ks)}: read more text"
+        )
     kurtosis = kurtosis_of(vectors, projection)
     percentile = percentileofscore(kurtosis, kurtosis, "mean")
     logits = vectors @ projection[:, ids]
     parts = []
     for k in ks:
-        coherence = pd.Series(npmi_of_top_tokens(logits, npmi, k=k).numpy())
-        rank = coherence.rank(ascending=False, pct=True)
-        columns = {"row": range(len(vectors)), "k": k, "rank": rank, "percentile": percentile}
-        parts.append(pd.DataFrame(columns))
+        first, second = (
+            logits.topk(k, dim=1).indices[:, torch.combinations(torch.arange(k))].unbind(2)
+        )
+        part = pd.DataFrame({"coherence": npmi[first, second].mean(1), "percentile": percentile})
+        rank = part.coherence.rank(ascending=False, pct=True)
+        parts.append(part.assign(k=k, rank=rank).rename_axis("row").reset_index())
     return pd.concat(parts, ignore_index=True)
 
 
@@ -233,7 +216,7 @@ def coherence_table(
     shares: Sequence[float],
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Percentile of the kurtosis of the most coherent neurons and of the like matched vectors.
+    """:func:`coherence_ranks` of the most coherent neurons, and of matched vectors chosen alike.
 
     Args:
         model: whose neurons.
@@ -243,12 +226,12 @@ def coherence_table(
         n_neurons: drawn from each layer, the same for all kinds.
         n_null: matched vectors of each layer and kind.
         ks: numbers of top tokens.
-        shares: of the vectors of a layer and kind, that count as the most coherent.
+        shares: of the vectors of a layer and kind that count as most coherent.
         seed: of both draws; each layer and kind has matched vectors of its own.
 
     Returns:
-        One row per k, share and vector: the columns of :func:`coherence_ranks`, share, layer, kind,
-        what (:data:`NEURONS` or :data:`MATCHED`) and cluster (the neuron).
+        One row per layer, kind, what (:data:`NEURONS` or :data:`MATCHED`), share, k and vector,
+        which is the cluster.
     """
     import pandas as pd
 
@@ -282,7 +265,7 @@ def beside_null(table: pd.DataFrame, by: Sequence[str], *, seed: int = 0) -> pd.
 
     options: Any = {"statistic": "median", "seed": seed}
     rows = {}
-    for key, part in table.groupby(list(by)):
+    for key, part in table.groupby(by):
         is_null = part.what.isin((SHUFFLED, MATCHED))
         (x, of_x), (y, of_y) = ((p.percentile, p.cluster) for p in (part[~is_null], part[is_null]))
         rows[key] = {
@@ -290,4 +273,4 @@ def beside_null(table: pd.DataFrame, by: Sequence[str], *, seed: int = 0) -> pd.
             "null": interval(y, of_y, **options),
             "over_null": difference(x, y, of_x, of_y, **options),
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(list(by))
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(by)

@@ -90,32 +90,18 @@ def whiskers(
     ax.plot([], [], "o-", color=color, label=label, markersize=size)
 
 
-def curves(
-    table: pd.DataFrame,
-    ax: Axes,
-    *,
-    x: str,
-    y: str,
-    group: str,
-    colours: Mapping[str, str],
-    labels: tuple[str, str],
-) -> Axes:
-    """Estimates with their 95% intervals against x, one line per group.
+def curves(estimates: pd.Series, ax: Axes, *, colours: Mapping[str, str]) -> Axes:
+    """Estimates with their 95% intervals, one line per group.
 
     Args:
-        table: columns x, y (of `Estimate`) and the group's; ascending in x.
+        estimates: by group and x, ascending.
         ax: where to.
-        x: a column.
-        y: a column.
-        group: the column that says which line.
         colours: of each group.
-        labels: of the two axes.
     """
     for name, colour in colours.items():
-        part = table[table[group] == name]
-        value, low, high = zip(*((e.value, e.low, e.high) for e in part[y]), strict=True)
-        band(ax, part[x], value, low, high, color=colour, label=name)
-    ax.set(xlabel=labels[0], ylabel=labels[1])
+        part = estimates[name]
+        value, low, high = zip(*((e.value, e.low, e.high) for e in part), strict=True)
+        band(ax, part.index, value, low, high, color=colour, label=name)
     ax.legend()
     return ax
 

@@ -133,7 +133,7 @@ def test_resampled_quantile_is_the_bootstrap():
 def test_depth_is_the_difference_of_later_and_earlier_layers():
     rows = [(layer, kind, float(layer >= 4)) for layer in range(12) for kind in ("in", "out")]
     values = pd.DataFrame(rows, columns=["layer", "kind", "x"]).assign(side="u")
-    found = depth.depth_table(values, "x", 12, cuts=(1 / 3, 1 / 2)).set_index("cut")
+    found = depth.depth_table(values, "x", cuts=(1 / 3, 1 / 2)).loc["u"]
     assert found.loc[1 / 3, "late less early"].value == 1
     assert found.loc[1 / 3, "late less early"].n_clusters == 8, "layers are resampled"
     assert found.loc[1 / 2, "late less early"].value == pytest.approx(2 / 3)
@@ -164,14 +164,14 @@ def test_npmi_is_one_for_tokens_that_only_meet_and_low_for_strangers():
     tokens = torch.zeros(600, 4, dtype=torch.long)
     tokens[:30, :2] = torch.tensor([1, 2])  # always together
     tokens[100:130, 0], tokens[200:230, 0] = 3, 4  # never
-    logits = torch.zeros(2, 6)
-    logits[0, [1, 2]] = 5
-    logits[1, [3, 4]] = 5
+    vectors = torch.zeros(2, 6)
+    vectors[0, [1, 2]] = 5
+    vectors[1, [3, 4]] = 5
     ids, npmi = concepts.token_npmi(tokens)
-    found = concepts.npmi_of_top_tokens(logits[:, ids], npmi, k=2)
-    assert found.tolist() == pytest.approx([1, -1])
+    table = concepts.coherence_ranks(vectors, torch.eye(6), ids, npmi, ks=[2])
+    assert table.coherence.tolist() == pytest.approx([1, -1])
     with pytest.raises(ValueError, match="wanted 9"):
-        concepts.npmi_of_top_tokens(logits[:, ids], npmi, k=9)
+        concepts.coherence_ranks(vectors, torch.eye(6), ids, npmi, ks=[2, 9])
 
 
 def test_concepts_are_ranked_among_the_neurons_of_the_model_and_of_their_layer():
