@@ -107,22 +107,22 @@ def curves(estimates: pd.Series, ax: Axes, *, colours: Mapping[str, str]) -> Axe
 
 
 def changes(
-    table: pd.DataFrame, axes: Sequence[Axes], *, labels: Mapping[str, str]
+    means: pd.DataFrame, axes: Sequence[Axes], *, labels: Mapping[str, str]
 ) -> Sequence[Axes]:
     """Estimates for each change of the method: one row per change, neurons and null, 95% intervals.
 
     Args:
-        table: columns change, what, and one of `Estimate` for each figure.
+        means: a column of `Estimate` for each figure, by change and what.
         axes: one per figure.
         labels: of each figure, by its column in the table.
     """
-    names = list(dict.fromkeys(table.change))
+    names = list(means.index.unique("change"))
     for ax, (column, label) in zip(axes, labels.items(), strict=True):
-        for what, part in table.groupby("what", sort=False):
+        for what, part in means[column].groupby("what", sort=False):
             colour = COLOURS["neuron" if what == "neurons" else "null"]
             shift = -0.13 if what == "neurons" else 0.13
-            rows = [names.index(change) + shift for change in part.change]
-            whiskers(ax, rows, part[column], color=colour, label=what)
+            rows = [names.index(change) + shift for change, _ in part.index]
+            whiskers(ax, rows, part, color=colour, label=what)
         ax.axhspan(-0.5, 0.5, color=COLOURS["neutral"], alpha=0.08, linewidth=0)
         ax.set_yticks(range(len(names)), names)
         ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))

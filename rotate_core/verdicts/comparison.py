@@ -137,27 +137,6 @@ def by_certainty(
     return estimates(pd.concat(parts), column, ["channels"], seed=seed)
 
 
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of :func:`estimates` for results/NN_claim.json."""
-    return [
-        {k: v.asdict() if isinstance(v, Estimate) else v for k, v in row.items()}
-        for row in table.to_dict("records")
-    ]
-
-
-def outcome(table: pd.DataFrame, column: str, *, model: str, seed: int = 0) -> Outcome:
-    """Neurons against matched vectors, for the scoreboard."""
-    real, null = (table[table.what == what] for what in (REAL, MATCHED))
-    seeds = spawn(seed, 3)
-    return Outcome(
-        ours=interval(real[column], real.cluster, seed=seeds[0]),
-        null=interval(null[column], null.cluster, seed=seeds[1]),
-        over_null=_difference(real, null, column, seeds[2]),
-        null_is=MATCHED,
-        model=model,
-    )
-
-
 def group_means(
     table: pd.DataFrame, by: list[str], columns: list[str], **options: Any
 ) -> pd.DataFrame:
@@ -181,14 +160,31 @@ def group_means(
 
 
 def paired_outcome(
-    ours: pd.Series, null: pd.Series, clusters: Any, *, null_is: str, model: str, seed: int = 0
+    ours: pd.Series, null: pd.Series, clusters: Any = None, *, null_is: str, model: str, seed: int
 ) -> Outcome:
     """Figures against their null, row by row, for the scoreboard."""
+    values = {"ours": ours, "null": null, "over_null": ours - null}
+    estimates = {name: interval(x, clusters, seed=seed) for name, x in values.items()}
+    return Outcome(**estimates, null_is=null_is, model=model)
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of :func:`estimates` for results/NN_claim.json."""
+    return [
+        {k: v.asdict() if isinstance(v, Estimate) else v for k, v in row.items()}
+        for row in table.to_dict("records")
+    ]
+
+
+def outcome(table: pd.DataFrame, column: str, *, model: str, seed: int = 0) -> Outcome:
+    """Neurons against matched vectors, for the scoreboard."""
+    real, null = (table[table.what == what] for what in (REAL, MATCHED))
+    seeds = spawn(seed, 3)
     return Outcome(
-        ours=interval(ours, clusters, seed=seed),
-        null=interval(null, clusters, seed=seed),
-        over_null=interval(ours - null, clusters, seed=seed),
-        null_is=null_is,
+        ours=interval(real[column], real.cluster, seed=seeds[0]),
+        null=interval(null[column], null.cluster, seed=seeds[1]),
+        over_null=_difference(real, null, column, seeds[2]),
+        null_is=MATCHED,
         model=model,
     )
 

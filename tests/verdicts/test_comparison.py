@@ -155,6 +155,6 @@ def test_group_means_have_an_interval_over_clusters():
 
 def test_a_paired_outcome_resamples_what_pairs_together():
     ours = pd.Series([1.0, 2.0, 3.0, 4.0])
-    found = paired_outcome(ours, ours - 1, [0, 0, 1, 2], null_is="one less", model="a model")
+    found = paired_outcome(ours, ours - 1, [0, 0, 1, 2], null_is="one less", model="a", seed=0)
     assert (found.ours.value, found.null.value, found.ours.n_clusters) == (2.5, 1.5, 3)
     assert (found.over_null.low, found.over_null.high) == (1, 1)
