@@ -156,23 +156,20 @@ def reflections(
     """
     import pandas as pd
 
-    runs: list[tuple[str, int, dict[str, Any]]] = [("geodesic", 0, {})]
-    for n in counts:
-        steps = {"solver": "householder", "n_reflections": n, "max_iter": max_iter}
-        runs.append((f"AdamW, {n} reflection{'s' if n > 1 else ''}", n, steps))
     parts = []
-    for name, n, change in runs:
+    for n in (0, *counts):
+        name = f"AdamW, {n} reflection{'s' if n > 1 else ''}" if n else "geodesic"
+        change: Any = {"solver": "householder", "n_reflections": n, "max_iter": max_iter}
         begun = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # it is in the table
             channels = decompose(
                 neurons, vocabulary, n_channels=1, settings=settings, moments="scaled",
-                seed=seed, device=device, **change,
+                seed=seed, device=device, **(change if n else {}),
             )  # fmt: skip
         seconds = (time.perf_counter() - begun) / channels.n_neurons
-        columns = {
-            x: getattr(channels, x)[:, 0] for x in ("objective", "kurtosis", "cosine", "converged")
-        }
+        figures = ("objective", "kurtosis", "cosine", "converged")
+        columns = {figure: getattr(channels, figure)[:, 0] for figure in figures}
         columns |= {"support": support(channels)[:, 0], "cluster": channels.indices}
         labels = {"solver": name, "reflections": n, "seconds": seconds}
         parts.append(pd.DataFrame(columns).assign(**labels))
@@ -186,10 +183,8 @@ def solver_table(solved: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
         solved: from :func:`reflections`.
         seed: of the bootstrap.
     """
-    solvers = solved.groupby("solver", sort=False)
-    return group_means(
-        solved, ["solver"], ["objective", "kurtosis", "cosine", "support"], seed=seed
-    ).assign(
-        converged=solvers.converged.mean().map("{:.0%}".format),
-        seconds=solvers.seconds.mean().round(2),
+    figures = ["objective", "kurtosis", "cosine", "support"]
+    others = solved.groupby("solver", sort=False)[["converged", "seconds"]].mean()
+    return group_means(solved, ["solver"], figures, seed=seed).assign(
+        converged=others.converged.map("{:.0%}".format), seconds=others.seconds.round(2)
     )

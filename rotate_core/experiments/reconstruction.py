@@ -52,7 +52,7 @@ def decompose_in_batches(
 
 
 def reconstruction_cosine(
-    w: Float[Tensor, "*batch d_model"], channels: Float[Tensor, "*batch n_channels d_model"]
+    w: Float[Tensor, "*#batch d_model"], channels: Float[Tensor, "*batch n_channels d_model"]
 ) -> Float[Tensor, "*batch n_channels"]:
     """Cosine of w with its least-squares reconstruction from the first C channels, C = 1, 2, ...
 
@@ -95,17 +95,13 @@ def reconstruction_table(
     """
     import pandas as pd
 
-    w = channels.weight_vectors
     rotations = matched_rotations(channels, n_rotations, seed=seed)
-    cosines = {
-        "channels": reconstruction_cosine(w, channels.vectors)[None],
-        "matched rotations": reconstruction_cosine(w.expand(n_rotations, -1, -1), rotations),
-    }
     index = pd.MultiIndex.from_product(
         [channels.indices, range(1, channels.n_channels + 1)], names=["neuron", "channels"]
     )
     parts = []
-    for what, cosine in cosines.items():
+    for what, sets in (("channels", channels.vectors[None]), ("matched rotations", rotations)):
+        cosine = reconstruction_cosine(channels.weight_vectors, sets)
         figures = {"cosine": cosine, "norm": explained_norm(cosine)}
         columns = {name: figure.mean(0).flatten().numpy() for name, figure in figures.items()}
         parts.append(pd.DataFrame(columns, index).assign(what=what).reset_index())

@@ -20,15 +20,14 @@ def kurtosis_tails(table: pd.DataFrame) -> list[Axes]:
     Args:
         table: from :func:`rotate_core.experiments.kurtosis_by_depth.shares_above`.
     """
-    panels = _panels(table)
-    for ax, kind, part in panels:
-        shown = part[part.share > 0]  # a logarithm has no 0
-        _neurons_beside_null(ax, kind, shown, "kurtosis", "share", marker="")
-        ax.set(xlabel="excess kurtosis", yscale="log")
+    table = table[table.share > 0]  # a logarithm has no 0
+    axes = _panels(table, ("kurtosis", "share"), ("excess kurtosis", "share above"), marker="")
+    for ax in axes:
+        ax.set_yscale("log")
         ax.set_xscale("symlog", linthresh=1)
         ax.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
         ax.set_xlim(-0.5, None)
-    return _finished(panels, "share above")
+    return axes
 
 
 def kurtosis_by_depth(table: pd.DataFrame) -> list[Axes]:
@@ -37,12 +36,10 @@ def kurtosis_by_depth(table: pd.DataFrame) -> list[Axes]:
     Args:
         table: from :func:`rotate_core.experiments.kurtosis_by_depth.medians`.
     """
-    panels = _panels(table)
-    for ax, kind, part in panels:
-        _neurons_beside_null(ax, kind, part, "layer", "median")
-        ax.set_xlabel("layer")
+    axes = _panels(table, ("layer", "median"), ("layer", "median kurtosis"))
+    for ax in axes:
         ax.axhline(0, color=COLOURS["neutral"], linewidth=0.5)
-    return _finished(panels, "median kurtosis")
+    return axes
 
 
 def shares_by_layer(table: pd.DataFrame) -> list[Axes]:
@@ -51,42 +48,31 @@ def shares_by_layer(table: pd.DataFrame) -> list[Axes]:
     Args:
         table: from :func:`rotate_core.experiments.kurtosis_by_depth.share_above_null`.
     """
-    panels = _panels(table)
-    for ax, kind, part in panels:
-        ax.plot(part.layer, part.chance, color=COLOURS["null"], linewidth=2, label="chance")
-        band(ax, part.layer, part.share, part.low, part.high, color=COLOURS[kind], label="neurons")
-        ax.set_xlabel("layer")
-    for ax, _, _ in panels:  # after all have drawn, for they share the axis
+    axes = _panels(table, ("layer", "share"), ("layer", "share of sharp neurons"))
+    for ax in axes:
         ax.set_ylim(0, None)
-    return _finished(panels, "share of sharp neurons")
+    return axes
 
 
-def _panels(table: pd.DataFrame) -> list[tuple[Axes, str, pd.DataFrame]]:
-    """Axes, kind and rows of each side and kind."""
-    n_sides, n_kinds = table.side.nunique(), table.kind.nunique()
+def _panels(
+    table: pd.DataFrame, columns: tuple[str, str], labels: tuple[str, str], marker: str = "o"
+) -> list[Axes]:
+    """Neurons beside chance, if the table has it, or matched vectors; one legend above all."""
+    n_sides, n_kinds, (x, y) = table.side.nunique(), table.kind.nunique(), columns
     size = (6.6, 0.6 + 2.6 * n_sides)
-    _, axes = plt.subplots(n_sides, n_kinds, figsize=size, sharey=True, squeeze=False)
-    panels = []
+    figure, axes = plt.subplots(n_sides, n_kinds, figsize=size, sharey=True, squeeze=False)
     groups = table.groupby(["side", "kind"], sort=False)
     for ax, ((side, kind), part) in zip(axes.flat, groups, strict=True):
-        ax.set_title(kind if n_sides == 1 else f"{kind}, {side}")
-        panels.append((ax, kind, part))
-    return panels
-
-
-def _neurons_beside_null(
-    ax: Axes, kind: str, part: pd.DataFrame, x: str, y: str, marker: str = "o"
-) -> None:
-    looks = (True, COLOURS["null"], "matched vectors"), (False, COLOURS[kind], "neurons")
-    for null, colour, label in looks:
-        rows = part[part.null == null]
-        band(ax, rows[x], rows[y], rows.low, rows.high, color=colour, label=label, marker=marker)
-
-
-def _finished(panels: list[tuple[Axes, str, pd.DataFrame]], label: str) -> list[Axes]:
-    """One legend above all panels."""
-    axes = [ax for ax, _, _ in panels]
-    axes[0].set_ylabel(label)
-    handles, labels = axes[0].get_legend_handles_labels()
-    axes[0].figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
-    return axes
+        if "chance" in part:
+            ax.plot(part[x], part.chance, color=COLOURS["null"], linewidth=2, label="chance")
+        else:
+            null, part = part[part.null], part[~part.null]
+            look = {"color": COLOURS["null"], "label": "matched vectors", "marker": marker}
+            band(ax, null[x], null[y], null.low, null.high, **look)
+        look = {"color": COLOURS[kind], "label": "neurons", "marker": marker}
+        band(ax, part[x], part[y], part.low, part.high, **look)
+        ax.set(title=kind if n_sides == 1 else f"{kind}, {side}", xlabel=labels[0])
+    axes[0, 0].set_ylabel(labels[1])
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper right", ncols=2)
+    return list(axes.flat)

@@ -87,7 +87,6 @@ def difference(
     *,
     statistic: str = "mean",
     seed: Seed = 0,
-    n_resamples: int = N_RESAMPLES,
 ) -> Estimate:
     """The mean or median of values less that of others that do not pair with them, as `interval`.
 
@@ -96,7 +95,7 @@ def difference(
     """
     first, second = spawn(seed, 2)
     samples = [_Sample.of(values, clusters, first), _Sample.of(others, other_clusters, second)]
-    return _weighted_sum(samples, [1.0, -1.0], statistic, n_resamples)
+    return _weighted_sum(samples, [1.0, -1.0], statistic, N_RESAMPLES)
 
 
 def difference_within(
