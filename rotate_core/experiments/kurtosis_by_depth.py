@@ -58,12 +58,11 @@ def shares_above(table: pd.DataFrame) -> pd.DataFrame:
 
     points = np.geomspace(1, 2 + table["kurtosis"].max(), 200) - 1.5  # closer together near 0
     parts = []
-    for key, part in table.groupby(["side", "kind", "null"], sort=False):
+    for (side, kind, null), part in table.groupby(["side", "kind", "null"], sort=False):
         above = (part["kurtosis"].to_numpy() > points[:, None]).sum(1)
         bands = [binomtest(k, len(part)).proportion_ci(method="wilson") for k in above]
-        labels = dict(zip(("side", "kind", "null"), key, strict=True))
-        columns = labels | {"kurtosis": points, "share": above / len(part)}
-        parts.append(pd.DataFrame(bands, columns=["low", "high"]).assign(**columns))
+        rows = pd.DataFrame(bands).assign(side=side, kind=kind, null=null)
+        parts.append(rows.assign(kurtosis=points, share=above / len(part)))
     return pd.concat(parts, ignore_index=True)
 
 

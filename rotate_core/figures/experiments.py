@@ -53,9 +53,9 @@ def strips(
     for row, name in enumerate(colours):
         median = table.loc[table[group] == name, value].median()
         ax.vlines(median, row - 0.35, row + 0.35, color=COLOURS["neutral"], linewidth=2)
-        if medians is not None:
-            ends = medians[name].low, medians[name].high
-            ax.hlines(row, *ends, color=COLOURS["neutral"], linewidth=4)
+        if medians:
+            low, high = medians[name].low, medians[name].high
+            ax.hlines(row, low, high, color=COLOURS["neutral"], linewidth=4)
     ax.set(xlabel=label, ylabel="")
     return ax
 
