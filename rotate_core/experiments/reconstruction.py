@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +22,7 @@ SAME_COSINE, SAME_JACCARD = 0.95, 0.5
 
 
 def decompose_in_batches(
-    parts: Sequence[Channels], *, go_on: bool = False, **options: Any
+    parts: Iterable[Channels], *, go_on: bool = False, **options: Any
 ) -> list[Channels]:
     """Decompose neurons of several layers and kinds; one batch for those of one U and settings.
 
