@@ -122,8 +122,8 @@ def times_ours(clock: pd.DataFrame, *, seed: int = 0) -> pd.Series:
         An `Estimate` per change.
     """
     wide = clock.pivot(index=["layer", "position"], columns="change", values="seconds")
-    wide = wide[clock.change.unique()]
-    ratios = wide.div(wide.iloc[:, 0], axis=0)
+    changes = clock.change.unique()
+    ratios = wide[changes].div(wide[changes[0]], axis=0)
     return ratios.apply(interval, seed=seed).rename("times the seconds")
 
 

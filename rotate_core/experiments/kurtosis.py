@@ -79,7 +79,8 @@ def kurtosis_table(
     import pandas as pd
 
     parts = []
-    groups = list(itertools.product(layers or range(model.n_layers), model.kinds))
+    layers = range(model.n_layers) if layers is None else layers
+    groups = list(itertools.product(layers, model.kinds))
     for side in sides:
         projection = model.vocabulary(0, side=side).projection.to(device or "cpu")
         for layer, kind in tqdm(groups, unit="matrix", disable=not progress, leave=False):
@@ -87,15 +88,8 @@ def kurtosis_table(
             null = matched_vectors(vectors, n_null, seed=own_seed(seed, layer, kind))
             rows = drawn_neurons(len(vectors), n_neurons, layer, seed=seed).sort().values
             kurtosis = kurtosis_of(torch.cat([vectors[rows], null]), projection)
-            columns = {
-                "layer": layer,
-                "kind": kind,
-                "side": side,
-                "neuron": [*rows.tolist(), *[-1] * n_null],
-                "null": [False] * len(rows) + [True] * n_null,
-                "kurtosis": kurtosis.numpy(),
-            }
-            parts.append(pd.DataFrame(columns))
+            part = pd.DataFrame({"neuron": [*rows.tolist(), *[-1] * n_null], "kurtosis": kurtosis})
+            parts.append(part.assign(layer=layer, kind=kind, side=side, null=part.neuron < 0))
     return pd.concat(parts, ignore_index=True)
 
 

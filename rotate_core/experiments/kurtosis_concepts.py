@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,16 +45,16 @@ def residual_means(
 ) -> Float[Tensor, "n_layers n_windows d_model"]:
     """Mean residual stream of each window behind some layers, its first position left out."""
     means: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+
+    def collect(layer: int, _: Any, __: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        means[layer].append(hidden[:, 1:].float().mean(1).cpu())
+
     with ExitStack() as hooks, torch.no_grad():
         for layer in layers:
-
-            def hook(_: Any, __: Any, output: Any, layer: int = layer) -> None:
-                hidden = output[0] if isinstance(output, tuple) else output
-                means[layer].append(hidden[:, 1:].float().mean(1).cpu())
-
             mlp = mlp_of(model, layer)
             block = next(module for module in model.modules() if mlp in module.children())
-            hooks.enter_context(block.register_forward_hook(hook))
+            hooks.enter_context(block.register_forward_hook(partial(collect, layer)))
         for part in tqdm(tokens.split(batch), unit="batch", disable=not progress, leave=False):
             model.base_model(part.to(model.device), use_cache=False)
     return torch.stack([torch.cat(means[layer]) for layer in layers])

@@ -73,6 +73,5 @@ def _panels(
         band(ax, part[x], part[y], part.low, part.high, **look)
         ax.set(title=kind if n_sides == 1 else f"{kind}, {side}", xlabel=labels[0])
     axes[0, 0].set_ylabel(labels[1])
-    handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper right", ncols=2)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return list(axes.flat)
