@@ -20,7 +20,7 @@ import torch
 from measured import keep
 
 from rotate_core import load_model
-from rotate_core.experiments.kurtosis import whole_model
+from rotate_core.experiments.kurtosis import kurtosis_table
 from rotate_core.text import corpus
 from rotate_core.text.activations import mlp_inputs
 
@@ -33,7 +33,7 @@ def kurtosis(n_neurons: int | None) -> dict[str, Any]:
     model = load_model("smollm2-135m")
     vocabulary = model.vocabulary(0, side="unembedding")  # held, so that reading it is not timed
     begun = time.perf_counter()
-    table = whole_model(model, n_neurons=n_neurons, n_null=2, progress=False)
+    table = kurtosis_table(model, n_neurons=n_neurons, n_null=2, progress=False)
     seconds = time.perf_counter() - begun
     n = int((~table.null).sum())
     whole = model.n_layers * len(model.kinds) * model.d_mlp

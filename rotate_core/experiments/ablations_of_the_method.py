@@ -1,11 +1,11 @@
-"""The method with one choice changed at a time, on neurons and on matched vectors (chapter 7)."""
+"""The method with one setting changed at a time, on neurons and matched vectors (chapter 7)."""
 
 from __future__ import annotations
 
 import itertools
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ from rotate_core.decomposition import ConvergenceWarning, decompose
 from rotate_core.experiments.reconstruction import SAME_COSINE, SAME_JACCARD, n_distinct
 from rotate_core.null.evidence import support
 from rotate_core.rotation.settings import Settings
+from rotate_core.verdicts.comparison import MATCHED, REAL, group_means
 from rotate_core.verdicts.intervals import interval
 
 if TYPE_CHECKING:
@@ -36,16 +37,15 @@ CHANGES: dict[str, dict[str, Any]] = {
     "best of three starts": {"restarts": 3},
 }
 """What is changed, by name. The paper masks, with scaled moments and from a random start."""
-NEURONS, MATCHED = "neurons", "matched vectors"
 COSINES, JACCARDS = (0.9, SAME_COSINE, 0.98), (0.4, SAME_JACCARD, 0.6)
 """Above either, two channels count as one: ours in the middle, and two more for comparison."""
 
 
 def measures(channels: Channels) -> dict[str, list[float]]:
-    """What the channels of each neuron are like: a value a neuron.
+    """Figures of each neuron's channels: lists of one value per neuron.
 
-    Kurtosis is the median over a neuron's channels, cosine and support are means. ``distinct 0.9
-    0.4`` and so on are the share of distinct channels at other thresholds.
+    Kurtosis is the median over a neuron's channels, cosine and support are means; ``distinct 0.9
+    0.4`` and so on are the share of distinct channels at those thresholds, ``distinct`` at ours.
     """
     values = {
         "kurtosis": channels.kurtosis.median(1).values,
@@ -53,10 +53,9 @@ def measures(channels: Channels) -> dict[str, list[float]]:
         "distinct": n_distinct(channels) / channels.n_channels,
         "support": support(channels).mean(1),
     }
-    for cosine in COSINES:
-        for index in JACCARDS:
-            n = n_distinct(channels, cosine=cosine, jaccard_index=index)
-            values[f"distinct {cosine} {index}"] = n / channels.n_channels
+    for cosine, index in itertools.product(COSINES, JACCARDS):
+        n = n_distinct(channels, cosine=cosine, jaccard_index=index)
+        values[f"distinct {cosine} {index}"] = n / channels.n_channels
     return {name: value.double().tolist() for name, value in values.items()}
 
 
@@ -65,92 +64,67 @@ def compare(
     null: Float[Tensor, "n_null d_model"],
     vocabulary: VocabularyLike,
     *,
-    changes: Mapping[str, Mapping[str, Any]] = CHANGES,
     settings: Settings | None = None,
     n_channels: int,
     seed: int = 0,
     device: str | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Decompose the same vectors under each change; neurons and matched vectors in one batch.
+    """Decompose the same vectors under each of :data:`CHANGES`, with the null in the same batch.
 
     Args:
         vectors: of neurons.
         null: matched vectors.
         vocabulary: U.
-        changes: overrides of the settings, by name; the first is what the others change.
         settings: None for ours.
         n_channels: of each vector.
         seed: of random starts.
         device: where to compute; None is the CPU.
 
     Returns:
-        One row per change and vector (change, what, row, and :func:`measures`); and one per
-        change and channel with the seconds that the whole batch took for it.
+        One row per change and vector: change, what, row and :func:`measures`. And one row per
+        change and channel: change, position, and seconds that the whole batch took for it.
     """
     import pandas as pd
 
-    both = torch.cat([vectors, null])
-    labels = {"what": [NEURONS] * len(vectors) + [MATCHED] * len(null)}
+    batch = torch.cat([vectors, null])
+    options: Any = {"settings": settings, "device": device, "progress": False}
+    labels = {"what": [REAL] * len(vectors) + [MATCHED] * len(null)}
     labels["row"] = [*range(len(vectors)), *range(len(null))]
-    for moments in ("weighted", "scaled"):  # each has a preconditioner, paid once a vocabulary
-        decompose(
-            both[:1], vocabulary, n_channels=1, settings=settings, moments=moments, device=device
-        )
+    for moments in ("weighted", "scaled"):  # each has a preconditioner, paid once per vocabulary
+        decompose(batch[:1], vocabulary, n_channels=1, moments=moments, **options)
     tables, clocks = [], []
-    for name, change in changes.items():
-        ticks = [time.perf_counter()]
-
-        def tick(ticks: list[float] = ticks) -> None:
-            ticks.append(time.perf_counter())
-
+    ticks: list[float] = []
+    for name, change in CHANGES.items():
+        ticks[:] = [time.perf_counter()]
         channels = decompose(
-            both,
+            batch,
             vocabulary,
             n_channels=n_channels,
-            settings=settings,
             seed=seed,
-            device=device,
-            progress=False,
-            on_channel=tick,
+            on_channel=lambda: ticks.append(time.perf_counter()),
+            **options,
             **change,
         )
         tables.append(pd.DataFrame(labels | measures(channels)).assign(change=name))
-        seconds = [b - a for a, b in itertools.pairwise(ticks)]
-        clocks.append(pd.DataFrame({"seconds": seconds, "position": range(len(seconds))}))
-        clocks[-1]["change"] = name
+        clock = pd.DataFrame({"seconds": pd.Series(ticks).diff()[1:]}).assign(change=name)
+        clocks.append(clock.rename_axis("position").reset_index())
     return pd.concat(tables, ignore_index=True), pd.concat(clocks, ignore_index=True)
 
 
-def summary(table: pd.DataFrame, columns: Sequence[str], *, seed: int = 0) -> pd.DataFrame:
-    """The mean of each figure with its interval over neurons, one row per change and what.
-
-    Args:
-        table: from :func:`compare`, with a column cluster.
-        columns: the figures.
-        seed: of the bootstrap.
-    """
-    import pandas as pd
-
-    rows = []
-    for (change, what), part in table.groupby(["change", "what"], sort=False):
-        estimates = {name: interval(part[name], part.cluster, seed=seed) for name in columns}
-        rows.append({"change": change, "what": what} | estimates)
-    return pd.DataFrame(rows)
-
-
-def times_ours(clock: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+def times_ours(clock: pd.DataFrame, *, seed: int = 0) -> pd.Series:
     """Seconds of each change over seconds of the first one, channel by channel, with intervals.
 
     Args:
         clock: from :func:`compare`, with a column layer.
         seed: of the bootstrap, over layers and channels.
-    """
-    import pandas as pd
 
+    Returns:
+        An `Estimate` per change.
+    """
     wide = clock.pivot(index=["layer", "position"], columns="change", values="seconds")
-    first = wide[clock.change.iloc[0]]
-    rows = [(name, interval(wide[name] / first, seed=seed)) for name in clock.change.unique()]
-    return pd.DataFrame(rows, columns=["change", "times the seconds"])
+    changes = clock.change.unique()
+    ratios = wide[changes].div(wide[changes[0]], axis=0)
+    return ratios.apply(interval, seed=seed).rename("times the seconds")
 
 
 def reflections(
@@ -163,12 +137,12 @@ def reflections(
     seed: int = 0,
     device: str | None = None,
 ) -> pd.DataFrame:
-    """The first channel by the paper's solver with some numbers of reflections, and by ours.
+    """The first channel by our solver, and by the paper's with one and more reflections.
 
     All with the paper's scaled moments.
 
     Args:
-        neurons: with their numbers.
+        neurons: weight vectors, as :func:`rotate_core.decompose` takes them.
         vocabulary: U.
         counts: numbers of reflections.
         max_iter: steps of AdamW at most; the paper takes up to 10,000.
@@ -182,29 +156,23 @@ def reflections(
     """
     import pandas as pd
 
-    runs: list[tuple[str, int, dict[str, Any]]] = [("geodesic", 0, {})]
-    for n in counts:
-        steps = {"solver": "householder", "n_reflections": n, "max_iter": max_iter}
-        runs.append((f"AdamW, {n} reflection{'s' if n > 1 else ''}", n, steps))
     parts = []
-    for name, n, change in runs:
+    for n in (0, *counts):
+        name = f"AdamW, {n} reflection{'s' if n > 1 else ''}" if n else "geodesic"
+        change: Any = {"solver": "householder", "n_reflections": n, "max_iter": max_iter}
         begun = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # it is in the table
             channels = decompose(
                 neurons, vocabulary, n_channels=1, settings=settings, moments="scaled",
-                seed=seed, device=device, **change,
+                seed=seed, device=device, **(change if n else {}),
             )  # fmt: skip
         seconds = (time.perf_counter() - begun) / channels.n_neurons
-        values = {
-            "objective": channels.objective[:, 0].tolist(),
-            "kurtosis": channels.kurtosis[:, 0].tolist(),
-            "cosine": channels.cosine[:, 0].tolist(),
-            "support": support(channels)[:, 0].tolist(),
-            "converged": channels.converged[:, 0].tolist(),
-        }
+        figures = ("objective", "kurtosis", "cosine", "converged")
+        columns = {figure: getattr(channels, figure)[:, 0] for figure in figures}
+        columns |= {"support": support(channels)[:, 0], "cluster": channels.indices}
         labels = {"solver": name, "reflections": n, "seconds": seconds}
-        parts.append(pd.DataFrame({"cluster": channels.indices} | values).assign(**labels))
+        parts.append(pd.DataFrame(columns).assign(**labels))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -215,13 +183,8 @@ def solver_table(solved: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
         solved: from :func:`reflections`.
         seed: of the bootstrap.
     """
-    import pandas as pd
-
-    rows = {}
-    for name, part in solved.groupby("solver", sort=False):
-        columns = ("objective", "kurtosis", "cosine", "support")
-        row: dict[str, Any] = {x: interval(part[x], part.cluster, seed=seed) for x in columns}
-        row["converged"] = f"{part.converged.mean():.0%}"
-        row["seconds"] = round(float(part.seconds.mean()), 2)
-        rows[name] = row
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("solver")
+    figures = ["objective", "kurtosis", "cosine", "support"]
+    others = solved.groupby("solver", sort=False)[["converged", "seconds"]].mean()
+    return group_means(solved, ["solver"], figures, seed=seed).assign(
+        converged=others.converged.map("{:.0%}".format), seconds=others.seconds.round(2)
+    )

@@ -1,4 +1,4 @@
-"""Excess kurtosis of every neuron of a model, beside vectors that are no neurons (chapter 5).
+"""Excess kurtosis of the neurons of a model, beside matched vectors (chapter 5).
 
 Cost: one product with U for each neuron (2 d_model d_vocab flops) and four passes over the logits,
 block by block; no logits are kept.
@@ -6,11 +6,12 @@ block by block; no logits are kept.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -31,14 +32,12 @@ def kurtosis_of(
 ) -> Float[Tensor, " n"]:
     """Excess kurtosis of ``U^T w`` for many vectors (paper, section 3.1), float64.
 
-    Population moments; every token counts, and alike. What
-    :func:`rotate_core.rotation.moments.excess_kurtosis` gives, without
-    the array of logits.
+    What :func:`rotate_core.rotation.moments.excess_kurtosis` gives, without the array of logits.
     """
-    result = torch.empty(len(vectors), dtype=torch.float64)
     sample = Sample.uniform(projection)
-    for start in range(0, len(vectors), BATCH):
-        w = vectors[start : start + BATCH].to(projection)
+    parts = []
+    for batch in vectors.split(BATCH):
+        w = batch.to(projection)
         w = w / w.norm(dim=1, keepdim=True)
         m2 = w.new_zeros(len(w), dtype=torch.float64)
         m4 = torch.zeros_like(m2)
@@ -47,12 +46,11 @@ def kurtosis_of(
             z.mul_(z)
             m2 += z.sum(1)
             m4 += torch.linalg.vector_norm(z, dim=1).double() ** 2
-        d_vocab = projection.shape[1]
-        result[start : start + BATCH] = (m4 / d_vocab / (m2 / d_vocab) ** 2 - 3).cpu()
-    return result
+        parts.append((projection.shape[1] * m4 / m2**2 - 3).cpu())
+    return torch.cat(parts)
 
 
-def whole_model(
+def kurtosis_table(
     model: Model,
     *,
     sides: Sequence[str] = ("unembedding",),
@@ -63,7 +61,7 @@ def whole_model(
     device: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Kurtosis of the neurons of a model by layer, kind and side, with matched vectors beside them.
+    """Kurtosis of neurons and matched vectors by layer, kind and vocabulary side.
 
     Args:
         model: whose neurons.
@@ -73,36 +71,29 @@ def whole_model(
         n_null: matched vectors for each layer and kind.
         seed: of both draws; each layer and kind has matched vectors of its own.
         device: where to compute; None is the CPU.
-        progress: show a bar.
+        progress: show a bar for each side.
 
     Returns:
         One row per vector: layer, kind, side, neuron (-1 for a matched vector), null, kurtosis.
     """
     import pandas as pd
 
-    tables = []
-    chosen = range(model.n_layers) if layers is None else layers
-    total = len(sides) * len(chosen) * len(model.kinds)
-    with tqdm(total=total, unit="matrix", disable=not progress, leave=False) as bar:
-        for side in sides:
-            projection = model.vocabulary(0, side=side).projection.to(device or "cpu")
-            for layer in chosen:
-                for kind in model.kinds:
-                    everything = model.neurons(layer, kind).vectors
-                    generator = torch.Generator().manual_seed(seed * 10_007 + layer)
-                    rows = torch.randperm(len(everything), generator=generator)[:n_neurons]
-                    rows = rows.sort().values
-                    null_seed = own_seed(seed, layer, kind)
-                    null = matched_vectors(everything, n_null, seed=null_seed)
-                    kurtosis = kurtosis_of(torch.cat([everything[rows], null]), projection)
-                    table = {
-                        "layer": layer,
-                        "kind": kind,
-                        "side": side,
-                        "neuron": [*rows.tolist(), *[-1] * n_null],
-                        "null": [False] * len(rows) + [True] * n_null,
-                        "kurtosis": kurtosis.numpy(),
-                    }
-                    tables.append(pd.DataFrame(table))
-                    bar.update()
-    return pd.concat(tables, ignore_index=True)
+    parts = []
+    layers = range(model.n_layers) if layers is None else layers
+    groups = list(itertools.product(layers, model.kinds))
+    for side in sides:
+        projection = model.vocabulary(0, side=side).projection.to(device or "cpu")
+        for layer, kind in tqdm(groups, unit="matrix", disable=not progress, leave=False):
+            vectors = model.neurons(layer, kind).vectors
+            null = matched_vectors(vectors, n_null, seed=own_seed(seed, layer, kind))
+            rows = drawn_neurons(len(vectors), n_neurons, layer, seed=seed).sort().values
+            kurtosis = kurtosis_of(torch.cat([vectors[rows], null]), projection)
+            part = pd.DataFrame({"neuron": [*rows.tolist(), *[-1] * n_null], "kurtosis": kurtosis})
+            parts.append(part.assign(layer=layer, kind=kind, side=side, null=part.neuron < 0))
+    return pd.concat(parts, ignore_index=True)
+
+
+def drawn_neurons(n: int, n_drawn: int | None, layer: int, *, seed: int) -> Int[Tensor, " n_drawn"]:
+    """Rows of a layer's n neurons, the same for all its kinds, in the order drawn; None: all."""
+    generator = torch.Generator().manual_seed(seed * 10_007 + layer)
+    return torch.randperm(n, generator=generator)[:n_drawn]

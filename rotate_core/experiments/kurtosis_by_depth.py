@@ -1,4 +1,4 @@
-"""What a whole model's kurtosis looks like over depth, with intervals (chapter 5).
+"""The kurtosis of a model's neurons over depth, with intervals (chapter 5).
 
 A layer has many neurons, so its bootstrap is drawn from the bootstrap's own distribution where that
 is known, instead of 10,000 times over.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,11 @@ def medians(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """Median kurtosis of each layer, kind and side, of neurons and of matched vectors.
 
     Args:
-        table: from :func:`rotate_core.experiments.kurtosis.whole_model`.
+        table: from :func:`rotate_core.experiments.kurtosis.kurtosis_table`.
         seed: of the bootstrap.
 
     Returns:
-        A row each: side, layer, kind, null, median, low and high (95% interval), n.
+        One row per group: side, layer, kind, null, median, low and high (95% interval), n.
     """
     import pandas as pd
 
@@ -44,32 +44,25 @@ def medians(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def shares_above(table: pd.DataFrame, *, n_points: int = 200) -> pd.DataFrame:
-    """Share of the vectors above each of some kurtoses, over all layers, by side and kind.
+def shares_above(table: pd.DataFrame) -> pd.DataFrame:
+    """Share of the vectors above each of 200 kurtoses, over all layers, by side and kind.
 
     Args:
-        table: from :func:`rotate_core.experiments.kurtosis.whole_model`.
-        n_points: kurtoses, closer together near 0.
+        table: from :func:`rotate_core.experiments.kurtosis.kurtosis_table`.
 
     Returns:
-        A row each: side, kind, null, kurtosis, share, low and high (95%, Wilson).
+        One row per side, kind, null and kurtosis, with share, low and high (95%, Wilson).
     """
     import pandas as pd
     from scipy.stats import binomtest
 
-    points = np.geomspace(1, 2 + table["kurtosis"].max(), n_points) - 1.5
+    points = np.geomspace(1, 2 + table["kurtosis"].max(), 200) - 1.5  # closer together near 0
     parts = []
-    for key, part in table.groupby(["side", "kind", "null"], sort=False):
-        n = len(part)
-        above = (n * _share_above(np.sort(part["kurtosis"].to_numpy()), points)).round().astype(int)
-        bands = [binomtest(k, n).proportion_ci(0.95, method="wilson") for k in above.tolist()]
-        values = {
-            "share": above / n,
-            "low": [b.low for b in bands],
-            "high": [b.high for b in bands],
-        }
-        labels = dict(zip(("side", "kind", "null"), key, strict=True))
-        parts.append(pd.DataFrame({"kurtosis": points} | values).assign(**labels))
+    for (side, kind, null), part in table.groupby(["side", "kind", "null"], sort=False):
+        above = (part["kurtosis"].to_numpy() > points[:, None]).sum(1)
+        bands = [binomtest(k, len(part)).proportion_ci(method="wilson") for k in above]
+        rows = pd.DataFrame(bands).assign(side=side, kind=kind, null=null)
+        parts.append(rows.assign(kurtosis=points, share=above / len(part)))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -82,12 +75,12 @@ def share_above_null(table: pd.DataFrame, *, level: float = 0.95, seed: int = 0)
     both: neurons, and the matched vectors that give the quantile.
 
     Args:
-        table: from :func:`rotate_core.experiments.kurtosis.whole_model`.
+        table: from :func:`rotate_core.experiments.kurtosis.kurtosis_table`.
         level: of the quantile, between 0 and 1.
         seed: of the bootstrap.
 
     Returns:
-        A row each: side, layer, kind, share, low, high, chance, n, n_null.
+        One row per side, layer and kind, with share, low, high, chance, n and n_null.
 
     Raises:
         ValueError: a level that is not between 0 and 1.
@@ -104,12 +97,12 @@ def share_above_null(table: pd.DataFrame, *, level: float = 0.95, seed: int = 0)
         values, null = (np.sort(part[part.null == x]["kurtosis"].to_numpy()) for x in (False, True))
         n, n_null, random = len(values), len(null), np.random.default_rng(child)
         k = _rank(level, n_null)
-        share = _share_above(values, null[k - 1])
+        share = (values > null[k - 1]).mean()
         limits = resampled_quantile(null, level, random)
         # How many of n resampled neurons are above a limit: binomial in the share that is.
-        drawn = random.binomial(n, _share_above(values, limits)) / n
+        drawn = random.binomial(n, 1 - np.searchsorted(values, limits, side="right") / n) / n
         chance = (n_null + 1 - k) / (n_null + 1)
-        rows.append((*key, float(share), *np.quantile(drawn, INTERVAL), chance, n, n_null))
+        rows.append((*key, share, *np.quantile(drawn, INTERVAL), chance, n, n_null))
     columns = ["side", "layer", "kind", "share", "low", "high", "chance", "n", "n_null"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -127,7 +120,7 @@ def resampled_quantile(
 
     Args:
         ordered: (n,) values, ascending.
-        level: of the quantile: the smallest value with this share at or below it.
+        level: share of the values at or below the quantile.
         random: of the resampling.
         n_resamples: how many.
 
@@ -143,41 +136,32 @@ def _rank(level: float, n: int) -> int:
     return max(1, math.ceil(level * n - 1e-9))  # 0.95 * 20 is 19, also where it rounds up
 
 
-def _share_above(ordered: NDArray[np.float64], limits: Any) -> Any:
-    return 1 - np.searchsorted(ordered, limits, side="right") / len(ordered)
-
-
 def depth_table(
-    values: pd.DataFrame,
-    column: str,
-    n_layers: int,
-    *,
-    cuts: Sequence[float] = (1 / 4, 1 / 3, 1 / 2),
-    seed: int = 0,
+    values: pd.DataFrame, column: str, *, cuts: Sequence[float], seed: int = 0
 ) -> pd.DataFrame:
-    """Mean over the later layers less the mean over the earlier ones, for some cuts between them.
+    """Mean over the earlier and the later layers, and the latter less the former, for some cuts.
 
     The interval resamples layers: they are what the claim is about, and kinds go with their layer.
 
     Args:
-        values: one row per layer and kind (and side), with columns layer, side and those named.
-        column: the figure.
-        n_layers: of the model.
-        cuts: share of the layers that counts as early.
+        values: one row per layer, kind and side.
+        column: whose mean.
+        cuts: shares of the layers that count as early.
         seed: of the bootstrap.
 
     Returns:
-        One row per side and cut: side, cut, early, late and late less early, each an `Estimate`.
+        One row per side and cut, the index: early, late and late less early, each an `Estimate`.
     """
     import pandas as pd
 
     rows = []
-    for side, part in values.groupby("side", sort=False):
+    for side, part in values.set_index("layer").groupby("side", sort=False)[column]:
         for cut in cuts:
-            is_late = part.layer >= n_layers * cut
+            is_late = part.index >= (part.index.max() + 1) * cut
             early, late = part[~is_late], part[is_late]
-            one, other, both = spawn(seed, 3)
-            ends = [interval(x[column], x.layer, seed=s) for x, s in ((early, one), (late, other))]
-            less = difference(late[column], early[column], late.layer, early.layer, seed=both)
-            rows.append((side, cut, *ends, less))
-    return pd.DataFrame(rows, columns=["side", "cut", "early", "late", "late less early"])
+            seeds = spawn(seed, 3)
+            means = [interval(x, x.index, seed=s) for x, s in ((early, seeds[0]), (late, seeds[1]))]
+            less = difference(late, early, late.index, early.index, seed=seeds[2])
+            rows.append((side, cut, *means, less))
+    columns = ["side", "cut", "early", "late", "late less early"]
+    return pd.DataFrame(rows, columns=columns).set_index(["side", "cut"])

@@ -8,6 +8,8 @@ is one whose top tokens occur together in text more often than chance (NPMI).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,9 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rotate_core.experiments.kurtosis import kurtosis_of
+from rotate_core.experiments.kurtosis import drawn_neurons, kurtosis_of
 from rotate_core.null.matched import matched_vectors, own_seed
 from rotate_core.text.activations import mlp_of
+from rotate_core.verdicts.intervals import difference, interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,9 +29,10 @@ if TYPE_CHECKING:
     from rotate_core.models import Model
 
 ARTICLES, SHUFFLED = "articles", "shuffled articles"
-"""What a row of :func:`concept_ranks` is of."""
 NEURONS, MATCHED = "coherent neurons", "coherent matched vectors"
-"""What a row of :func:`coherence_table` is of, once the most coherent are chosen."""
+"""What a row of :func:`concept_table` and of :func:`coherence_table` is of; the second is null."""
+IN_MODEL, IN_LAYER = "of the model", "of their layer"
+"""Which neurons a percentile of :func:`concept_table` is among."""
 
 
 def residual_means(
@@ -40,25 +44,20 @@ def residual_means(
     progress: bool = True,
 ) -> Float[Tensor, "n_layers n_windows d_model"]:
     """Mean residual stream of each window behind some layers, its first position left out."""
-    sums: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    blocks = _blocks(model, layers)
-    handles = []
-    try:
+    means: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+
+    def collect(layer: int, _: Any, __: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        means[layer].append(hidden[:, 1:].float().mean(1).cpu())
+
+    with ExitStack() as hooks, torch.no_grad():
         for layer in layers:
-
-            def hook(_: Any, __: Any, output: Any, layer: int = layer) -> None:
-                hidden = output[0] if isinstance(output, tuple) else output
-                sums[layer].append(hidden[:, 1:].float().mean(1).cpu())
-
-            handles.append(blocks[layer].register_forward_hook(hook))
-        starts = range(0, len(tokens), batch)
-        with torch.no_grad():
-            for start in tqdm(starts, unit="batch", disable=not progress, leave=False):
-                model.base_model(tokens[start : start + batch].to(model.device), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return torch.stack([torch.cat(sums[layer]) for layer in layers])
+            mlp = mlp_of(model, layer)
+            block = next(module for module in model.modules() if mlp in module.children())
+            hooks.enter_context(block.register_forward_hook(partial(collect, layer)))
+        for part in tqdm(tokens.split(batch), unit="batch", disable=not progress, leave=False):
+            model.base_model(part.to(model.device), use_cache=False)
+    return torch.stack([torch.cat(means[layer]) for layer in layers])
 
 
 def difference_of_means(
@@ -69,27 +68,14 @@ def difference_of_means(
     Permute ``label`` for the null: as many windows, of nothing in particular.
     """
     labels, counts = label.unique(return_counts=True)
-    total = means.double().sum(0)
-    found = []
-    for value, n in zip(labels[counts >= least].tolist(), counts[counts >= least], strict=True):
-        inside = means[label == value].double().sum(0)
-        found.append(inside / n - (total - inside) / (len(means) - n))
-    if not found:
+    inside = [label == value for value in labels[counts >= least]]
+    if not inside:
         raise ValueError(f"no label has {least} windows: read more text")
-    return torch.stack(found).float()
+    means = means.double()
+    return torch.stack([means[x].mean(0) - means[~x].mean(0) for x in inside]).float()
 
 
-def percentile_among(
-    values: Float[Tensor, " n"], reference: Float[Tensor, " n_reference"]
-) -> Float[Tensor, " n"]:
-    """Share of the reference below each value, in percent; ties count half."""
-    ordered = reference.sort().values
-    below = torch.searchsorted(ordered, values)
-    upto = torch.searchsorted(ordered, values, right=True)
-    return 50 * (below + upto).double() / len(ordered)
-
-
-def concept_ranks(
+def concept_table(
     means: Float[Tensor, "n_layers n_windows d_model"],
     layers: Sequence[int],
     document: Int[Tensor, " n_windows"],
@@ -99,7 +85,7 @@ def concept_ranks(
     counts: Sequence[int],
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Percentile of concept vectors' kurtosis among neurons, all kinds together.
+    """Percentile of concept vectors' kurtosis among neurons, all kinds together; ties count half.
 
     Among neurons of the whole model, as the paper takes it by the note that we know its figure
     from, and among those of the vector's own layer (ours): a layer that is sharp as a whole lifts
@@ -115,34 +101,36 @@ def concept_ranks(
         seed: of the shuffle, which is the null: windows dealt to documents at random.
 
     Returns:
-        One row per layer, what (:data:`ARTICLES` or :data:`SHUFFLED`), count and document: layer,
-        what, windows, article, percentile (among neurons of all layers, in whole percent) and
-        layer_percentile, both 0 to 100.
+        One row per layer, what (:data:`ARTICLES` or :data:`SHUFFLED`), windows (of each document),
+        cluster (the document) and among (:data:`IN_MODEL` or :data:`IN_LAYER`), with its percentile
+        from 0 to 100, in the model in whole percent.
     """
     import pandas as pd
+    from scipy.stats import percentileofscore
 
     generator = torch.Generator().manual_seed(seed)
-    everywhere = torch.tensor(neurons["kurtosis"].values)
-    place = pd.Series(document.tolist()).groupby(document.tolist()).cumcount()
+    documents = pd.Series(document.numpy())
+    turn = documents.groupby(documents).cumcount().to_numpy()
     parts = []
     for count in counts:
-        kept = torch.tensor((place < count).tolist())
+        kept = torch.tensor(turn < count)
         label = document[kept]
-        order = torch.randperm(len(label), generator=generator)
+        shuffled = label[torch.randperm(len(label), generator=generator)]
         for mean, layer in zip(means, layers, strict=True):
-            reference = torch.tensor(neurons[neurons.layer == layer]["kurtosis"].values)
-            for what, labels in ((ARTICLES, label), (SHUFFLED, label[order])):
-                vectors = difference_of_means(mean[kept], labels, least=min(counts))
-                kurtosis = kurtosis_of(vectors, projection)
-                part = {
-                    "article": range(len(kurtosis)),
-                    # In whole percent: among so many neurons, rounding in the model's forward pass
-                    # moves a concept past one or the other; a rerun has to give this table again.
-                    "percentile": percentile_among(kurtosis, everywhere).round().numpy(),
-                    "layer_percentile": percentile_among(kurtosis, reference).numpy(),
+            in_layer = neurons[neurons.layer == layer]["kurtosis"]
+            for what, of in ((ARTICLES, label), (SHUFFLED, shuffled)):
+                concepts = difference_of_means(mean[kept], of, least=min(counts))
+                kurtosis = kurtosis_of(concepts, projection)
+                # In whole percent: among so many neurons, rounding in the model's forward pass
+                # moves a concept past one or the other; a rerun has to give this table again.
+                percentiles = {
+                    IN_MODEL: percentileofscore(neurons["kurtosis"], kurtosis, "mean").round(),
+                    IN_LAYER: percentileofscore(in_layer, kurtosis, "mean"),
                 }
-                parts.append(pd.DataFrame(part).assign(layer=layer, what=what, windows=count))
-    return pd.concat(parts, ignore_index=True)
+                part = pd.DataFrame(percentiles).rename_axis("cluster").reset_index()
+                parts.append(part.assign(layer=layer, what=what, windows=count))
+    columns = ["layer", "what", "windows", "cluster"]
+    return pd.concat(parts).melt(columns, var_name="among", value_name="percentile")
 
 
 def token_npmi(
@@ -167,32 +155,7 @@ def token_npmi(
     p = together.diagonal()
     log_joint = together.clamp_min(1e-12).log()
     npmi = (log_joint - p.log()[:, None] - p.log()[None, :]) / -log_joint
-    return ids[kept], torch.where(together > 0, npmi, torch.full_like(npmi, -1.0))
-
-
-def npmi_of_top_tokens(
-    logits: Float[Tensor, "n_neurons n_kept"],
-    npmi: Float[Tensor, "n_kept n_kept"],
-    *,
-    k: int = 10,
-) -> Float[Tensor, " n_neurons"]:
-    """Mean figure of the pairs of each neuron's top k tokens, among those of :func:`token_npmi`.
-
-    Args:
-        logits: of these tokens.
-        npmi: of each pair of them.
-        k: how many.
-
-    Raises:
-        ValueError: there are not as many tokens.
-
-    Source: Roeder, Both and Hinneburg (2015), who judge topics so.
-    """
-    if len(npmi) < k:
-        raise ValueError(f"{len(npmi)} tokens are in enough windows, wanted {k}: read more text")
-    top = logits.topk(k, dim=1).indices
-    pairs = torch.combinations(torch.arange(k))
-    return npmi[top[:, pairs[:, 0]], top[:, pairs[:, 1]]].mean(1)
+    return ids[kept], torch.where(together > 0, npmi, -1.0)
 
 
 def coherence_ranks(
@@ -203,30 +166,42 @@ def coherence_ranks(
     *,
     ks: Sequence[int],
 ) -> pd.DataFrame:
-    """How coherent vectors are by text, beside the percentile of their kurtosis among themselves.
+    """Coherence of vectors, and percentile of their kurtosis among themselves; ties count half.
 
     Args:
         vectors: neurons of a layer and kind, or matched vectors.
         projection: U.
         ids: from :func:`token_npmi`.
         npmi: from :func:`token_npmi`.
-        ks: numbers of top tokens.
+        ks: numbers of top tokens, among these.
 
     Returns:
-        One row per vector and k: row, k, rank (share of the vectors at least as coherent),
-        percentile.
+        One row per vector and k: row, k, coherence (mean NPMI of the pairs of its top k tokens),
+        rank (share of the vectors at least as coherent), percentile.
+
+    Raises:
+        ValueError: there are fewer tokens than k.
+
+    Source: Roeder, Both and Hinneburg (2015), who judge topics so.
     """
     import pandas as pd
+    from scipy.stats import percentileofscore
 
+    if len(ids) < max(ks):
+        raise ValueError(
+            f"{len(ids)} tokens are in enough windows, wanted {max(ks)}: read more text"
+        )
     kurtosis = kurtosis_of(vectors, projection)
-    percentile = percentile_among(kurtosis, kurtosis).numpy()
+    percentile = percentileofscore(kurtosis, kurtosis, "mean")
     logits = vectors @ projection[:, ids]
     parts = []
     for k in ks:
-        coherence = pd.Series(npmi_of_top_tokens(logits, npmi, k=k).numpy())
-        rank = coherence.rank(ascending=False, pct=True)
-        part = {"row": range(len(vectors)), "rank": rank, "percentile": percentile}
-        parts.append(pd.DataFrame(part).assign(k=k))
+        first, second = (
+            logits.topk(k, dim=1).indices[:, torch.combinations(torch.arange(k))].unbind(2)
+        )
+        part = pd.DataFrame({"coherence": npmi[first, second].mean(1), "percentile": percentile})
+        rank = part.coherence.rank(ascending=False, pct=True)
+        parts.append(part.assign(k=k, rank=rank).rename_axis("row").reset_index())
     return pd.concat(parts, ignore_index=True)
 
 
@@ -236,12 +211,13 @@ def coherence_table(
     projection: Float[Tensor, "d_model d_vocab"],
     tokens: Int[Tensor, "n_windows length"],
     *,
-    n_neurons: int = 300,
-    n_null: int = 128,
-    ks: Sequence[int] = (10,),
+    n_neurons: int,
+    n_null: int,
+    ks: Sequence[int],
+    shares: Sequence[float],
     seed: int = 0,
 ) -> pd.DataFrame:
-    """:func:`coherence_ranks` of neurons drawn from some layers, and of matched vectors.
+    """:func:`coherence_ranks` of the most coherent neurons, and of matched vectors chosen alike.
 
     Args:
         model: whose neurons.
@@ -251,32 +227,51 @@ def coherence_table(
         n_neurons: drawn from each layer, the same for all kinds.
         n_null: matched vectors of each layer and kind.
         ks: numbers of top tokens.
+        shares: of the vectors of a layer and kind that count as most coherent.
         seed: of both draws; each layer and kind has matched vectors of its own.
 
     Returns:
-        One row per vector and k, with layer, kind, what (:data:`NEURONS` or :data:`MATCHED`) and
-        cluster (the neuron).
+        One row per layer, kind, what (:data:`NEURONS` or :data:`MATCHED`), share, k and vector,
+        which is the cluster.
     """
     import pandas as pd
 
     ids, npmi = token_npmi(tokens)
     parts = []
     for layer in layers:
-        generator = torch.Generator().manual_seed(seed * 10_007 + layer)
-        rows = torch.randperm(model.d_mlp, generator=generator)[:n_neurons]
+        rows = drawn_neurons(model.d_mlp, n_neurons, layer, seed=seed)
         for kind in model.kinds:
-            everything = model.neurons(layer, kind).vectors
-            null = matched_vectors(everything, n_null, seed=own_seed(seed, layer, kind))
-            for what, vectors in ((NEURONS, everything[rows]), (MATCHED, null)):
-                part = coherence_ranks(vectors, projection, ids, npmi, ks=ks)
-                parts.append(part.assign(layer=layer, kind=kind, what=what))
-    table = pd.concat(parts, ignore_index=True)
-    table["cluster"] = table.layer.astype(str) + "/" + table.row.astype(str)
-    return table
+            every = model.neurons(layer, kind).vectors
+            null = matched_vectors(every, n_null, seed=own_seed(seed, layer, kind))
+            for what, vectors in ((NEURONS, every[rows]), (MATCHED, null)):
+                ranks = coherence_ranks(vectors, projection, ids, npmi, ks=ks)
+                cluster = f"{layer}/" + ranks.row.astype(str)
+                ranks = ranks.assign(layer=layer, kind=kind, what=what, cluster=cluster)
+                parts += [ranks[ranks["rank"] <= share].assign(share=share) for share in shares]
+    return pd.concat(parts, ignore_index=True)
 
 
-def _blocks(model: PreTrainedModel, layers: Sequence[int]) -> dict[int, torch.nn.Module]:
-    """The transformer block that each layer's MLP is in."""
-    names = {id(module): name for name, module in model.named_modules()}
-    modules = dict(model.named_modules())
-    return {layer: modules[names[id(mlp_of(model, layer))].rpartition(".")[0]] for layer in layers}
+def beside_null(table: pd.DataFrame, by: Sequence[str], *, seed: int = 0) -> pd.DataFrame:
+    """Median percentile of concepts or coherent neurons, of their null, and the difference.
+
+    Args:
+        table: from :func:`concept_table` or :func:`coherence_table`.
+        by: columns that say which group.
+        seed: of the bootstrap over clusters.
+
+    Returns:
+        One row per group, which is the index: ours, null and over_null, each an `Estimate`.
+    """
+    import pandas as pd
+
+    options: Any = {"statistic": "median", "seed": seed}
+    rows = {}
+    for key, part in table.groupby(by):
+        is_null = part.what.isin((SHUFFLED, MATCHED))
+        (x, of_x), (y, of_y) = ((p.percentile, p.cluster) for p in (part[~is_null], part[is_null]))
+        rows[key] = {
+            "ours": interval(x, of_x, **options),
+            "null": interval(y, of_y, **options),
+            "over_null": difference(x, y, of_x, of_y, **options),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(by)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rotate_core.channels import Channels
+from rotate_core.channels import Channels, join, split
+from rotate_core.decomposition import decompose
 from rotate_core.null.matched import matched_rotations
 
 if TYPE_CHECKING:
@@ -21,8 +21,38 @@ SAME_COSINE, SAME_JACCARD = 0.95, 0.5
 """Two channels of a neuron count as one above either."""
 
 
+def decompose_in_batches(
+    parts: Iterable[Channels], *, go_on: bool = False, **options: Any
+) -> list[Channels]:
+    """Decompose neurons of several layers and kinds; one batch for those of one U and settings.
+
+    Args:
+        parts: channels of the neurons, such as an atlas has.
+        go_on: behind the channels that are there, and not from the start.
+        options: of :func:`rotate_core.decompose`.
+
+    Returns:
+        The channels of each part, batch by batch.
+    """
+    batches: dict[Any, list[Channels]] = {}
+    for part in parts:
+        batches.setdefault((id(part.vocabulary.projection), part.settings), []).append(part)
+    results = []
+    for alike in batches.values():
+        batch = join(alike)
+        channels = decompose(
+            batch.weight_vectors,
+            batch.vocabulary,
+            after=batch if go_on else None,
+            settings=batch.settings,
+            **options,
+        )
+        results += split(channels, alike)
+    return results
+
+
 def reconstruction_cosine(
-    w: Float[Tensor, "*batch d_model"], channels: Float[Tensor, "*batch n_channels d_model"]
+    w: Float[Tensor, "*#batch d_model"], channels: Float[Tensor, "*batch n_channels d_model"]
 ) -> Float[Tensor, "*batch n_channels"]:
     """Cosine of w with its least-squares reconstruction from the first C channels, C = 1, 2, ...
 
@@ -61,25 +91,23 @@ def reconstruction_table(
 
     Returns:
         One row per neuron, C and what: neuron, what ("channels" or "matched rotations"), channels,
-        cosine, norm.
+        cosine, norm, layer, kind, and cluster (the neuron).
     """
     import pandas as pd
 
-    w = channels.weight_vectors
     rotations = matched_rotations(channels, n_rotations, seed=seed)
-    cosines = {
-        "channels": reconstruction_cosine(w, channels.vectors)[None],
-        "matched rotations": reconstruction_cosine(w.expand(n_rotations, -1, -1), rotations),
-    }
+    index = pd.MultiIndex.from_product(
+        [channels.indices, range(1, channels.n_channels + 1)], names=["neuron", "channels"]
+    )
     parts = []
-    for what, cosine in cosines.items():
-        index = pd.MultiIndex.from_product(
-            [channels.indices, range(1, channels.n_channels + 1)], names=["neuron", "channels"]
-        )
-        values = {"cosine": cosine, "norm": explained_norm(cosine)}
-        columns = {name: value.mean(0).flatten().numpy() for name, value in values.items()}
+    for what, sets in (("channels", channels.vectors[None]), ("matched rotations", rotations)):
+        cosine = reconstruction_cosine(channels.weight_vectors, sets)
+        figures = {"cosine": cosine, "norm": explained_norm(cosine)}
+        columns = {name: figure.mean(0).flatten().numpy() for name, figure in figures.items()}
         parts.append(pd.DataFrame(columns, index).assign(what=what).reset_index())
-    return pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts, ignore_index=True)
+    cluster = f"{channels.layer}/" + table["neuron"].astype(str)
+    return table.assign(layer=channels.layer, kind=channels.kind, cluster=cluster)
 
 
 def jaccard(
@@ -87,42 +115,39 @@ def jaccard(
 ) -> Float[Tensor, "n_a n_b"]:
     """Shared share of two token sets, for all pairs: ``|A and B| / |A or B|``."""
     first, second = (torch.zeros(len(ids), d_vocab).scatter_(1, ids, 1.0) for ids in (a, b))
-    both = first @ second.T
-    return both / (first.sum(1, keepdim=True) + second.sum(1) - both)
+    shared = first @ second.T
+    return shared / (first.sum(1, keepdim=True) + second.sum(1) - shared)
 
 
-@dataclass(frozen=True)
-class Match:
-    """Channels of two runs on the same neurons, paired one to one; (n_neurons,) means."""
-
-    cosine: Float[Tensor, " n_neurons"]
-    jaccard: Float[Tensor, " n_neurons"]
-    other_cosine: Float[Tensor, " n_neurons"]
-    """Of all pairs that were not matched: the null."""
-    other_jaccard: Float[Tensor, " n_neurons"]
-
-
-def match(a: Channels, b: Channels, *, n_top: int = 50) -> Match:
+def match(a: Channels, b: Channels, *, n_top: int = 50) -> pd.DataFrame:
     """Pair the channels of two runs by the Hungarian algorithm on their cosines.
 
     Jaccard is of the first ``n_top`` tokens of a channel's tail. The null is all other pairs of
     channels of the same neuron: they share the neuron, and so a cosine of about rho^2.
+
+    Returns:
+        One row per neuron: neuron, means over its pairs (cosine, jaccard) and over all others
+        (other_cosine, other_jaccard).
+
+    Raises:
+        ValueError: the runs are of different neurons or numbers of channels.
     """
+    import pandas as pd
     from scipy.optimize import linear_sum_assignment
 
     if a.indices != b.indices or a.n_channels != b.n_channels:
         raise ValueError("the runs are of different neurons or numbers of channels")
     d_vocab = len(a.vocabulary.tokens)
     rows = []
-    for i in range(a.n_neurons):
+    for i, neuron in enumerate(a.indices):
         cosine = torch.cosine_similarity(a.vectors[i, :, None], b.vectors[i, None], dim=-1)
         tokens = jaccard(a.top_ids[i, :, :n_top], b.top_ids[i, :, :n_top], d_vocab)
-        first, second = linear_sum_assignment(cosine.numpy(), maximize=True)
         paired = torch.zeros_like(cosine, dtype=torch.bool)
-        paired[first, second] = True
-        rows.append([x[p].mean() for p in (paired, ~paired) for x in (cosine, tokens)])
-    values = torch.tensor(rows)
-    return Match(values[:, 0], values[:, 1], values[:, 2], values[:, 3])
+        paired[linear_sum_assignment(cosine.numpy(), maximize=True)] = True
+        means = [x[which].mean().item() for which in (paired, ~paired) for x in (cosine, tokens)]
+        rows.append((neuron, *means))
+    columns = ["neuron", "cosine", "jaccard", "other_cosine", "other_jaccard"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def stability_table(runs: Sequence[Channels], n_tops: Sequence[int] = (50,)) -> pd.DataFrame:
@@ -133,17 +158,16 @@ def stability_table(runs: Sequence[Channels], n_tops: Sequence[int] = (50,)) -> 
         n_tops: top tokens that the Jaccard is over.
 
     Returns:
-        One row per pair of runs, neuron and n_top: neuron, n_top and the fields of :class:`Match`.
+        One row per pair of runs, neuron and n_top: n_top, the columns of :func:`match`, layer,
+        kind, and cluster (the neuron).
     """
     import pandas as pd
 
-    parts = []
-    for a, b in itertools.combinations(runs, 2):
-        for n_top in n_tops:
-            found = match(a, b, n_top=n_top)
-            values = {name: value.numpy() for name, value in vars(found).items()}
-            parts.append(pd.DataFrame({"neuron": a.indices, "n_top": n_top} | values))
-    return pd.concat(parts, ignore_index=True)
+    pairs = itertools.product(itertools.combinations(runs, 2), n_tops)
+    parts = [match(a, b, n_top=n_top).assign(n_top=n_top) for (a, b), n_top in pairs]
+    table = pd.concat(parts, ignore_index=True)
+    cluster = f"{runs[0].layer}/" + table["neuron"].astype(str)
+    return table.assign(layer=runs[0].layer, kind=runs[0].kind, cluster=cluster)
 
 
 def n_distinct(

@@ -35,7 +35,7 @@ def strips(
     label: str,
     medians: Mapping[str, Estimate] | None = None,
 ) -> Axes:
-    """A row of points a group with its median: every value is seen, none is summed away.
+    """One row of points per group, with its median: every value is seen, none is summed away.
 
     Args:
         table: one row per value.
@@ -52,10 +52,10 @@ def strips(
     )  # fmt: skip
     for row, name in enumerate(colours):
         median = table.loc[table[group] == name, value].median()
-        ax.plot([median, median], [row - 0.35, row + 0.35], color=COLOURS["neutral"], linewidth=2)
-        if medians is not None:
-            ends = [medians[name].low, medians[name].high]
-            ax.plot(ends, [row, row], color=COLOURS["neutral"], linewidth=4, solid_capstyle="butt")
+        ax.vlines(median, row - 0.35, row + 0.35, color=COLOURS["neutral"], linewidth=2)
+        if medians:
+            low, high = medians[name].low, medians[name].high
+            ax.hlines(row, low, high, color=COLOURS["neutral"], linewidth=4)
     ax.set(xlabel=label, ylabel="")
     return ax
 
@@ -67,56 +67,62 @@ def paper_range(ax: Axes, low: float, high: float, *, horizontal: bool = False) 
     return ax
 
 
-def curves(
-    table: pd.DataFrame,
+def band(
+    ax: Axes, x: Any, y: Any, low: Any, high: Any, *, color: str, label: str, marker: str = "o"
+) -> None:
+    """A line of y against x, with the interval from low to high around it."""
+    ax.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0)
+    ax.plot(x, y, color=color, marker=marker, markersize=3, label=label)
+
+
+def whiskers(
     ax: Axes,
+    rows: Sequence[float],
+    estimates: Sequence[Estimate],
     *,
-    x: str,
-    y: str,
-    group: str,
-    colours: Mapping[str, str],
-    labels: tuple[str, str],
-) -> Axes:
-    """Mean with its 95% interval against x, one line per group; the intervals are in the table.
+    color: str,
+    label: str,
+    size: float = 4,
+) -> None:
+    """Each `Estimate` as a point on its interval, one per row."""
+    ax.hlines(rows, [e.low for e in estimates], [e.high for e in estimates], color=color, lw=2)
+    ax.plot([e.value for e in estimates], rows, "o", color=color, markersize=size)
+    ax.plot([], [], "o-", color=color, label=label, markersize=size)
+
+
+def curves(estimates: pd.Series, ax: Axes, *, colours: Mapping[str, str]) -> Axes:
+    """Estimates with their 95% intervals, one line per group.
 
     Args:
-        table: columns x, y, ``low``, ``high`` and the group's.
+        estimates: by group and x, ascending.
         ax: where to.
-        x: a column.
-        y: a column.
-        group: the column that says which line.
         colours: of each group.
-        labels: of the two axes.
     """
     for name, colour in colours.items():
-        part = table[table[group] == name].sort_values(x)
-        ax.fill_between(part[x], part.low, part.high, color=colour, alpha=0.25, linewidth=0)
-        ax.plot(part[x], part[y], color=colour, marker="o", markersize=3, label=name)
-    ax.set(xlabel=labels[0], ylabel=labels[1])
+        part = estimates[name]
+        value, low, high = zip(*((e.value, e.low, e.high) for e in part), strict=True)
+        band(ax, part.index, value, low, high, color=colour, label=name)
     ax.legend()
     return ax
 
 
 def changes(
-    table: pd.DataFrame, axes: Sequence[Axes], *, labels: Mapping[str, str]
+    means: pd.DataFrame, axes: Sequence[Axes], *, labels: Mapping[str, str]
 ) -> Sequence[Axes]:
     """Estimates for each change of the method: one row per change, neurons and null, 95% intervals.
 
     Args:
-        table: from :func:`rotate_core.experiments.ablations_of_the_method.summary`.
-        axes: one a figure.
+        means: a column of `Estimate` for each figure, by change and what.
+        axes: one per figure.
         labels: of each figure, by its column in the table.
     """
-    names = list(dict.fromkeys(table.change))
+    names = list(means.index.unique("change"))
     for ax, (column, label) in zip(axes, labels.items(), strict=True):
-        for what, part in table.groupby("what", sort=False):
+        for what, part in means[column].groupby("what", sort=False):
             colour = COLOURS["neuron" if what == "neurons" else "null"]
             shift = -0.13 if what == "neurons" else 0.13
-            for change, estimate in zip(part.change, part[column], strict=True):
-                row = names.index(change) + shift
-                ax.plot([estimate.low, estimate.high], [row, row], color=colour, linewidth=2)
-                ax.plot(estimate.value, row, "o", color=colour, markersize=4)
-            ax.plot([], [], "o-", color=colour, label=what, markersize=4)
+            rows = [names.index(change) + shift for change, _ in part.index]
+            whiskers(ax, rows, part, color=colour, label=what)
         ax.axhspan(-0.5, 0.5, color=COLOURS["neutral"], alpha=0.08, linewidth=0)
         ax.set_yticks(range(len(names)), names)
         ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
@@ -127,12 +133,10 @@ def changes(
 
 def verdicts(rows: Sequence[tuple[str, Any, str]], ax: Axes) -> Axes:
     """Each claim's figure less its null: (name, Estimate, verdict)."""
-    for i, (_, estimate, verdict) in enumerate(rows):
-        colour = VERDICT_COLOURS[verdict]
-        ax.plot([estimate.low, estimate.high], [i, i], color=colour, linewidth=2.5)
-        ax.plot(estimate.value, i, "o", color=colour)
     for verdict in dict.fromkeys(verdict for _, _, verdict in rows):
-        ax.plot([], [], "o-", color=VERDICT_COLOURS[verdict], label=verdict)
+        places = [i for i, row in enumerate(rows) if row[2] == verdict]
+        estimates = [rows[i][1] for i in places]
+        whiskers(ax, places, estimates, color=VERDICT_COLOURS[verdict], label=verdict, size=6)
     ax.set_yticks(range(len(rows)), [f"{name} ({e.n_clusters})" for name, e, _ in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
@@ -142,9 +146,7 @@ def verdicts(rows: Sequence[tuple[str, Any, str]], ax: Axes) -> Axes:
     return ax
 
 
-def against_paper(
-    rows: Sequence[tuple[str, Any, Any, tuple[float, float]]], ax: Axes, *, most: float = 1.0
-) -> Axes:
+def against_paper(rows: Sequence[tuple[Any, ...]], ax: Axes, *, most: float = 1.0) -> Axes:
     """Ours, its null, and the paper's figure, one row per claim.
 
     Args:
@@ -152,18 +154,15 @@ def against_paper(
         ax: where to.
         most: where an open range ends.
     """
-    for i, (_, ours, null, (low, high)) in enumerate(rows):
-        ends = (low - 0.006, min(high, most) + 0.006)  # a single figure is drawn as a narrow range
-        ax.plot(
-            ends, [i, i], color=COLOURS["masked"], linewidth=14, alpha=0.35, solid_capstyle="butt"
-        )
-        for estimate, colour, shift in ((ours, "neuron", -0.12), (null, "null", 0.12)):
-            ax.plot(
-                [estimate.low, estimate.high], [i + shift] * 2, color=COLOURS[colour], linewidth=2
-            )
-            ax.plot(estimate.value, i + shift, "o", color=COLOURS[colour], markersize=5)
-    for label, colour in (("ours", "neuron"), ("its null", "null"), ("the paper's", "masked")):
-        ax.plot([], [], "o-", color=COLOURS[colour], label=label)
+    places = range(len(rows))
+    lows = [low - 0.006 for *_, (low, _) in rows]  # a single figure is drawn as a narrow range
+    highs = [min(high, most) + 0.006 for *_, (_, high) in rows]
+    ax.hlines(places, lows, highs, color=COLOURS["masked"], linewidth=14, alpha=0.35)
+    ours, null = ([row[i] for row in rows] for i in (1, 2))
+    above, below = ([i + shift for i in places] for shift in (-0.12, 0.12))
+    whiskers(ax, above, ours, color=COLOURS["neuron"], label="ours", size=5)
+    whiskers(ax, below, null, color=COLOURS["null"], label="its null", size=5)
+    ax.plot([], [], "o-", color=COLOURS["masked"], label="the paper's")
     ax.set_yticks(range(len(rows)), [f"{name} ({e.n_clusters})" for name, e, _, _ in rows])
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(None, most + 0.02), xlabel="figure of the claim")
     ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3)

@@ -1,10 +1,12 @@
-"""Figures of chapter 5: kurtosis over depth."""
+"""Figures of chapter 5: kurtosis over depth, one panel per kind and a row of them per side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import matplotlib.pyplot as plt
+
+from rotate_core.figures.experiments import band
 from rotate_core.figures.style import COLOURS
 
 if TYPE_CHECKING:
@@ -12,77 +14,64 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def kurtosis_tails(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Share of the vectors above each kurtosis, neurons and null, with 95% bands.
+def kurtosis_tails(table: pd.DataFrame) -> list[Axes]:
+    """Share of the vectors above each kurtosis, neurons and matched vectors, with 95% bands.
 
     Args:
         table: from :func:`rotate_core.experiments.kurtosis_by_depth.shares_above`.
-        axes: one a side and kind, a row of kinds a side.
     """
-    for ax, ((side, kind), part) in zip(axes, _by_side_and_kind(table), strict=True):
-        for null, colour, label in _beside(kind):
-            some = part[(part.null == null) & (part.share > 0)]  # a logarithm has no 0
-            ax.fill_between(some["kurtosis"], some.low, some.high, color=colour, alpha=0.25, lw=0)
-            ax.plot(some["kurtosis"], some.share, color=colour, label=label)
-        ax.set(title=_title(table, side, kind), xlabel="excess kurtosis", yscale="log")
+    table = table[table.share > 0]  # a logarithm has no 0
+    axes = _panels(table, ("kurtosis", "share"), ("excess kurtosis", "share above"), marker="")
+    for ax in axes:
+        ax.set_yscale("log")
         ax.set_xscale("symlog", linthresh=1)
         ax.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
         ax.set_xlim(-0.5, None)
-    axes[0].set_ylabel("share above")
-    return _finish(axes)
+    return axes
 
 
-def kurtosis_by_depth(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Median kurtosis against layer, neurons and null, with 95% bands.
+def kurtosis_by_depth(table: pd.DataFrame) -> list[Axes]:
+    """Median kurtosis against layer, neurons and matched vectors, with 95% bands.
 
     Args:
         table: from :func:`rotate_core.experiments.kurtosis_by_depth.medians`.
-        axes: one a side and kind, a row of kinds a side.
     """
-    for ax, ((side, kind), part) in zip(axes, _by_side_and_kind(table), strict=True):
-        for null, colour, label in _beside(kind):
-            some = part[part.null == null]
-            ax.fill_between(some.layer, some.low, some.high, color=colour, alpha=0.25, linewidth=0)
-            ax.plot(some.layer, some["median"], color=colour, label=label, marker="o", markersize=3)
-        ax.set(title=_title(table, side, kind), xlabel="layer")
+    axes = _panels(table, ("layer", "median"), ("layer", "median kurtosis"))
+    for ax in axes:
         ax.axhline(0, color=COLOURS["neutral"], linewidth=0.5)
-    axes[0].set_ylabel("median kurtosis")
-    return _finish(axes)
+    return axes
 
 
-def shares_by_layer(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
+def shares_by_layer(table: pd.DataFrame) -> list[Axes]:
     """Share above the null against layer with its 95% band, and what chance gives.
 
     Args:
         table: from :func:`rotate_core.experiments.kurtosis_by_depth.share_above_null`.
-        axes: one a side and kind, a row of kinds a side.
     """
-    for ax, ((side, kind), part) in zip(axes, _by_side_and_kind(table), strict=True):
-        colour = COLOURS[kind]
-        ax.plot(part.layer, part.chance, color=COLOURS["null"], linewidth=2, label="chance")
-        ax.fill_between(part.layer, part.low, part.high, color=colour, alpha=0.25, linewidth=0)
-        ax.plot(part.layer, part.share, color=colour, marker="o", markersize=3, label="neurons")
-        ax.set(title=_title(table, side, kind), xlabel="layer")
-    for ax in axes:  # after all have drawn, for they may share the axis
+    axes = _panels(table, ("layer", "share"), ("layer", "share of sharp neurons"))
+    for ax in axes:
         ax.set_ylim(0, None)
-    axes[0].set_ylabel("share of sharp neurons")
-    return _finish(axes)
-
-
-def _by_side_and_kind(table: pd.DataFrame) -> Any:
-    return table.groupby(["side", "kind"], sort=False)
-
-
-def _beside(kind: str) -> tuple[tuple[bool, str, str], ...]:
-    return (True, COLOURS["null"], "matched vectors"), (False, COLOURS[kind], "neurons")
-
-
-def _title(table: pd.DataFrame, side: str, kind: str) -> str:
-    return kind if table.side.nunique() == 1 else f"{kind}, {side}"
-
-
-def _finish(axes: Sequence[Axes]) -> Sequence[Axes]:
-    """One legend above all panels."""
-    handles, labels = axes[0].get_legend_handles_labels()
-    axes[0].figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
     return axes
+
+
+def _panels(
+    table: pd.DataFrame, columns: tuple[str, str], labels: tuple[str, str], marker: str = "o"
+) -> list[Axes]:
+    """Neurons beside chance, if the table has it, or matched vectors; one legend above all."""
+    n_sides, n_kinds, (x, y) = table.side.nunique(), table.kind.nunique(), columns
+    size = (6.6, 0.6 + 2.6 * n_sides)
+    figure, axes = plt.subplots(n_sides, n_kinds, figsize=size, sharey=True, squeeze=False)
+    groups = table.groupby(["side", "kind"], sort=False)
+    for ax, ((side, kind), part) in zip(axes.flat, groups, strict=True):
+        if "chance" in part:
+            ax.plot(part[x], part.chance, color=COLOURS["null"], linewidth=2, label="chance")
+        else:
+            null, part = part[part.null], part[~part.null]
+            look = {"color": COLOURS["null"], "label": "matched vectors", "marker": marker}
+            band(ax, null[x], null[y], null.low, null.high, **look)
+        look = {"color": COLOURS[kind], "label": "neurons", "marker": marker}
+        band(ax, part[x], part[y], part.low, part.high, **look)
+        ax.set(title=kind if n_sides == 1 else f"{kind}, {side}", xlabel=labels[0])
+    axes[0, 0].set_ylabel(labels[1])
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return list(axes.flat)

@@ -73,16 +73,19 @@ class Chapter:
         """The model that the parameters name."""
         return load_model(self._all["model"])
 
-    def atlas(self, kinds: Sequence[str] | None = None) -> Atlas:
+    def atlas(
+        self, kinds: Sequence[str] | None = None, *, layers: Sequence[int] | None = None
+    ) -> Atlas:
         """The atlas of the parameters: gone on with, where neurons or kinds are missing.
 
         Args:
             kinds: None for all of the model's.
+            layers: None for the parameter ``layers``.
         """
         p = self._all
         return Atlas.build(
-            p["atlas"], self.model, layers=p["layers"], kinds=kinds, neurons=p["atlas_neurons"],
-            n_channels=p["atlas_channels"], null=p["atlas_null"],
+            p["atlas"], self.model, layers=layers or p["layers"], kinds=kinds,
+            neurons=p["atlas_neurons"], n_channels=p["atlas_channels"], null=p["atlas_null"],
             settings=Settings(threshold=p["threshold"]), exceptions=p["exceptions"],
             seed=p["seed"], device=p["device"],
         )  # fmt: skip

@@ -140,6 +140,37 @@ def by_certainty(
     return estimates(pd.concat(parts), column, ["channels"], seed=seed)
 
 
+def group_means(
+    table: pd.DataFrame, by: list[str], columns: list[str], **options: Any
+) -> pd.DataFrame:
+    """The mean of some columns in each group with its 95% interval over clusters.
+
+    Args:
+        table: with the column cluster.
+        by: columns that say which group, in the table's order.
+        columns: the figures.
+        options: of :func:`.interval`, such as its seed.
+
+    Returns:
+        One row per group, which is the index, and an `Estimate` per column.
+    """
+    import pandas as pd
+
+    def means(part: pd.DataFrame) -> pd.Series:
+        return pd.Series({name: interval(part[name], part.cluster, **options) for name in columns})
+
+    return table.groupby(by, sort=False)[[*columns, "cluster"]].apply(means)
+
+
+def paired_outcome(
+    ours: pd.Series, null: pd.Series, clusters: Any = None, *, null_is: str, model: str, seed: int
+) -> Outcome:
+    """Figures against their null, row by row, for the scoreboard."""
+    values = {"ours": ours, "null": null, "over_null": ours - null}
+    estimates = {name: interval(x, clusters, seed=seed) for name, x in values.items()}
+    return Outcome(**estimates, null_is=null_is, model=model)
+
+
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of :func:`estimates` for results/NN_claim.json."""
     return [

@@ -13,13 +13,14 @@ spawned from the seed: draws that are shared would cancel, or count double, what
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-N_RESAMPLES = 10_000
+N_RESAMPLES, BATCH = 10_000, 1000
+"""Resamples in all, and at a time."""
 
 Seed = int | np.random.SeedSequence
 """A number, or one of the sequences that :func:`spawn` made of it."""
@@ -46,25 +47,13 @@ class Estimate:
 
     def asdict(self) -> dict[str, float]:
         """For results/NN_claim.json."""
-        return {
-            "value": self.value,
-            "low": self.low,
-            "high": self.high,
-            "n": self.n,
-            "n_clusters": self.n_clusters,
-        }
+        return asdict(self)
 
 
 def spawn(seed: Seed, n: int) -> list[np.random.SeedSequence]:
-    """Seeds for n draws that are independent of each other and of the seed's own.
-
-    Args:
-        seed: a number always gives the same ones.
-        n: how many.
-    """
+    """Seeds for n draws, independent of each other and of the seed's own: the same at each call."""
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    children = [(*root.spawn_key, i) for i in range(n)]  # as root.spawn, which counts its calls
-    return [np.random.SeedSequence(root.entropy, spawn_key=key) for key in children]
+    return [np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, i)) for i in range(n)]
 
 
 def interval(
@@ -77,25 +66,17 @@ def interval(
 ) -> Estimate:
     """The mean or median of values with its 95% interval, resampling whole clusters.
 
-    scipy's bootstrap resamples observations; here it resamples cluster numbers, and the statistic
-    looks their values up.
-
     Args:
         values: (n,); NaN are left out.
-        clusters: (n,) which neuron each value is of; None: each its own.
+        clusters: (n,) which neuron each value is of; None: each its own. Of one, the ends are NaN.
         statistic: "mean" or "median" over all values of the drawn clusters.
         seed: of the resampling.
         n_resamples: how many.
 
-    Returns:
-        With NaN ends where there are fewer than two clusters.
-
     Source: Davison and Hinkley (1997), section 3.8, for resampling clusters; Hesterberg (2015), The
     American Statistician 69:371, section 5.3, for the percentiles.
     """
-    x, member = _clustered(values, clusters)
-    drawn = _resample(x, member, statistic, seed, n_resamples)
-    return _estimate(_value(x, statistic), [(drawn, _count(member))], len(x), _count(member))
+    return _weighted_sum([_Sample.of(values, clusters, seed)], [1.0], statistic, n_resamples)
 
 
 def difference(
@@ -106,21 +87,15 @@ def difference(
     *,
     statistic: str = "mean",
     seed: Seed = 0,
-    n_resamples: int = N_RESAMPLES,
 ) -> Estimate:
     """The mean or median of values less that of others that do not pair with them, as `interval`.
 
-    The two sides are resampled independently. Values that pair are better subtracted first.
-    ``n`` and ``n_clusters`` are those of ``values``.
+    The two sides are resampled independently; ``n`` and ``n_clusters`` are those of ``values``.
+    Values that pair are better subtracted first.
     """
-    x, member = _clustered(values, clusters)
-    y, other_member = _clustered(others, other_clusters)
-    one, other = spawn(seed, 2)
-    first = _resample(x, member, statistic, one, n_resamples)
-    second = _resample(y, other_member, statistic, other, n_resamples)
-    value = _value(x, statistic) - _value(y, statistic)
-    samples = [(first, _count(member)), (-second, _count(other_member))]
-    return _estimate(value, samples, len(x), _count(member))
+    first, second = spawn(seed, 2)
+    samples = [_Sample.of(values, clusters, first), _Sample.of(others, other_clusters, second)]
+    return _weighted_sum(samples, [1.0, -1.0], statistic, N_RESAMPLES)
 
 
 def difference_within(
@@ -139,119 +114,97 @@ def difference_within(
     Where values and others are spread differently over strata, a difference of their means compares
     strata, too. Here each stratum is compared by itself; of n values and m others it weighs
     ``n m / (n + m)``, so that a stratum with a handful of others does not decide. One with fewer
-    than two clusters on either side is left out. Clusters are drawn within strata, and those of
-    each stratum and side by a generator of their own.
+    than two clusters on either side is left out.
 
     Source: Cochran (1954), Biometrics 10:417, for the weights.
     """
     x, label, stratum = (np.asarray(part) for part in (values, clusters, strata))
     y, other_label, other = (np.asarray(part) for part in (others, other_clusters, other_strata))
-    samples: list[tuple[NDArray[np.float64], int]] = []
-    value = weight = 0.0
-    n_values = n_clusters = 0
+    samples: list[_Sample] = []
+    weights: list[float] = []
     every = np.unique(stratum)
     for each, seeds in zip(every, spawn(seed, len(every)), strict=True):
-        x_member = _clustered(x[stratum == each], label[stratum == each])
-        y_member = _clustered(y[other == each], other_label[other == each])
-        if min(_count(x_member[1]), _count(y_member[1])) < 2:
-            continue
-        n, m = len(x_member[0]), len(y_member[0])
-        share = n * m / (n + m)
-        value += share * (x_member[0].mean() - y_member[0].mean())
-        for sign, side, child in zip((1, -1), (x_member, y_member), spawn(seeds, 2), strict=True):
-            drawn = _resample(*side, "mean", child, n_resamples)
-            samples.append((sign * share * drawn, _count(side[1])))
-        weight += share
-        n_values += n
-        n_clusters += _count(x_member[1])
-    if not weight:
-        return Estimate(float("nan"), float("nan"), float("nan"), 0, 0)
-    parts = [(drawn / weight, count) for drawn, count in samples]
-    return _estimate(value / weight, parts, n_values, n_clusters)
+        first, second = spawn(seeds, 2)
+        inside = _Sample.of(x[stratum == each], label[stratum == each], first)
+        outside = _Sample.of(y[other == each], other_label[other == each], second)
+        if min(inside.n_clusters, outside.n_clusters) > 1:
+            n, m = len(inside.values), len(outside.values)
+            samples += [inside, outside]
+            weights += [n * m / (n + m), -n * m / (n + m)]
+    if not samples:
+        return Estimate(math.nan, math.nan, math.nan, 0, 0)
+    shares = np.array(weights) / sum(weights[::2])
+    return _weighted_sum(samples, shares.tolist(), "mean", n_resamples)
 
 
-def _clustered(
-    values: ArrayLike, clusters: ArrayLike | None
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The values that are there, and the number of the cluster of each, from 0."""
-    x = np.asarray(values, dtype=float).ravel()
-    labels = np.arange(len(x)) if clusters is None else np.asarray(clusters).ravel()
-    if len(labels) != len(x):
-        raise ValueError(f"{len(x)} values, {len(labels)} clusters: wanted as many")
-    there = ~np.isnan(x)
-    return x[there], np.unique(labels[there], return_inverse=True)[1]
+@dataclass(frozen=True)
+class _Sample:
+    """Values that are resampled together, by a generator of their own."""
 
+    values: NDArray[np.float64]
+    member: NDArray[np.int64]
+    """The number of each value's cluster, from 0."""
+    n_clusters: int
+    seed: Seed
 
-def _count(member: NDArray[np.int64]) -> int:
-    return int(member.max()) + 1 if len(member) else 0
+    @staticmethod
+    def of(values: ArrayLike, clusters: ArrayLike | None, seed: Seed) -> _Sample:
+        """The values that are not NaN."""
+        x = np.asarray(values, dtype=float).ravel()
+        labels = np.arange(len(x)) if clusters is None else np.asarray(clusters).ravel()
+        if len(labels) != len(x):
+            raise ValueError(f"{len(x)} values, {len(labels)} clusters: wanted as many")
+        there = ~np.isnan(x)
+        labels, member = np.unique(labels[there], return_inverse=True)
+        return _Sample(x[there], member, len(labels), seed)
 
-
-def _value(x: NDArray[np.float64], statistic: str) -> float:
-    if statistic not in ("mean", "median"):
-        raise ValueError(f"statistic={statistic!r}: wanted mean or median")
-    return float(getattr(np, statistic)(x)) if len(x) else float("nan")
-
-
-def _resample(
-    x: NDArray[np.float64], member: NDArray[np.int64], statistic: str, seed: Seed, n_resamples: int
-) -> NDArray[np.float64]:
-    """The bootstrap distribution of the statistic; NaN where there are fewer than two clusters."""
-    from scipy.stats import bootstrap
-
-    n_clusters = _count(member)
-    if n_clusters < 2:
-        return np.full(n_resamples, np.nan)
-    total, count = np.bincount(member, x), np.bincount(member).astype(float)
-    groups = [x[member == i] for i in range(n_clusters)] if statistic == "median" else []
-
-    def of(drawn: NDArray[Any], axis: int = -1) -> Any:
+    def resampled(self, statistic: str, n_resamples: int) -> NDArray[np.float64]:
+        """The statistic's bootstrap distribution; NaN where there are fewer than two clusters."""
+        x, member, n = self.values, self.member, self.n_clusters
+        if n < 2:
+            return np.full(n_resamples, math.nan)
+        random = np.random.default_rng(self.seed)
+        sizes = np.diff([*range(0, n_resamples, BATCH), n_resamples])
+        batches = (random.integers(0, n, (size, n)) for size in sizes)
         if statistic == "mean":
-            return total[drawn].sum(axis) / count[drawn].sum(axis)
-        rows = np.moveaxis(drawn, axis, -1)
-        flat = rows.reshape(-1, rows.shape[-1])
-        medians = [np.median(np.concatenate([groups[i] for i in row])) for row in flat]
-        return np.reshape(medians, rows.shape[:-1])
-
-    result = bootstrap(
-        (np.arange(n_clusters),),
-        of,
-        n_resamples=n_resamples,
-        batch=1000,
-        vectorized=True,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    return np.asarray(result.bootstrap_distribution)
+            total, count = np.bincount(member, x), np.bincount(member)
+            return np.concatenate([total[drawn].sum(1) / count[drawn].sum(1) for drawn in batches])
+        groups = [x[member == i] for i in range(n)]
+        rows = (np.concatenate([groups[i] for i in row]) for drawn in batches for row in drawn)
+        return np.array([np.median(row) for row in rows])
 
 
-def _estimate(
-    value: float, samples: list[tuple[NDArray[np.float64], int]], n: int, n_clusters: int
+def _weighted_sum(
+    samples: Sequence[_Sample], weights: Sequence[float], statistic: str, n_resamples: int
 ) -> Estimate:
-    """A sum of independent samples, each with its bootstrap distribution and its clusters."""
-    drawn = np.sum([part for part, _ in samples], axis=0)
-    low, high = np.quantile(drawn, _percentiles(samples))
-    return Estimate(value, float(low), float(high), n, n_clusters)
+    """The sum of the samples' statistics; n and n_clusters count samples of positive weight.
 
-
-def _percentiles(samples: list[tuple[NDArray[np.float64], int]]) -> tuple[float, float]:
-    """Where a 95% interval ends in the bootstrap distribution, from 0 to 1.
-
-    ``Phi(-+ t sqrt(V / B))``: B is the variance of the draws, V the same with each sample's part
-    times n/(n - 1), and t the 97.5th percentile of Student's distribution with V's degrees of
-    freedom. Of one sample: ``Phi(-+ t_{n-1} sqrt(n / (n - 1)))``.
+    The interval ends where ``Phi(-+ t sqrt(V / B))`` of the draws are below: B is their variance, V
+    the same with each sample's part times n/(n - 1), and t the 97.5th percentile of Student's
+    distribution with V's degrees of freedom. Of one sample: ``Phi(-+ t_{n-1} sqrt(n / (n - 1)))``.
 
     Source: Hesterberg (2015) for one sample; Satterthwaite (1946) for the degrees of freedom.
     """
     from scipy.stats import norm, t
 
-    short = np.array([drawn.var() for drawn, _ in samples])
-    count = np.array([n for _, n in samples], dtype=float)
-    if not short.sum() > 0 or count.min() < 2:  # one value again and again, or nothing to resample
-        return 0.025, 0.975
-    variance = short * count / (count - 1)
-    freedom = variance.sum() ** 2 / (variance**2 / (count - 1)).sum()
-    end = float(t.ppf(0.975, freedom) * (variance.sum() / short.sum()) ** 0.5)
-    return float(norm.cdf(-end)), float(norm.cdf(end))
+    if statistic not in ("mean", "median"):
+        raise ValueError(f"statistic={statistic!r}: wanted mean or median")
+    value, draws, n, n_clusters = 0.0, [], 0, 0
+    for sample, weight in zip(samples, weights, strict=True):
+        x = sample.values
+        value += weight * float(getattr(np, statistic)(x)) if len(x) else math.nan
+        draws.append(weight * sample.resampled(statistic, n_resamples))
+        if weight > 0:
+            n, n_clusters = n + len(x), n_clusters + sample.n_clusters
+    short = np.array([drawn.var() for drawn in draws])
+    count = np.array([sample.n_clusters for sample in samples])
+    end = float(norm.ppf(0.975))
+    if short.sum() > 0 and count.min() > 1:  # else one value again and again, or none to resample
+        variance = short * count / (count - 1)
+        freedom = variance.sum() ** 2 / (variance**2 / (count - 1)).sum()
+        end = float(t.ppf(0.975, freedom) * (variance.sum() / short.sum()) ** 0.5)
+    low, high = np.quantile(np.sum(draws, axis=0), norm.cdf([-end, end]))
+    return Estimate(value, float(low), float(high), n, n_clusters)
 
 
 def sign_flip(
@@ -271,20 +224,18 @@ def sign_flip(
     """
     from scipy.stats import permutation_test
 
-    x, member = _clustered(differences, clusters)
-    if _count(member) < 2:
-        return 1.0 if len(x) else float("nan")  # one neuron's sign shows nothing
-    sums = np.bincount(member, x)
-    result = permutation_test(
-        (sums,),
+    sample = _Sample.of(differences, clusters, seed)
+    if sample.n_clusters < 2:
+        return 1.0 if len(sample.values) else math.nan  # one neuron's sign shows nothing
+    test = permutation_test(
+        (np.bincount(sample.member, sample.values),),
         lambda s, axis=-1: s.sum(axis),
         permutation_type="samples",
-        vectorized=True,
         n_resamples=n_resamples,
-        batch=1000,
+        batch=BATCH,
         rng=np.random.default_rng(seed),
     )
-    return float(result.pvalue)
+    return float(test.pvalue)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
@@ -295,6 +246,4 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p)
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(stepped)
-    adjusted[order] = np.minimum(stepped, 1)
-    return adjusted
+    return np.minimum(stepped, 1)[np.argsort(order)]

@@ -66,9 +66,10 @@ def finding(
         difference: of two figures.
         margin: the equivalence bound, in the difference's unit, fixed before figures are seen: a
             claim's ``least``, or a constant with its reason beside it.
-        above: said where its interval lies above 0.
-        around: "no more", "flat": said only where the whole interval is inside the margin.
-        below: said where it lies below 0.
+        above: said where its interval lies above 0, and not all of it inside the margin.
+        around: "no more", "flat": said where the whole interval is inside the margin, on whichever
+            side of 0.
+        below: said where it lies below 0, and not all of it inside the margin.
         unknown: said else: 0 is inside, and so is a difference that would matter. Also said of
             fewer than eight clusters, whose interval is not to be trusted.
         missing: said where there is no figure or no interval; None: ``unknown``.
@@ -84,11 +85,11 @@ def finding(
         return unknown if missing is None else missing
     if difference.n_clusters < LEAST_NEURONS:
         return unknown
+    if -margin < difference.low and difference.high < margin:
+        return around
     if difference.low > 0:
         return above
-    if difference.high < 0:
-        return below
-    return around if -margin < difference.low and difference.high < margin else unknown
+    return below if difference.high < 0 else unknown
 
 
 def _beside_null(claim: Claim, outcome: Outcome) -> str:

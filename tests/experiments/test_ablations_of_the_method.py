@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from rotate_core import Settings, Vocabulary, decompose
-from rotate_core.experiments import ablations_of_the_method as choices
+from rotate_core.experiments import ablations_of_the_method as ablations
 from rotate_core.experiments.reconstruction import n_distinct
 from rotate_core.null.matched import matched_vectors
+from rotate_core.verdicts.comparison import MATCHED, REAL
 
 SETTINGS = Settings(threshold=3.0)
 
@@ -29,14 +30,14 @@ def vectors() -> torch.Tensor:
 
 def test_every_change_is_measured_on_neurons_and_null_alike(vocabulary, vectors):
     null = matched_vectors(vectors, 4)
-    table, clock = choices.compare(vectors[:3], null, vocabulary, settings=SETTINGS, n_channels=2)
-    assert list(table.change.unique()) == list(choices.CHANGES)
+    table, clock = ablations.compare(vectors[:3], null, vocabulary, settings=SETTINGS, n_channels=2)
+    assert list(table.change.unique()) == list(ablations.CHANGES)
     sizes = table.groupby(["change", "what"]).size().unstack()
-    assert (sizes[choices.NEURONS] == 3).all()
-    assert (sizes[choices.MATCHED] == 4).all()
+    assert (sizes[REAL] == 3).all()
+    assert (sizes[MATCHED] == 4).all()
     assert clock.groupby("change").size().eq(2).all(), "a time for each channel"
     ours = decompose(torch.cat([vectors[:3], null]), vocabulary, n_channels=2, settings=SETTINGS)
-    rows = table[table.change == choices.OURS]
+    rows = table[table.change == ablations.OURS]
     assert rows.cosine.tolist() == pytest.approx(ours.cosine.mean(1).tolist(), abs=1e-6)
     assert rows.distinct.tolist() == (n_distinct(ours) / 2).tolist()
     half = table[table.change == "half the lambda"]
@@ -45,9 +46,9 @@ def test_every_change_is_measured_on_neurons_and_null_alike(vocabulary, vectors)
 
 def test_stricter_thresholds_leave_fewer_distinct_channels(vocabulary, vectors):
     channels = decompose(vectors[:5], vocabulary, n_channels=4, settings=SETTINGS)
-    values = choices.measures(channels)
-    for a, b in zip(choices.COSINES, choices.COSINES[1:], strict=False):
-        for index in choices.JACCARDS:
+    values = ablations.measures(channels)
+    for a, b in zip(ablations.COSINES, ablations.COSINES[1:], strict=False):
+        for index in ablations.JACCARDS:
             less, more = (values[f"distinct {cosine} {index}"] for cosine in (a, b))
             assert all(x <= y for x, y in zip(less, more, strict=True))
     assert values["distinct"] == values["distinct 0.95 0.5"]
@@ -56,27 +57,17 @@ def test_stricter_thresholds_leave_fewer_distinct_channels(vocabulary, vectors):
 def test_times_are_relative_to_the_first_change():
     rows = [(c, 0, i, s * (i + 1)) for c, s in (("ours", 2.0), ("slow", 6.0)) for i in range(5)]
     clock = pd.DataFrame(rows, columns=["change", "layer", "position", "seconds"])
-    found = choices.times_ours(clock).set_index("change")["times the seconds"]
-    assert (found["ours"].value, found["slow"].value, found["slow"].n) == (1, 3, 5)
+    ratios = ablations.times_ours(clock)
+    assert (ratios["ours"].value, ratios["slow"].value, ratios["slow"].n) == (1, 3, 5)
 
 
 def test_reflections_and_ours_on_the_same_neurons(vocabulary, vectors):
-    solved = choices.reflections(vectors[:3], vocabulary, [1, 2], max_iter=5, settings=SETTINGS)
+    solved = ablations.reflections(vectors[:3], vocabulary, [1, 2], max_iter=5, settings=SETTINGS)
     assert list(solved.reflections.unique()) == [0, 1, 2]
     assert solved.groupby("solver").size().eq(3).all()
     assert not solved[solved.reflections > 0].converged.any(), "five steps are not enough"
-    table = choices.solver_table(solved)
+    table = ablations.solver_table(solved)
     assert (
         table.loc["geodesic", "objective"].value > table.loc["AdamW, 1 reflection"].objective.value
     )
     assert table.converged.tolist()[1:] == ["0%", "0%"]
-
-
-def test_summary_has_an_interval_over_neurons():
-    rows = [("ours", w, i, float(i % 2)) for w in ("neurons", "matched vectors") for i in range(10)]
-    table = pd.DataFrame(rows, columns=["change", "what", "cluster", "x"])
-    found = choices.summary(table, ["x"])
-    assert len(found) == 2
-    estimate = found.x.iloc[0]
-    assert estimate.low < estimate.value == 0.5 < estimate.high
-    assert estimate.n_clusters == 10

@@ -10,7 +10,7 @@ from tiny_models import TOKENS, tiny
 from rotate_core import load_model
 from rotate_core.experiments import kurtosis_by_depth as depth
 from rotate_core.experiments import kurtosis_concepts as concepts
-from rotate_core.experiments.kurtosis import kurtosis_of, whole_model
+from rotate_core.experiments.kurtosis import kurtosis_of, kurtosis_table
 from rotate_core.experiments.kurtosis_by_depth import share_above_null
 from rotate_core.figures.kurtosis import shares_by_layer
 from rotate_core.null.matched import own_seed
@@ -27,15 +27,15 @@ def test_kurtosis_of_many_vectors_is_the_statistic():
     torch.testing.assert_close(kurtosis_of(vectors, projection), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_whole_model_has_every_neuron_once_and_its_null(checkpoints):
+def test_the_table_has_every_neuron_once_and_its_null(checkpoints):
     model = load_model(checkpoints("llama"))
-    rows = whole_model(model, n_null=5, progress=False)
+    rows = kurtosis_table(model, n_null=5, progress=False)
     neurons = rows[~rows.null]
     assert len(neurons) == model.n_layers * 3 * model.d_mlp
     assert not neurons.duplicated(["layer", "kind", "neuron"]).any()
     assert rows.null.sum() == model.n_layers * 3 * 5
-    some = whole_model(model, layers=[1], n_neurons=4, n_null=5, progress=False)
-    same = neurons.merge(some[~some.null], on=["layer", "kind", "neuron"])
+    drawn = kurtosis_table(model, layers=[1], n_neurons=4, n_null=5, progress=False)
+    same = neurons.merge(drawn[~drawn.null], on=["layer", "kind", "neuron"])
     assert len(same) == 12
     assert same.kurtosis_x.tolist() == pytest.approx(same.kurtosis_y.tolist())
 
@@ -50,7 +50,7 @@ def test_both_sides_of_an_untied_model_are_measured(checkpoints):
     model = load_model(checkpoints("llama"))
     assert not model.tied
     sides = ["unembedding", "embedding"]
-    table = whole_model(model, sides=sides, n_null=5, progress=False)
+    table = kurtosis_table(model, sides=sides, n_null=5, progress=False)
     medians, shares, tails = (
         depth.medians(table),
         share_above_null(table),
@@ -58,8 +58,8 @@ def test_both_sides_of_an_untied_model_are_measured(checkpoints):
     )
     for rows in (medians, shares, tails):
         assert list(rows.side.unique()) == sides
-    one, other = (medians[medians.side == side]["median"].to_numpy() for side in sides)
-    assert (one != other).all()
+    unembedding, embedding = (medians[medians.side == x]["median"].to_numpy() for x in sides)
+    assert (unembedding != embedding).all()
 
 
 def test_share_above_null_is_what_chance_gives_for_the_null_itself():
@@ -98,8 +98,7 @@ def test_chance_is_exact_where_a_level_is_discrete(n_null, level, expected):
 
 def test_the_line_of_chance_is_that_of_each_layer():
     found = share_above_null(draws_from_one_law(20, 10, 3), level=0.9)
-    _, ax = plt.subplots()
-    shares_by_layer(found, [ax])
+    (ax,) = shares_by_layer(found)
     lines = {line.get_label(): line.get_ydata().tolist() for line in ax.lines}
     plt.close(ax.figure)
     assert lines["chance"] == found.chance.tolist() == pytest.approx([2 / 11] * 3)
@@ -134,7 +133,7 @@ def test_resampled_quantile_is_the_bootstrap():
 def test_depth_is_the_difference_of_later_and_earlier_layers():
     rows = [(layer, kind, float(layer >= 4)) for layer in range(12) for kind in ("in", "out")]
     values = pd.DataFrame(rows, columns=["layer", "kind", "x"]).assign(side="u")
-    found = depth.depth_table(values, "x", 12, cuts=(1 / 3, 1 / 2)).set_index("cut")
+    found = depth.depth_table(values, "x", cuts=(1 / 3, 1 / 2)).loc["u"]
     assert found.loc[1 / 3, "late less early"].value == 1
     assert found.loc[1 / 3, "late less early"].n_clusters == 8, "layers are resampled"
     assert found.loc[1 / 2, "late less early"].value == pytest.approx(2 / 3)
@@ -161,24 +160,18 @@ def test_difference_of_means_finds_the_direction_of_each_label():
         concepts.difference_of_means(means, label, least=30)
 
 
-def test_percentile_counts_ties_half():
-    reference = torch.tensor([1.0, 2.0, 2.0, 3.0])
-    values = torch.tensor([0.0, 2.0, 9.0])
-    assert concepts.percentile_among(values, reference).tolist() == [0, 50, 100]
-
-
 def test_npmi_is_one_for_tokens_that_only_meet_and_low_for_strangers():
     tokens = torch.zeros(600, 4, dtype=torch.long)
     tokens[:30, :2] = torch.tensor([1, 2])  # always together
     tokens[100:130, 0], tokens[200:230, 0] = 3, 4  # never
-    logits = torch.zeros(2, 6)
-    logits[0, [1, 2]] = 5
-    logits[1, [3, 4]] = 5
+    vectors = torch.zeros(2, 6)
+    vectors[0, [1, 2]] = 5
+    vectors[1, [3, 4]] = 5
     ids, npmi = concepts.token_npmi(tokens)
-    found = concepts.npmi_of_top_tokens(logits[:, ids], npmi, k=2)
-    assert found.tolist() == pytest.approx([1, -1])
+    table = concepts.coherence_ranks(vectors, torch.eye(6), ids, npmi, ks=[2])
+    assert table.coherence.tolist() == pytest.approx([1, -1])
     with pytest.raises(ValueError, match="wanted 9"):
-        concepts.npmi_of_top_tokens(logits[:, ids], npmi, k=9)
+        concepts.coherence_ranks(vectors, torch.eye(6), ids, npmi, ks=[2, 9])
 
 
 def test_concepts_are_ranked_among_the_neurons_of_the_model_and_of_their_layer():
@@ -192,11 +185,19 @@ def test_concepts_are_ranked_among_the_neurons_of_the_model_and_of_their_layer()
     table = pd.DataFrame({"layer": 7, "kurtosis": kurtosis_of(neurons, projection).numpy()})
     sharper = pd.DataFrame({"layer": 8, "kurtosis": [1e6] * 200})
     table = pd.concat([table, sharper])
-    found = concepts.concept_ranks(means, [7], document, table, projection, counts=[2, 6])
-    assert found.groupby(["windows", "what"]).size().tolist() == [4] * 4
-    real = found[(found.what == concepts.ARTICLES) & (found.article == 0)]
-    assert (real.layer_percentile > 90).all()
-    assert ((real.percentile > 45) & (real.percentile <= 50)).all(), "half of the model is sharper"
+    found = concepts.concept_table(means, [7], document, table, projection, counts=[2, 6])
+    assert found.groupby(["among", "windows", "what"]).size().tolist() == [4] * 8
+    concept = found[(found.what == concepts.ARTICLES) & (found.cluster == 0)]
+    in_model, in_layer = (
+        concept[concept.among == among].percentile
+        for among in (concepts.IN_MODEL, concepts.IN_LAYER)
+    )
+    assert (in_layer > 90).all()
+    assert ((in_model > 45) & (in_model <= 50)).all(), "half of the model is sharper"
+    medians = concepts.beside_null(found, ["among"])
+    assert medians.ours[concepts.IN_LAYER].n_clusters == 4
+    over = medians.ours[concepts.IN_LAYER].value - medians.null[concepts.IN_LAYER].value
+    assert medians.over_null[concepts.IN_LAYER].value == over
 
 
 def test_coherent_vectors_are_ranked_among_themselves():
@@ -208,6 +209,9 @@ def test_coherent_vectors_are_ranked_among_themselves():
     table = concepts.coherence_ranks(vectors, torch.eye(6), ids, npmi, ks=[2])
     assert table["rank"].tolist() == [0.5, 1]
     assert table.percentile.tolist() == pytest.approx([75, 25]), "of kurtosis, not of coherence"
+    repeated = vectors[[1, 0, 1, 0, 1]]
+    ties = concepts.coherence_ranks(repeated, torch.eye(6), ids, npmi, ks=[2]).percentile
+    assert ties.tolist() == pytest.approx([30, 80, 30, 80, 30]), "ties count half"
 
 
 def test_residual_means_are_those_of_the_hidden_states():

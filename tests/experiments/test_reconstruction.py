@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from rotate_core import Vocabulary, decompose
-from rotate_core.channels import first_channels, join, split, take
+from rotate_core import Settings, Vocabulary, decompose
+from rotate_core.channels import first_channels, join, take
 from rotate_core.experiments.reconstruction import (
+    decompose_in_batches,
     explained_norm,
     jaccard,
     match,
@@ -75,20 +76,15 @@ def test_the_tables_hold_what_the_functions_give(channels):
 def test_joined_neurons_go_on_as_one_batch_and_come_apart_again(channels):
     first = dataclasses.replace(first_channels(take(channels, [2, 0]), 2), layer=3, kind="in")
     parts = [first, dataclasses.replace(first_channels(take(channels, [1]), 2), layer=9)]
-    together = join(parts)
-    assert together.indices == (0, 1, 2)
-    more = decompose(
-        together.weight_vectors,
-        channels.vocabulary,
-        n_channels=4,
-        after=together,
-        settings=channels.settings,
-        progress=False,
-    )
-    back = split(more, parts)
+    assert join(parts).indices == (0, 1, 2)
+    back = decompose_in_batches(parts, go_on=True, n_channels=4, progress=False)
     assert [(p.layer, p.kind, p.indices) for p in back] == [(3, "in", (2, 0)), (9, None, (1,))]
     alike = torch.cosine_similarity(back[0].vectors, channels.vectors[[2, 0]], dim=-1)
     assert alike.min() > 1 - 1e-4, "as one run gives, but for rounding"
+    other = dataclasses.replace(parts[0], settings=Settings(threshold=2.0), layer=5)
+    one_channel = decompose_in_batches([*parts, other], n_channels=1, progress=False)
+    assert [p.layer for p in one_channel] == [3, 9, 5]
+    assert [p.settings.threshold for p in one_channel] == [3.0, 3.0, 2.0], "a batch of its own"
 
 
 def test_jaccard_of_sets():

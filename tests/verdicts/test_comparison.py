@@ -17,7 +17,9 @@ from rotate_core.verdicts.comparison import (
     beside_matched,
     by_certainty,
     estimates,
+    group_means,
     outcome,
+    paired_outcome,
     records,
 )
 from rotate_core.verdicts.intervals import Estimate, interval
@@ -144,3 +146,21 @@ def test_certain_channels_stand_beside_matched_vectors_of_their_places():
     nothing = by_certainty(table[table.channel == 1], "value", q, level=0.1)
     assert not len(nothing)
     assert "difference" in nothing
+
+
+def test_group_means_have_an_interval_over_clusters():
+    rows = [("ours", w, i, float(i % 2)) for w in (REAL, MATCHED) for i in range(10)]
+    table = pd.DataFrame(rows, columns=["change", "what", "cluster", "x"])
+    means = group_means(table, ["change", "what"], ["x"], seed=1)
+    assert means.index.tolist() == [("ours", REAL), ("ours", MATCHED)]
+    estimate = means.x.iloc[0]
+    assert estimate == interval([0.0, 1.0] * 5, seed=1)
+    assert estimate.low < estimate.value == 0.5 < estimate.high
+    assert estimate.n_clusters == 10
+
+
+def test_a_paired_outcome_resamples_what_pairs_together():
+    ours = pd.Series([1.0, 2.0, 3.0, 4.0])
+    found = paired_outcome(ours, ours - 1, [0, 0, 1, 2], null_is="one less", model="a", seed=0)
+    assert (found.ours.value, found.null.value, found.ours.n_clusters) == (2.5, 1.5, 3)
+    assert (found.over_null.low, found.over_null.high) == (1, 1)

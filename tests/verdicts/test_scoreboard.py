@@ -270,12 +270,15 @@ WORDS = {"above": "more", "around": "no more", "below": "less", "unknown": "cann
     ("low", "high", "expected"),
     [
         (0.1, 0.3, "more"),
-        (0.001, 0.01, "more"),
+        (0.001, 0.06, "more"),
+        (0.001, 0.01, "no more"),
         (-0.01, 0.04, "no more"),
         (-0.01, 0.05, "cannot tell"),
         (-0.05, 0.01, "cannot tell"),
         (-0.1, 0.3, "cannot tell"),
         (-0.3, -0.1, "less"),
+        (-0.06, -0.001, "less"),
+        (-0.04, -0.001, "no more"),
         (NAN, NAN, "cannot tell"),
     ],
 )
