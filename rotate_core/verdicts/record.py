@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from rotate_core.storage import versions
+from rotate_core.storage import hardware, versions, write_whole
 
 if TYPE_CHECKING:
     from rotate_core.models import Model
@@ -49,20 +44,11 @@ def write_results(
         "parameters": _plain(dict(parameters)),
         "model": {"name": model.name, "checksum": model.checksum},
         "versions": versions(*PACKAGES),
-        "hardware": {
-            "processor": processor(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
+        "hardware": hardware(),
         "seconds": round(seconds, 1),
     }
-    directory = Path(folder)
-    directory.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=directory, prefix=f".{name}-")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        json.dump(content, stream, indent=1, sort_keys=True, allow_nan=False)
-        stream.write("\n")
-    os.replace(temporary, directory / f"{name}.json")
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    write_whole(Path(folder) / f"{name}.json", text.encode())
 
 
 def _plain(value: Any) -> Any:
@@ -76,14 +62,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def processor() -> str:
-    """Name of the processor, as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
