@@ -17,8 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rotate_core.atlas import Atlas
-from rotate_core.cli import app
-from rotate_core.cli_options import n_bytes
+from rotate_core.cli import app, parse_bytes
 
 BUILD = [
     "--layers",
@@ -170,7 +169,7 @@ def test_neurons_out_of_a_file(checkpoints, tmp_path: Path) -> None:
     [("500MB", 5e8), ("2 GiB", 2e9), ("1.5k", 1500.0), ("7", 7.0), (None, None)],
 )
 def test_memory_as_people_write_it(text, expected) -> None:
-    assert n_bytes(text) == expected
+    assert parse_bytes(text) == expected
 
 
 # --- Interruptions ------------------------------------------------------------------------------
