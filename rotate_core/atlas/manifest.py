@@ -197,7 +197,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         for text in [format_indices(s.indices)]
     ]
     head = json.dumps(content, indent=2, ensure_ascii=False).removesuffix("[]\n}")
-    text = head + "[\n    " + ",\n    ".join(lines) + "\n  ]\n}\n"  # a shard a line
+    text = head + "[\n    " + ",\n    ".join(lines) + "\n  ]\n}\n"  # one line per shard
     write_whole(folder / "manifest.json", text.encode())
 
 
