@@ -1,6 +1,6 @@
 """How long a search takes in an atlas of ten million tail tokens, and what its index takes to make.
 
-    python benchmarks/atlas.py [--rows 10000000] [--folder FOLDER]
+    python benchmarks/atlas.py [--rows 10000000] [--neurons 1536] [--folder FOLDER]
 
 Everything but the figures in it is real: shards are written as a build writes them, the index is
 made by finish_group. Tokens follow Zipf's law, so that common ones are in almost every tail. Writes
@@ -9,8 +9,8 @@ atlas.json beside this file:
 search    over all layers and kinds, in seconds of the clock and of the processor (they differ where
           others use the machine). Cold: the first in a new process, with the atlas's files out of
           the page cache, imports done. Warm: the best of five more there; each opens the atlas.
-finish    the index of one layer and kind of whole size (1,536 neurons): seconds, the most memory
-          that the process held, and the same searches in this one index.
+finish    the index of one layer and kind of whole size: seconds, the most memory that the process
+          held, and the same searches in this one index.
 """
 
 from __future__ import annotations
@@ -29,18 +29,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd  # noqa: F401 (before anything is timed)
-import pyarrow.dataset  # noqa: F401 (likewise)
+import pyarrow.parquet as pq
 import torch
 from measured import keep
 
 from rotate_core.atlas import Atlas
-from rotate_core.atlas.atlas import StoredVocabulary
-from rotate_core.atlas.index import finish_group, index_path
+from rotate_core.atlas.index import finish_group, index_path, look_up, token_ids
 from rotate_core.atlas.manifest import Manifest, Shard, write_manifest
-from rotate_core.atlas.search import look_up, token_ids
 from rotate_core.atlas.shards import write_shard, write_tokens
 from rotate_core.channels import Channels
-from rotate_core.null.evidence import Tails
+from rotate_core.null.evidence import EVIDENCE, TailEvidence
 from rotate_core.rotation.settings import Settings
 
 KINDS, N_CHANNELS, D_VOCAB = ("gate", "in", "out"), 50, 128_000
@@ -50,8 +48,8 @@ TOKENS = [f" w{i:06d}" for i in range(D_VOCAB)]
 WORDS = {"rare": "w120000", "middling": "w003000", "common": "w000020"}
 
 
-def synthetic(shard: Shard) -> tuple[Channels, Tails]:
-    """Channels of a shard with tails, drawn at random."""
+def synthetic(shard: Shard) -> tuple[Channels, TailEvidence]:
+    """Channels of a shard and their evidence, drawn at random."""
     random = np.random.default_rng([shard.layer, KINDS.index(shard.kind), shard.indices[0]])
     shape = (len(shard.indices), N_CHANNELS)
     n = shape[0] * shape[1]
@@ -71,15 +69,15 @@ def synthetic(shard: Shard) -> tuple[Channels, Tails]:
     channels = Channels(
         vectors=torch.zeros(*shape, 1),
         weight_vectors=torch.zeros(shape[0], 1),
-        **{name: drawn() for name in ("kurtosis", "skewness", "cosine", "objective", "support")},
+        **{name: drawn() for name in ("kurtosis", "skewness", "cosine", "objective")},
         gradient_norm=drawn(),
         n_iter=whole,
         converged=whole.bool(),
         n_masked=whole,
-        tail=whole.to(torch.int8),
+        polarity=whole.to(torch.int8),
         top_ids=torch.from_numpy(token[:, :50]).view(*shape, 50),
         top_z=torch.from_numpy(random.normal(6, 1, (*shape, 50)).astype(np.float32)),
-        vocabulary=StoredVocabulary(TOKENS, lambda: None),
+        vocabulary=None,
         settings=Settings(),
         seed=0,
         indices=shard.indices,
@@ -87,7 +85,7 @@ def synthetic(shard: Shard) -> tuple[Channels, Tails]:
         layer=shard.layer,
         kind=shard.kind,
     )
-    return channels, tails
+    return channels, TailEvidence(tails=tails, **{name: drawn() for name in EVIDENCE})
 
 
 def make(folder: Path, n_layers: int, kinds: tuple[str, ...], n_neurons: int) -> Manifest:
@@ -128,8 +126,9 @@ def ask(folder: Path, word: str) -> dict[str, Any]:
         atlas.search(word)
         seconds.append(round(time.perf_counter() - started[0], 3))
         cpu_seconds.append(round(time.process_time() - started[1], 3))
+    manifest = atlas.manifest
     return {
-        "hits": len(look_up(atlas, token_ids(atlas, word))),
+        "hits": len(look_up(folder, manifest, token_ids(manifest, atlas.tokens, word))),
         "cold": seconds[0],
         "cold_cpu": cpu_seconds[0],
         "warm": min(seconds[1:]),
@@ -171,8 +170,6 @@ def finish(folder: Path, layer: int, kind: str) -> dict[str, Any]:
 
 def n_rows(folder: Path) -> int:
     """Rows of all indices."""
-    import pyarrow.parquet as pq
-
     return sum(pq.read_metadata(path).num_rows for path in folder.rglob("index.parquet"))
 
 
@@ -180,6 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000_000, help="of all indices, about")
     parser.add_argument("--layers", type=int, default=30)
+    parser.add_argument("--neurons", type=int, default=1536, help="of the index that is timed")
     parser.add_argument("--folder", type=Path, help="where the atlas goes, to be kept")
     parser.add_argument("--ask", help="(in a process of its own) search the folder for a word")
     parser.add_argument("--finish", action="store_true", help="(likewise) write one index")
@@ -198,13 +196,16 @@ def main() -> None:
         for group in manifest.groups():
             finish_group(folder, manifest, *group)
         size = sum(path.stat().st_size for path in folder.rglob("index.parquet"))
-        found: dict[str, Any] = {"index_rows": n_rows(folder), "index_files": arguments.layers * 3}
-        found["index_megabytes"] = round(size / 1e6)
-        found |= {name: ask_cold(folder, word) for name, word in WORDS.items()}
-        keep(file, "search", found)
+        searched = {
+            "index_rows": n_rows(folder),
+            "index_files": len(manifest.groups()),
+            "index_megabytes": round(size / 1e6),
+            **{name: ask_cold(folder, word) for name, word in WORDS.items()},
+        }
+        keep(file, "search", searched)
 
         whole = Path(scratch) / "whole"
-        make(whole, 1, ("out",), 1536)
+        make(whole, 1, ("out",), arguments.neurons)
         command = [sys.executable, __file__, "--folder", str(whole), "--finish"]
         result = subprocess.run(command, capture_output=True, text=True, check=True)
         taken = {"index_rows": n_rows(whole)} | json.loads(result.stdout)

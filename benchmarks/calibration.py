@@ -61,9 +61,9 @@ def main() -> None:
     )
     planted = {strength: part.core.to_numpy() for strength, part in table.groupby("strength")}
     group = f"{layer} {kind}"
-    discovered = null_validity.discoveries(fresh[group], planted, others(group), n_null=N_NULL)
-    keep(FILE, "power", {"group": group, "size": SIZE, "rows": discovered.to_dict("records")})
-    choice = null_validity.choose(valid, discovered).reset_index()
+    power = null_validity.discoveries(fresh[group], planted, others(group), n_null=N_NULL)
+    keep(FILE, "power", {"group": group, "size": SIZE, "rows": power.to_dict("records")})
+    choice = null_validity.choose(valid, power).reset_index()
     keep(FILE, "choice", choice.to_dict("records"))
 
 

@@ -59,7 +59,7 @@ def activations(n_tokens: int) -> dict[str, Any]:
     mlp_inputs(lm, cut.tokens[:8], rows, progress=False)  # warm
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begun = time.perf_counter()
-    found = mlp_inputs(lm, cut.tokens, rows, progress=False)
+    values = mlp_inputs(lm, cut.tokens, rows, progress=False)
     seconds = time.perf_counter() - begun
     growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     n = cut.tokens.numel()
@@ -69,7 +69,7 @@ def activations(n_tokens: int) -> dict[str, Any]:
         "tokens": n,
         "seconds": seconds,
         "seconds_of_200000_tokens": seconds * 200_000 / n,
-        "bytes_of_results": sum(values.nbytes for values in found.values()),
+        "bytes_of_results": sum(part.nbytes for part in values.values()),
         "peak_growth": 1024 * growth,
     }
 

@@ -8,10 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from rotate_core.storage import versions
-from rotate_core.verdicts.record import PACKAGES, processor
+from rotate_core.storage import hardware, versions, write_whole
+from rotate_core.verdicts.record import PACKAGES
 
 
 def keep(file: Path, part: str, figures: dict[str, Any]) -> None:
@@ -19,12 +17,10 @@ def keep(file: Path, part: str, figures: dict[str, Any]) -> None:
     results = json.loads(file.read_text()) if file.exists() else {}
     results[part] = {
         "figures": figures,
-        "hardware": {"processor": processor(), "threads": torch.get_num_threads()},
+        "hardware": hardware(),
         "load_average": os.getloadavg()[0],
         "versions": versions(*PACKAGES),
         "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
     }
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    temporary.replace(file)
+    write_whole(file, (json.dumps(results, indent=1) + "\n").encode())
     print(f"{part}: {json.dumps(figures, indent=1)}", flush=True)

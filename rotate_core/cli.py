@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import torch
 import typer
+from typer import Argument, Option
 
-from rotate_core import cli_options as options
+from rotate_core import __version__
+from rotate_core.decomposition import check_device
+from rotate_core.models.tokens import visible
 
 if TYPE_CHECKING:
     import pandas as pd
+
+AtlasPath = Annotated[
+    str, Argument(metavar="ATLAS", help="A folder, or a hub's organisation/name.")
+]
+AsJson = Annotated[bool, Option("--json", help="Print JSON, a row an object.")]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,16 +45,14 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"rotate {version('rotate_core')}")
+        typer.echo(f"rotate {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def _rotate(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Take the MLP neurons of a language model apart into vocabulary channels."""
@@ -51,26 +60,57 @@ def _rotate(
 
 @app.command()
 def decompose(
-    model: options.ModelName,
-    out: options.Out,
-    layers: options.Layers = "all",
-    kinds: options.Kinds = "all",
-    neurons: options.NeuronsToDo = "all",
-    channels: options.Channels = 10,
-    null: options.Null = 0,
-    seed: options.Seed = 0,
-    solver: options.SolverName = options.Solver.geodesic,
-    moments: options.MomentsName = options.Moments.weighted,
-    threshold: options.Threshold = 4.0,
-    lambda_kurtosis: options.LambdaKurtosis = 0.3,
-    side: options.SideName = options.Side.auto,
-    fold_norm: options.FoldNorm = False,
-    device: options.Device = "cpu",
-    memory: options.Memory = None,
-    engine: options.EngineName = options.Engine.local,
-    ray_address: options.RayAddress = None,
-    accept_terms: options.AcceptTerms = False,
-    progress: options.Progress = True,
+    model: Annotated[
+        str,
+        Argument(
+            metavar="MODEL",
+            help="smollm2-135m, gemma3-270m, a checkpoint's directory, a .gguf file, or a hub's "
+            "organisation/name.",
+        ),
+    ],
+    out: Annotated[Path, Option(help="The atlas's folder: made, or gone on with.")],
+    layers: Annotated[str, Option(help="Such as 0,15 or 20-29.")] = "all",
+    kinds: Annotated[str, Option(help="Such as gate,out.")] = "all",
+    neurons: Annotated[
+        str,
+        Option(
+            help="25 draws so many in each layer; 0-99 or 3,7 names them; @FILE reads their "
+            "numbers."
+        ),
+    ] = "all",
+    channels: Annotated[int, Option(min=1, help="Of each neuron.")] = 10,
+    null: Annotated[
+        int, Option(min=0, help="Matched vectors a layer and kind, for p- and q-values.")
+    ] = 0,
+    seed: Annotated[int, Option(min=0, help="Of the draw, of the null and of the solver.")] = 0,
+    solver: Annotated[
+        Literal["geodesic", "householder"], Option(help="Ours, or the paper's.")
+    ] = "geodesic",
+    moments: Annotated[
+        Literal["weighted", "scaled"], Option(help="Ours, or the paper's.")
+    ] = "weighted",
+    threshold: Annotated[
+        float, Option(help="z-score beyond which a channel's tokens are masked.")
+    ] = 4.0,
+    lambda_kurtosis: Annotated[float, Option(help="Weight of sparsity against closeness.")] = 0.3,
+    side: Annotated[
+        Literal["auto", "embedding", "unembedding"], Option(help="Vocabulary matrix.")
+    ] = "auto",
+    fold_norm: Annotated[bool, Option("--fold-norm", help="Multiply the norms' gains in.")] = False,
+    device: Annotated[str, Option(help="Such as cuda.")] = "cpu",
+    memory: Annotated[
+        str | None, Option(help="For a shard's work, such as 500MB: makes shards smaller.")
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"], Option(help="This process, or Ray's workers.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None, Option(help="Of a Ray cluster; none: this machine's cores.")
+    ] = None,
+    accept_terms: Annotated[
+        bool, Option("--accept-terms", help="Accept the terms of gemma3-270m.")
+    ] = False,
+    progress: Annotated[bool, Option(help="Show a bar with an estimate of what is left.")] = True,
 ) -> None:
     """Decompose many neurons into an atlas.
 
@@ -78,87 +118,82 @@ def decompose(
     it adds them. Several processes on one folder share the work.
     """
     with _errors(resumable=True):
-        which = {
-            "layers": options.numbers(layers),
+        asked = {
+            "layers": parse_numbers(layers),
             "kinds": None if kinds == "all" else [kind.strip() for kind in kinds.split(",")],
-            "neurons": options.neurons(neurons),
-            "memory": options.n_bytes(memory),
+            "neurons": parse_neurons(neurons),
+            "memory": parse_bytes(memory),
         }
-        from rotate_core.atlas import Atlas
-        from rotate_core.models import load_model
-        from rotate_core.rotation.settings import Settings
+        from rotate_core import Atlas, Settings, load_model
 
         _check_device(device)
+        settings = Settings(
+            solver=solver, moments=moments, threshold=threshold, lambda_kurtosis=lambda_kurtosis
+        )
         atlas = Atlas.build(
             out,
             load_model(model, accept_terms=accept_terms),
             n_channels=channels,
             null=null,
-            settings=Settings(
-                solver=solver.value,
-                moments=moments.value,
-                threshold=threshold,
-                lambda_kurtosis=lambda_kurtosis,
-            ),
+            settings=settings,
             seed=seed,
-            side=side.value,
+            side=side,
             fold_norm=fold_norm,
             device=device,
-            engine=engine.value,
+            engine=engine,
             ray_address=ray_address,
             progress=progress,
-            **which,
+            **asked,
         )
         typer.echo(repr(atlas))
 
 
 @app.command()
 def search(
-    atlas: options.AtlasPath,
-    word: options.Word,
-    limit: options.Limit = 20,
-    as_json: options.AsJson = False,
+    atlas: AtlasPath,
+    word: Annotated[str, Argument(metavar="WORD", help="Case and the spaces around do not count.")],
+    limit: Annotated[int, Option(min=1, help="Channels at most.")] = 20,
+    as_json: AsJson = False,
 ) -> None:
     """Find the neurons whose channels carry a word, the strongest first."""
     with _errors():
-        from rotate_core.atlas import Atlas
+        from rotate_core import Atlas
 
         opened = Atlas.open(atlas)
-        found = opened.search(word, limit=limit)
-        if found.empty and not as_json:
+        hits = opened.search(word, limit=limit)
+        if hits.empty and not as_json:
             typer.echo(f"no channel of {atlas} has {word!r} in its tail")
             return
-        columns = "layer kind neuron channel token z support q_value top_tokens"
-        _print(found, columns.split(), as_json)
-        groups = dict.fromkeys(zip(found["layer"], found["kind"], strict=True))
+        _print(hits, "layer kind neuron channel token z support q_value top_tokens", as_json)
+        groups = dict.fromkeys(zip(hits["layer"], hits["kind"], strict=True))
         for layer, kind in groups if opened.manifest.null and not as_json else ():
             typer.echo(f"layer {layer}, {kind}: {opened.calibration(layer, kind)}")
 
 
 @app.command()
 def show(
-    atlas: options.AtlasPath,
-    layer: options.Layer,
-    kind: options.Kind,
-    neuron: options.Neuron,
-    as_json: options.AsJson = False,
+    atlas: AtlasPath,
+    layer: Annotated[int, Option(min=0, help="From 0.")],
+    kind: Annotated[str, Option(help="gate, in or out.")],
+    neuron: Annotated[int, Option(min=0, help="Its number in the layer.")],
+    as_json: AsJson = False,
 ) -> None:
     """Show the channels of one neuron."""
     with _errors():
-        from rotate_core.atlas import Atlas
+        from rotate_core import Atlas
 
         channels = Atlas.open(atlas).channels(layer=layer, kind=kind, neuron=neuron)
         if channels.calibration is not None and not as_json:
             typer.echo(channels.calibration)
         columns = "channel kurtosis cosine support p_value q_value n_masked polarity top_tokens"
-        _print(channels.table(), columns.split(), as_json)
+        _print(channels.table(), columns, as_json)
 
 
 @app.command()
-def info(atlas: options.AtlasPath, as_json: options.AsJson = False) -> None:
+def info(atlas: AtlasPath, as_json: AsJson = False) -> None:
     """Show what an atlas holds and how it was made, by layer and kind."""
     with _errors():
-        from rotate_core.atlas import Atlas
+        from rotate_core import Atlas
 
         opened = Atlas.open(atlas)
         if not as_json:
@@ -168,14 +203,45 @@ def info(atlas: options.AtlasPath, as_json: options.AsJson = False) -> None:
             for where, changes in m.exceptions.items():
                 typer.echo(f"layer {where}: {', '.join(f'{a}={b}' for a, b in changes.items())}")
             typer.echo(f"seed {m.seed}, {m.null} matched vectors a layer and kind; {versions}\n")
-        _print(opened.summary(), [], as_json)
+        _print(opened.summary(), "", as_json)
+
+
+# --- Options as people write them ---------------------------------------------------------------
+
+
+def parse_numbers(text: str) -> tuple[int, ...] | None:
+    """Numbers out of "0,15,20-29"; None out of "all"."""
+    from rotate_core.atlas.manifest import parse_indices
+
+    try:
+        return None if text == "all" else parse_indices(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def parse_neurons(text: str) -> int | tuple[int, ...] | None:
+    """How many to draw out of "25"; numbers out of "0-99", "3,7", "@FILE"; None out of "all"."""
+    if text.isdecimal():
+        return int(text)
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise typer.BadParameter(f"{text}: {error}") from None
+    return parse_numbers(text)
+
+
+def parse_bytes(text: str | None) -> float | None:
+    """Bytes out of "500MB" or "2GB"."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text, re.IGNORECASE)
+    if not match:
+        raise typer.BadParameter(f"{text!r}: wanted such as 500MB or 2GB")
+    return float(match[1]) * 1000.0 ** " KMGT".index(match[2].upper() or " ")
 
 
 def _check_device(device: str) -> None:
-    import torch
-
-    from rotate_core.decomposition import check_device
-
     try:
         check_device(device)
         torch.empty(1, device=device)
@@ -184,19 +250,17 @@ def _check_device(device: str) -> None:
         raise typer.BadParameter(f"--device {device} is not usable here: {reason}") from None
 
 
-def _print(frame: pd.DataFrame, columns: list[str], as_json: bool) -> None:
+# --- Output and errors --------------------------------------------------------------------------
+
+
+def _print(frame: pd.DataFrame, columns: str, as_json: bool) -> None:
     """A table on stdout; ``columns`` of it in this order, or all."""
-    import pandas as pd
-
-    from rotate_core.models.tokens import visible
-
     if as_json:
-        for line in frame.to_dict(orient="records"):
-            plain = {name: _plain(value) for name, value in line.items()}
-            typer.echo(json.dumps(plain, ensure_ascii=False))
+        plain = frame.astype(object).where(frame.notna(), None)  # JSON has no NaN
+        for row in plain.to_dict(orient="records"):
+            typer.echo(json.dumps(row, ensure_ascii=False, default=lambda value: value.tolist()))
         return
-    shown = frame[[name for name in columns if name in frame]] if columns else frame
-    shown = shown.dropna(axis="columns", how="all")
+    shown = (frame.filter(columns.split()) if columns else frame).dropna(axis="columns", how="all")
     for name in {"p_value", "q_value"} & set(shown):  # "0.000" would say nothing
         shown = shown.assign(**{name: shown[name].map("{:.2g}".format)})
     shown = shown.astype(dict.fromkeys(shown.select_dtypes("float32"), float)).round(3)
@@ -206,14 +270,7 @@ def _print(frame: pd.DataFrame, columns: list[str], as_json: bool) -> None:
         lines = [" ".join(map(visible, tokens)) for tokens in shown["top_tokens"]]
         width = max(map(len, lines), default=0)
         shown = shown.assign(top_tokens=[line.ljust(width) for line in lines])
-    with pd.option_context("display.width", None, "display.max_columns", None):
-        typer.echo(shown.to_string(index=False, justify="left"))
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: lists for arrays, null for NaN."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    return None if isinstance(value, float) and value != value else value
+    typer.echo(shown.to_string(index=False, justify="left"))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all: the only writer; and what made them."""
+"""Files and folders that are there whole or not at all: the only writer. And what made them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import logging
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
@@ -28,13 +28,17 @@ def damaged(path: Path, why: object) -> ValueError:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it. The caller holds the file's lock.
+    """Write a file under a temporary name, then rename it; its folder is made if need be.
+
+    Of two processes that write the same file at once, one fails: where that may be, they hold a
+    lock.
 
     Raises:
         OSError: with the path and what to do, when the disk is full.
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
@@ -71,7 +75,13 @@ def make_once(directory: Path, make: Callable[[Path], Path], n_bytes: int) -> Pa
     if directory.is_dir():
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(directory.with_name(f".{directory.name}.lock"), directory.name):
+    lock = FileLock(directory.with_name(f".{directory.name}.lock"))  # ends with its process
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        log.warning("another process is making %s; waiting for it", directory.name)
+        held = lock.acquire()
+    with held:
         if directory.is_dir():
             return directory  # made while we waited
         partial = directory.with_name(f".{directory.name}.partial")
@@ -81,9 +91,10 @@ def make_once(directory: Path, make: Callable[[Path], Path], n_bytes: int) -> Pa
             if free < n_bytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             partial.mkdir()
-            os.replace(make(partial), directory)
+            make(partial).replace(directory)
         except Exception as error:
-            if not _is_disk_full(error):
+            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            if not full and "No space left on device" not in str(error):  # in safetensors' words
                 raise
             raise OSError(
                 errno.ENOSPC,
@@ -95,33 +106,26 @@ def make_once(directory: Path, make: Callable[[Path], Path], n_bytes: int) -> Pa
     return directory
 
 
-@contextmanager
-def _locked(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock that the system releases when the process ends, however it ends."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        log.warning("another process is making %s; waiting for it", what)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return "No space left on device" in str(error)  # in safetensors' words
+# --- For a record -------------------------------------------------------------------------------
 
 
 def versions(*packages: str) -> dict[str, str]:
     """Versions of Python and of those of the packages that are installed."""
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(PackageNotFoundError):
+            numbers[package] = version(package)
+    return numbers
+
+
+def hardware() -> dict[str, str | int | None]:
+    """Processor, PyTorch's threads on it, and GPU (None: there is none), as the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        processor = platform.processor() or platform.machine()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"processor": processor, "threads": torch.get_num_threads(), "gpu": gpu}

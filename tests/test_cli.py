@@ -17,8 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rotate_core.atlas import Atlas
-from rotate_core.cli import app
-from rotate_core.cli_options import n_bytes
+from rotate_core.cli import app, parse_bytes
 
 BUILD = [
     "--layers",
@@ -97,10 +96,10 @@ def test_no_channel_has_it_is_said_where_it_is_true_only(checkpoints, tmp_path: 
     top = {atlas.tokens[i].strip().lower() for i in top_ids}
     further = [atlas.tokens[i] for i in sorted({i for tail in tails for i in tail})]
     word = next(token for token in further if token.isalpha() and token.lower() not in top)
-    found = ask("search", folder, word)
-    assert found.exit_code == 0
-    assert "top_tokens" in found.stdout
-    assert word in found.stdout
+    hits = ask("search", folder, word)
+    assert hits.exit_code == 0
+    assert "top_tokens" in hits.stdout
+    assert word in hits.stdout
     nothing = ask("search", folder, "<|endoftext|>")  # of weight 0, so in no tail
     assert nothing.exit_code == 0
     assert nothing.stdout == f"no channel of {folder} has '<|endoftext|>' in its tail\n"
@@ -145,8 +144,8 @@ def test_version_and_help() -> None:
     ],
 )  # fmt: skip
 def test_errors_are_one_line_and_a_code(built, checkpoints, arguments, code, message) -> None:
-    known = {"ATLAS": built, "MODEL": checkpoints("llama")}
-    result = ask(*(known.get(argument, argument) for argument in arguments))
+    paths = {"ATLAS": built, "MODEL": checkpoints("llama")}
+    result = ask(*(paths.get(argument, argument) for argument in arguments))
     assert result.exit_code == code, result.output
     assert message in result.stderr
     if code == 1:
@@ -170,7 +169,7 @@ def test_neurons_out_of_a_file(checkpoints, tmp_path: Path) -> None:
     [("500MB", 5e8), ("2 GiB", 2e9), ("1.5k", 1500.0), ("7", 7.0), (None, None)],
 )
 def test_memory_as_people_write_it(text, expected) -> None:
-    assert n_bytes(text) == expected
+    assert parse_bytes(text) == expected
 
 
 # --- Interruptions ------------------------------------------------------------------------------
@@ -221,8 +220,8 @@ def test_ctrl_c_says_so_and_keeps_whole_shards(checkpoints, tmp_path: Path) -> N
 
 
 def test_two_processes_share_the_work(built: Path, checkpoints, tmp_path: Path) -> None:
-    both = [start(tmp_path / "atlas", checkpoints("llama")) for _ in range(2)]
-    for process in both:
+    processes = [start(tmp_path / "atlas", checkpoints("llama")) for _ in range(2)]
+    for process in processes:
         _, stderr = process.communicate(timeout=120)
         assert process.returncode == 0, stderr
     assert vectors_of(tmp_path / "atlas") == vectors_of(built)

@@ -1,8 +1,7 @@
-"""Build an atlas: plan shards, compute the missing ones, calibrate what is complete.
+"""Build an atlas: plan shards, have the missing ones computed, finish the groups that are complete.
 
 The plan is in the manifest and only ever grows, so the same command again goes on where the last
-one ended, and a shard is a function of the model, the settings and its own neurons: not of who
-computed it, when, or after what interruption. Several processes share the work by a lock a shard.
+one ended. Several processes share the work: see :mod:`rotate_core.atlas.workers`.
 """
 
 from __future__ import annotations
@@ -10,40 +9,26 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from rotate_core.atlas.index import finish_group
-from rotate_core.atlas.manifest import Manifest, Shard, read_manifest, write_manifest
-from rotate_core.atlas.shards import is_there, write_shard, write_tokens
-from rotate_core.atlas.workers import ENGINES
-from rotate_core.channels import Channels
-from rotate_core.decomposition import (
-    ARRAYS_PER_NEURON,
-    ConvergenceWarning,
-    check_device,
-    decompose,
-)
+from rotate_core.atlas.manifest import Manifest, Shard, listed, read_manifest, write_manifest
+from rotate_core.atlas.shards import is_there, write_tokens
+from rotate_core.atlas.workers import ENGINES, Work, lock, source_of
+from rotate_core.decomposition import ARRAYS_PER_NEURON, check_device
 from rotate_core.models import Model
-from rotate_core.models.fetch import PACKAGED
 from rotate_core.models.model import SIDES
-from rotate_core.models.neurons import Neurons
-from rotate_core.models.vocabulary import Vocabulary
-from rotate_core.null.evidence import STATISTICS, TailEvidence, statistics, tail_evidence
-from rotate_core.null.matched import matched_vectors, own_seed
+from rotate_core.null.evidence import STATISTICS
 from rotate_core.rotation.settings import Settings
 from rotate_core.storage import versions
 
 SHARD_SIZE = {"cpu": 128, "cuda": 1024}
-"""Neurons a shard at most: what an interruption loses, and a batch of the solver."""
+"""Neurons of a shard at most: what an interruption loses, and a batch of the solver."""
 
 
 def build_atlas(
@@ -96,13 +81,13 @@ def build_atlas(
             is named); an unknown layer, kind or neuron, a bad number, setting or device.
         OSError: the disk is full; whole shards stay.
     """
-    for name, value, known in (
+    for name, value, names in (
         ("engine", engine, tuple(ENGINES)),
         ("statistic", statistic, STATISTICS),
         ("side", side, SIDES),
     ):
-        if value not in known:
-            raise ValueError(f"{name}={value!r}: wanted one of {', '.join(known)}")
+        if value not in names:
+            raise ValueError(f"{name}={value!r}: wanted one of {', '.join(names)}")
     for name, number, least in (("n_channels", n_channels, 1), ("null", null, 0)):
         if number < least:
             raise ValueError(f"{name}={number}: wanted at least {least}")
@@ -123,13 +108,12 @@ def build_atlas(
     wanted.check_exceptions(model.n_layers)
     chosen = _choose(model, layers, kinds, neurons, seed)
     size = _shard_size(model, memory, device)
-    work = Work(Path(folder), _source(model), device, torch.get_num_threads())
-    # Held for the whole build: a model keeps a vocabulary only as long as somebody does.
-    vocabularies = [model.vocabulary(n, side=side, fold_norm=fold_norm) for n, _ in chosen]
-    with work.lock("manifest", wait=True):
-        manifest = _plan(work.folder, wanted, chosen, size)
-        write_tokens(work.folder, vocabularies[0].tokens)
-        write_manifest(work.folder, manifest)
+    tokens = model.vocabulary(min(chosen)[0], side=side, fold_norm=fold_norm).tokens
+    folder = Path(folder)
+    with lock(folder, "manifest", wait=True):
+        manifest = _plan(folder, wanted, chosen, size)
+        write_tokens(folder, tokens)
+        write_manifest(folder, manifest)
 
     asked = [
         shard
@@ -137,85 +121,15 @@ def build_atlas(
         if shard.group in chosen
         and (shard.null or not set(shard.indices).isdisjoint(chosen[shard.group]))
     ]
-    missing = [shard for shard in asked if not is_there(work.folder, shard)]
-    total, left = (sum(map(manifest.n_to_find, part)) for part in (asked, missing))
-    run = ENGINES[engine]
+    missing = [shard for shard in asked if not is_there(folder, shard)]
+    total, left = (sum(map(manifest.n_channels_in, part)) for part in (asked, missing))
+    work = Work(folder, manifest, source_of(model), device, torch.get_num_threads())
     with tqdm(total=total, initial=total - left, unit="channel", disable=not progress) as bar:
-        for shard in run(work, missing, model, manifest, ray_address):
-            bar.update(manifest.n_to_find(shard))
-    _on_device.cache_clear()
-    del vocabularies
+        for shard in ENGINES[engine](work, missing, model, ray_address):
+            bar.update(manifest.n_channels_in(shard))
     for layer, kind in chosen:
-        with work.lock(f"finish-{layer}-{kind}", wait=True):
-            finish_group(work.folder, manifest, layer, kind)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a worker needs to compute shards; small, so that it can be sent to another machine."""
-
-    folder: Path
-    source: str
-    """The model, for ``load_model``."""
-    device: str | None
-    threads: int
-    """Of PyTorch on a CPU: how many share a sum changes its rounding."""
-
-    def lock(self, name: str, *, wait: bool = False) -> FileLock:
-        """A lock that ends with its process, however that ends."""
-        locks = self.folder / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        return FileLock(locks / f"{name.replace('/', '-')}.lock", timeout=-1 if wait else 0)
-
-    def compute(self, shard: Shard, model: Model, manifest: Manifest) -> bool:
-        """Compute and write a shard, unless it is there. False: another process is at it."""
-        lock = self.lock(shard.stem)
-        try:
-            with lock:
-                if not is_there(self.folder, shard):
-                    channels, evidence = _decompose(shard, model, manifest, self.device)
-                    ranked = statistics(channels, (manifest.statistic,), evidence=evidence)
-                    write_shard(self.folder, shard, channels, evidence.tails, ranked)
-        except Timeout:
-            return False
-        Path(lock.lock_file).unlink(missing_ok=True)  # whoever takes it still finds the shard there
-        return True
-
-
-def _decompose(
-    shard: Shard, model: Model, manifest: Manifest, device: str | None
-) -> tuple[Channels, TailEvidence]:
-    """The channels of a shard with their support, and what else was seen of their tails."""
-    fold = manifest.fold_norm
-    if shard.null:
-        layer_vectors = model.neurons(*shard.group, fold_norm=fold).vectors
-        own = own_seed(manifest.seed, shard.layer, shard.kind)
-        drawn = matched_vectors(layer_vectors, shard.indices[-1] + 1, seed=own)
-        neurons = Neurons(
-            drawn[list(shard.indices)], model.name, shard.layer, shard.kind, shard.indices
-        )
-    else:
-        neurons = model.neurons(*shard.group, shard.indices, fold_norm=fold)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # told once: see finish_group
-        channels = decompose(
-            neurons,
-            _on_device(model.vocabulary(shard.layer, side=manifest.side, fold_norm=fold), device),
-            n_channels=manifest.n_channels_of(*shard.group),
-            settings=manifest.settings_of(*shard.group),
-            seed=manifest.seed,
-            device=device,
-            memory=2**60,  # one batch, whatever is free: how it is cut changes the rounding
-            progress=False,
-        )
-    evidence = tail_evidence(channels)
-    return dataclasses.replace(channels, support=evidence.support), evidence
-
-
-@lru_cache(maxsize=1)
-def _on_device(vocabulary: Vocabulary, device: str | None) -> Vocabulary:
-    """The vocabulary where the work is done, moved there once."""
-    return vocabulary.to(device)
+        with lock(folder, f"finish-{layer}-{kind}", wait=True):
+            finish_group(folder, manifest, layer, kind)
 
 
 # --- The plan -----------------------------------------------------------------------------------
@@ -235,8 +149,8 @@ def _plan(
             )
     shards = list(manifest.shards)
     for (layer, kind), neurons in chosen.items():
-        known = {i for shard in manifest.group(layer, kind) for i in shard.indices}
-        new = [i for i in neurons if i not in known]
+        planned = {i for shard in manifest.group(layer, kind) for i in shard.indices}
+        new = [i for i in neurons if i not in planned]
         parts = [(new, False)]
         if not manifest.group(layer, kind, null=True):
             parts.insert(0, (list(range(manifest.null)), True))
@@ -263,15 +177,15 @@ def _choose(
     """The neurons of each layer and kind, ascending."""
     layers = sorted(set(range(model.n_layers) if layers is None else layers))
     kinds = sorted(set(model.kinds if kinds is None else kinds))
-    for what, given, known in (
+    for what, asked, there in (
         ("layer", layers, range(model.n_layers)),
         ("kind", kinds, model.kinds),
     ):
-        if not given:
-            raise ValueError(f"no {what} asked for: {model.name} has {_listed(known)}")
-        for value in given:
-            if value not in known:
-                raise ValueError(f"{what} {value}: {model.name} has {_listed(known)}")
+        if not asked:
+            raise ValueError(f"no {what} asked for: {model.name} has {listed(there)}")
+        for value in asked:
+            if value not in there:
+                raise ValueError(f"{what} {value}: {model.name} has {listed(there)}")
     chosen = {}
     for layer in layers:
         if neurons is None:
@@ -293,12 +207,6 @@ def _choose(
     return chosen
 
 
-def _listed(known: Iterable[object]) -> str:
-    if isinstance(known, range):
-        return f"{known[0]} to {known[-1]}"
-    return ", ".join(map(str, known))
-
-
 def _shard_size(model: Model, memory: float | None, device: str | None) -> int:
     size = SHARD_SIZE[torch.device(device or "cpu").type]
     if memory is None:
@@ -309,7 +217,3 @@ def _shard_size(model: Model, memory: float | None, device: str | None) -> int:
             f"memory={memory:.0f} bytes: one neuron takes {each}, over {model.d_vocab} tokens"
         )
     return min(size, int(memory // each))
-
-
-def _source(model: Model) -> str:
-    return model.name if model.name in PACKAGED or model.commit else str(model.path.resolve())

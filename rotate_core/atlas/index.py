@@ -1,26 +1,49 @@
-"""Once all shards of a layer and kind are there: p- and q-values, and the index for searches."""
+"""The index of a layer and kind, from tokens to the channels with them in their tail.
+
+It is made once all shards are there, with the channels' p- and q-values. It is sorted by token, so
+a search reads a small part of it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from rotate_core.atlas.manifest import Manifest, group_path
-from rotate_core.atlas.shards import is_there, read_schema, read_table, table_path, write_table
+from rotate_core.atlas.manifest import Manifest, Shard, group_path
+from rotate_core.atlas.shards import (
+    SCHEMA,
+    is_there,
+    read_table,
+    reading,
+    table_path,
+    write_table,
+)
 from rotate_core.decomposition import ConvergenceWarning
 from rotate_core.null.calibration import Calibration, p_values, q_values
 
 ROW_GROUP = 1 << 16
 """Rows of the index that are read together: a search reads one or two such groups."""
-TO_INDEX = ["neuron", "channel", "support", "tail_ids", "tail_z"]
+INDEXED = ["neuron", "channel", "support", "tail_ids", "tail_z"]
 """The columns of a shard's table that its part of the index is made of."""
+CHANNEL = ["layer", "kind", "neuron", "channel"]
+"""What names a channel."""
+STORED = ["model", "p_value", "q_value", "top_ids"]
+"""What a search tells of each channel out of its shard's table, beside what the index has."""
+HIT = ["model", *CHANNEL, "z", "support", "strength", "token", "p_value", "q_value", "top_tokens"]
+"""The columns of a search's result."""
+N_SHOWN = 10
+"""Top tokens that a search shows of each channel."""
 
 
 def index_path(folder: Path, layer: int, kind: str) -> Path:
@@ -28,15 +51,15 @@ def index_path(folder: Path, layer: int, kind: str) -> Path:
     return folder / group_path(layer, kind) / "index.parquet"
 
 
-def finish_group(folder: Path, manifest: Manifest, layer: int, kind: str) -> bool:
+# --- Making it ----------------------------------------------------------------------------------
+
+
+def finish_group(folder: Path, manifest: Manifest, layer: int, kind: str) -> None:
     """Write p- and q-values into the tables of a layer and kind, and its index.
 
-    q-values are over all neurons of the layer and kind, a position at a time. Nothing is done
+    q-values are over all neurons of the layer and kind, one position at a time. Nothing is done
     before the last planned shard is there, or again for the same shards. The caller holds the
     group's lock.
-
-    Returns:
-        Whether the group is complete.
 
     Warns:
         ConvergenceWarning: some channels of the neurons did not converge.
@@ -44,9 +67,9 @@ def finish_group(folder: Path, manifest: Manifest, layer: int, kind: str) -> boo
     """
     shards, nulls = (manifest.group(layer, kind, null=null) for null in (False, True))
     if not shards or not all(is_there(folder, shard) for shard in shards + nulls):
-        return False
+        return
     if is_finished(folder, manifest, layer, kind):
-        return True
+        return
     tables = [read_table(table_path(folder, shard)) for shard in shards]
     if nulls:
         null = torch.cat([_statistic(read_table(table_path(folder, s)), manifest) for s in nulls])
@@ -55,8 +78,8 @@ def finish_group(folder: Path, manifest: Manifest, layer: int, kind: str) -> boo
         q = q_values(torch.cat(p)).split([len(values) for values in p])
         for i, shard in enumerate(shards):
             for name, values in (("p_value", p[i]), ("q_value", q[i])):
-                column = tables[i].column_names.index(name)
-                tables[i] = tables[i].set_column(column, name, pa.array(values.flatten().numpy()))
+                column = pa.array(values.flatten().numpy())
+                tables[i] = tables[i].set_column(SCHEMA.get_field_index(name), name, column)
             write_table(table_path(folder, shard), tables[i])
     index = sorted_index(tables).replace_schema_metadata({"shards": _digest(manifest, layer, kind)})
     write_table(
@@ -73,7 +96,6 @@ def finish_group(folder: Path, manifest: Manifest, layer: int, kind: str) -> boo
             ConvergenceWarning,
             stacklevel=3,
         )
-    return True
 
 
 def is_finished(folder: Path, manifest: Manifest, layer: int, kind: str) -> bool:
@@ -81,23 +103,19 @@ def is_finished(folder: Path, manifest: Manifest, layer: int, kind: str) -> bool
     path = index_path(folder, layer, kind)
     if not path.exists():
         return False
-    metadata = read_schema(path).metadata or {}
+    with reading(path):
+        metadata = pq.read_schema(path).metadata or {}
     return bool(metadata.get(b"shards") == _digest(manifest, layer, kind).encode())
 
 
 def _digest(manifest: Manifest, layer: int, kind: str) -> str:
-    shards = sorted(
-        (s.null, s.indices)
-        for null in (False, True)
-        for s in manifest.group(layer, kind, null=null)
-    )
+    shards = [manifest.group(layer, kind, null=null) for null in (False, True)]
     return hashlib.sha256(repr(shards).encode()).hexdigest()
 
 
 def _statistic(table: pa.Table, manifest: Manifest) -> Tensor:
-    values = table[manifest.statistic].to_numpy().astype(np.float64)
-    n_channels = pc.max(table["channel"]).as_py() + 1
-    return torch.from_numpy(values).view(-1, n_channels)
+    values = torch.tensor(table[manifest.statistic].to_numpy(), dtype=torch.float64)
+    return values.view(-1, pc.max(table["channel"]).as_py() + 1)
 
 
 def index_rows(table: pa.Table) -> pa.Table:
@@ -124,6 +142,99 @@ def sorted_index(tables: list[pa.Table]) -> pa.Table:
 
     The channels are put in order first, so that one stable sort of the token numbers is enough.
     """
-    channels = pa.concat_tables([table.select(TO_INDEX) for table in tables])
+    channels = pa.concat_tables([table.select(INDEXED) for table in tables])
     rows = index_rows(channels.sort_by([("neuron", "ascending"), ("channel", "ascending")]))
     return rows.take(pc.sort_indices(rows["token_id"]))
+
+
+# --- Asking it ----------------------------------------------------------------------------------
+
+
+def search(
+    folder: Path, manifest: Manifest, tokens: Sequence[str], word: str, limit: int | None
+) -> pa.Table:
+    """Channels with a token that reads as ``word`` in their tail: see :meth:`.Atlas.search`.
+
+    Returns:
+        :data:`HIT`, the strongest first; ``token`` and the lists ``top_tokens`` are numbers.
+
+    Raises:
+        ValueError: the word is empty, or no token of the vocabulary reads so.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}: wanted at least 1")
+    frame = look_up(folder, manifest, token_ids(manifest, tokens, word)).to_pandas()
+    frame = frame.astype({"neuron": "int64", "channel": "int64", "z": "float32"})
+    frame["strength"] = frame["z"].abs() * frame["support"]
+    frame = frame.sort_values(["strength", *CHANNEL], ascending=[False, True, True, True, True])
+    frame = frame.drop_duplicates(CHANNEL).head(len(frame) if limit is None else limit)
+    hits = pa.Table.from_pandas(frame.rename(columns={"token_id": "token"}), preserve_index=False)
+    stored = _stored(folder, manifest, hits)
+    columns = {name: hits[name] for name in hits.column_names}
+    columns |= {name: stored[name] for name in stored.column_names}
+    columns["top_tokens"] = pc.list_slice(columns.pop("top_ids"), 0, N_SHOWN)
+    return pa.table({name: columns[name] for name in HIT})
+
+
+def token_ids(manifest: Manifest, tokens: Sequence[str], word: str) -> list[int]:
+    """The tokens that read as ``word``, case and surrounding space ignored.
+
+    Raises:
+        ValueError: the word is empty, or no token of the vocabulary reads so.
+    """
+    wanted = _normalised([word])[0].as_py()
+    if not wanted:
+        raise ValueError(f"{word!r} is nothing to search for: give a token or a word")
+    words = _normalised(tokens)
+    ids: list[int] = pc.indices_nonzero(pc.equal(words, wanted)).to_pylist()
+    if not ids:
+        words = filter(None, words.to_pylist())
+        alike = {w for w in words if w.startswith(wanted) or wanted.startswith(w)}
+        near = sorted(alike, key=lambda w: (abs(len(w) - len(wanted)), w))[:5]
+        also = f"; there are {', '.join(near)}" if near else ""
+        raise ValueError(f"no token of {manifest.model} reads {word!r}{also}")
+    return ids
+
+
+def _normalised(words: Sequence[str]) -> pa.Array:
+    """Words as they are compared: without space around them, in lower case."""
+    return pc.utf8_lower(pc.utf8_trim_whitespace(pa.array(words, pa.string())))
+
+
+def look_up(folder: Path, manifest: Manifest, ids: list[int]) -> pa.Table:
+    """Rows with one of the tokens, of all indices and of the shards that no index covers yet.
+
+    Returns:
+        The columns of :func:`index_rows`, with layer and kind in front.
+    """
+    condition = reduce(or_, (pc.field("token_id") == i for i in ids))
+    tables = []
+    for group in manifest.groups():
+        if is_finished(folder, manifest, *group):
+            parts = [read_table(index_path(folder, *group), filters=condition)]
+        else:
+            paths = [table_path(folder, s) for s in manifest.group(*group) if is_there(folder, s)]
+            parts = [index_rows(read_table(path, INDEXED)).filter(condition) for path in paths]
+        for part in parts:
+            layer, kind = (pa.repeat(pa.scalar(value), len(part)) for value in group)
+            tables.append(part.add_column(0, "layer", layer).add_column(1, "kind", kind))
+    if not tables:
+        raise ValueError(f"{folder} has no whole shard yet; run `rotate decompose` again")
+    return pa.concat_tables(tables)
+
+
+def _stored(folder: Path, manifest: Manifest, hits: pa.Table) -> pa.Table:
+    """:data:`STORED` of each hit's channel, in the order of the hits, out of their few shards."""
+    planned = (shard for shard in manifest.shards if not shard.null)
+    shards = {(*shard.group, i): shard for shard in planned for i in shard.indices}
+    rows: dict[Shard, list[int]] = {}
+    for i, key in enumerate(zip(*(hits[name].to_pylist() for name in CHANNEL[:3]), strict=True)):
+        rows.setdefault(shards[key], []).append(i)
+    parts = [SCHEMA.empty_table().select(STORED)]
+    for shard, here in rows.items():
+        neurons, channels = (hits[name].to_numpy()[here] for name in ("neuron", "channel"))
+        at = np.searchsorted(shard.indices, neurons) * manifest.n_channels_of(*shard.group)
+        table = read_table(table_path(folder, shard), STORED)
+        parts.append(table.take(pa.array(at + channels)))
+    order = np.argsort([i for here in rows.values() for i in here])
+    return pa.concat_tables(parts).take(pa.array(order, pa.int64()))

@@ -1,4 +1,4 @@
-"""What an atlas is made of and what is planned for it: manifest.json."""
+"""manifest.json: what an atlas is made of, and what is planned for it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from rotate_core.null.evidence import STATISTICS
 from rotate_core.rotation.settings import Settings
 from rotate_core.storage import write_whole
 
-FORMAT = "rotate_core atlas 2"
-OLD_FORMATS = ("rotate_core atlas 1",)
-"""Refused: they lack the whole tails, which take the model's U to compute."""
+FORMAT = "rotate_core atlas 3"
+OLD_FORMATS = ("rotate_core atlas 1", "rotate_core atlas 2")
+"""Refused: they lack the whole tails or the evidence, which take the model's U to compute."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Some neurons, or matched vectors, of a layer and kind: computed and written in one piece."""
+    """Neurons, or matched vectors, of a layer and kind: computed and written in one piece."""
 
     layer: int
     kind: str
@@ -50,7 +51,7 @@ def group_path(layer: int, kind: str) -> str:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an atlas is made of: fixed once it is begun, but for what is planned."""
+    """The settings of an atlas, fixed once it is begun, and its shards, of which more may come."""
 
     model: str
     checksum: str
@@ -59,9 +60,9 @@ class Manifest:
     n_channels: int
     seed: int
     null: int
-    """Matched vectors a layer and kind; 0: no p-values."""
+    """Matched vectors for each layer and kind; 0: no p-values."""
     statistic: str
-    """What channels are ranked by against the null: a name in ``support.STATISTICS``."""
+    """What channels are ranked by against the null: one of :data:`.STATISTICS`."""
     side: str
     """Which vocabulary matrix, as in :meth:`Model.vocabulary`."""
     fold_norm: bool
@@ -87,7 +88,7 @@ class Manifest:
         """The channels of each neuron of a layer and kind."""
         return min(self.n_channels, self._exception(layer, kind).get("max_channels", math.inf))
 
-    def n_to_find(self, shard: Shard) -> int:
+    def n_channels_in(self, shard: Shard) -> int:
         """The channels of a shard."""
         return len(shard.indices) * self.n_channels_of(*shard.group)
 
@@ -121,16 +122,16 @@ class Manifest:
                 raise ValueError(f"exception for {key!r}: {error}") from None
 
     def differences(self, other: Manifest) -> list[str]:
-        """What makes channels of the two not belong together: "name: here -> there", each one."""
-        found = []
+        """Each difference that keeps channels of the two apart, as "name: here -> there"."""
+        pairs: list[tuple[str, Any, Any]] = []
         for name in self.FIXED:
             here, there = getattr(self, name), getattr(other, name)
-            pairs = [(name, here, there)]
             if name == "settings":
                 names = [field.name for field in dataclasses.fields(Settings)]
-                pairs = [(key, getattr(here, key), getattr(there, key)) for key in names]
-            found += [f"{key}: {a} -> {b}" for key, a, b in pairs if a != b]
-        return found
+                pairs += [(key, getattr(here, key), getattr(there, key)) for key in names]
+            else:
+                pairs.append((name, here, there))
+        return [f"{name}: {here} -> {there}" for name, here, there in pairs if here != there]
 
     def group(self, layer: int, kind: str, *, null: bool = False) -> tuple[Shard, ...]:
         """The planned shards of a layer and kind."""
@@ -142,10 +143,10 @@ class Manifest:
 
     @cached_property
     def _grouped(self) -> dict[tuple[int, str, bool], list[Shard]]:
-        found: dict[tuple[int, str, bool], list[Shard]] = {}
+        groups: dict[tuple[int, str, bool], list[Shard]] = {}
         for shard in self.shards:
-            found.setdefault((*shard.group, shard.null), []).append(shard)
-        return found
+            groups.setdefault((*shard.group, shard.null), []).append(shard)
+        return groups
 
 
 # --- Numbers of neurons as text -----------------------------------------------------------------
@@ -169,16 +170,19 @@ def parse_indices(text: str) -> tuple[int, ...]:
 
 def format_indices(indices: Sequence[int]) -> str:
     """Numbers as text: (0, 1, 2, 3, 8) -> "0-3,8"."""
-    parts: list[str] = []
-    start = previous = None
-    for index in [*indices, None]:
-        if previous is not None and index == previous + 1:
-            previous = index
-            continue
-        if start is not None:
-            parts.append(f"{start}-{previous}" if start != previous else f"{start}")
-        start = previous = index
+    parts = []
+    for _, pairs in groupby(enumerate(indices), key=lambda pair: pair[1] - pair[0]):
+        run = [index for _, index in pairs]
+        parts.append(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}")
     return ",".join(parts)
+
+
+def listed(values: Sequence[object], most: int = 12) -> str:
+    """Values for a message: "0 to 29", "gate, in, out", "1, 5, ... (40)"."""
+    if isinstance(values, range):
+        return f"{values[0]} to {values[-1]}"
+    shown = ", ".join(map(str, values[:most]))
+    return shown if len(values) <= most else f"{shown}, ... ({len(values)})"
 
 
 # --- The manifest -------------------------------------------------------------------------------
@@ -193,7 +197,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         for text in [format_indices(s.indices)]
     ]
     head = json.dumps(content, indent=2, ensure_ascii=False).removesuffix("[]\n}")
-    text = head + "[\n    " + ",\n    ".join(lines) + "\n  ]\n}\n"  # a shard a line
+    text = head + "[\n    " + ",\n    ".join(lines) + "\n  ]\n}\n"  # one line per shard
     write_whole(folder / "manifest.json", text.encode())
 
 
@@ -215,7 +219,7 @@ def read_manifest(folder: Path) -> Manifest:
         written = content.pop("format", None)
         if written in OLD_FORMATS:
             raise ValueError(
-                f"format {written!r} lacks the whole tails that this version searches; run "
+                f"format {written!r} lacks columns that this version reads; run "
                 "`rotate decompose` again into another folder, or delete this one"
             )
         if written != FORMAT:

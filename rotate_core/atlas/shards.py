@@ -2,45 +2,80 @@
 
     manifest.json                              settings, model, what is planned
     tokens.json                                the strings of the vocabulary
-    layer-25/out/neurons-00000-00031.parquet   one row per channel: figures, top tokens, whole tail
+    layer-25/out/neurons-00000-00031.parquet   one row per channel: SCHEMA
     layer-25/out/neurons-00000-00031.safetensors    the vectors
     layer-25/out/null-00000-00031.*            the same for matched vectors
     layer-25/out/index.parquet                 tokens to channels, once all shards of out are there
 
-A table holds numbers: tokens as int32 (their strings are in tokens.json), the tail's side as int8.
-:func:`readable` puts the strings in. What a table has beside the columns of
-:meth:`Channels.table`:
-
-    top_ids, top_z     as in :class:`Channels`: the heaviest tokens, in the tail or not
-    tail_ids, tail_z   the whole tail (:class:`.Tails`), ascending by token; z in
-                       float16, whose error of 0.05% is below what a search's order is good for
+A table holds numbers, and tables for people are made of it (:func:`readable`): tokens are
+numbers, whose strings are in tokens.json. A shard's table is written last, so a shard is there when
+its table is.
 
 Nothing here is executable: JSON, Parquet and safetensors are read, and what they say is checked.
-A file is written under a temporary name and renamed; a shard's table comes last, so a shard is
-there when its table is.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from rotate_core.atlas.manifest import Shard
 from rotate_core.channels import POLARITIES, Channels
-from rotate_core.null.evidence import Tails
+from rotate_core.null.evidence import EVIDENCE, TailEvidence
 from rotate_core.storage import damaged, write_whole
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    import pandas as pd
 
-ARRAYS = ("vectors", "weight_vectors")
-"""What a shard's safetensors file holds, as fields of :class:`Channels`."""
+SCHEMA = pa.schema(
+    [
+        ("model", pa.string()),
+        ("layer", pa.int64()),
+        ("kind", pa.string()),
+        ("neuron", pa.int64()),
+        ("channel", pa.int64()),
+        ("kurtosis", pa.float64()),
+        ("skewness", pa.float64()),
+        ("cosine", pa.float32()),
+        ("n_masked", pa.int64()),
+        ("n_iter", pa.int64()),
+        ("converged", pa.bool_()),
+        ("objective", pa.float64()),
+        ("gradient_norm", pa.float64()),
+        ("support", pa.float64()),
+        ("own_support", pa.float64()),
+        ("core", pa.float64()),
+        ("peak", pa.float64()),
+        ("share", pa.float64()),
+        ("p_value", pa.float64()),
+        ("q_value", pa.float64()),
+        ("polarity", pa.int8()),
+        ("top_ids", pa.list_(pa.int32())),
+        ("top_z", pa.list_(pa.float32())),
+        ("tail_ids", pa.list_(pa.int32())),
+        ("tail_z", pa.list_(pa.float16())),
+    ]
+)
+"""A shard's table: labels, fields of :class:`.Channels`, evidence (:class:`.TailEvidence`), null
+p- and q-values until the layer and kind are complete, and the whole tail (:class:`.Tails`),
+ascending by token. The tail's z are rounded by 0.05% at most, which a search does not notice."""
+VECTORS = ("vectors", "weight_vectors")
+"""The fields of :class:`.Channels` that are in a shard's safetensors file."""
 
 
 def is_there(folder: Path, shard: Shard) -> bool:
@@ -53,125 +88,131 @@ def table_path(folder: Path, shard: Shard) -> Path:
     return folder / f"{shard.stem}.parquet"
 
 
-def write_shard(
-    folder: Path,
-    shard: Shard,
-    channels: Channels,
-    tails: Tails,
-    extra: dict[str, Tensor] | None = None,
-) -> None:
-    """Write a shard's vectors, then its table; ``extra`` columns are (n_neurons, n_channels)."""
-    import pyarrow as pa
-    from safetensors.torch import save
-
-    frame = channels.table(k=1).drop(columns=["polarity", "top_tokens"])
-    for name, values in (extra or {}).items():
-        frame[name] = values.flatten().numpy()
-    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-    for name in ("p_value", "q_value"):  # known once all of the layer and kind is there
-        table = table.append_column(name, pa.nulls(len(table), pa.float64()))
-    n_top = channels.top_ids.shape[2]
-    top = torch.arange(len(table) + 1) * n_top
-    for name, column in (
-        ("polarity", pa.array(channels.polarity.flatten().numpy().astype("int8"))),
-        ("top_ids", _lists(top, channels.top_ids.flatten().int())),
-        ("top_z", _lists(top, channels.top_z.flatten())),
-        ("tail_ids", _lists(tails.offsets, tails.ids)),
-        ("tail_z", _lists(tails.offsets, tails.z.half())),
-    ):
-        table = table.append_column(name, column)
-    arrays = {name: getattr(channels, name).contiguous() for name in ARRAYS}
+def write_shard(folder: Path, shard: Shard, channels: Channels, evidence: TailEvidence) -> None:
+    """Write a shard's vectors, then its table, without p- and q-values."""
+    n_neurons, n_channels, n_top = channels.top_ids.shape
+    n = n_neurons * n_channels
+    top = torch.arange(n + 1) * n_top
+    columns: dict[str, Any] = {
+        "model": [channels.model] * n,
+        "layer": [shard.layer] * n,
+        "kind": [shard.kind] * n,
+        "neuron": np.repeat(shard.indices, n_channels),
+        "channel": np.tile(np.arange(n_channels), n_neurons),
+        "p_value": [None] * n,
+        "q_value": [None] * n,
+        "top_ids": _lists(top, channels.top_ids.flatten().int()),
+        "top_z": _lists(top, channels.top_z.flatten()),
+        "tail_ids": _lists(evidence.tails.offsets, evidence.tails.ids),
+        "tail_z": _lists(evidence.tails.offsets, evidence.tails.z.half()),
+    }
+    for name in set(SCHEMA.names) - set(columns):
+        values = getattr(evidence if name in EVIDENCE else channels, name)
+        columns[name] = values.flatten().numpy()
+    vectors = {name: getattr(channels, name).contiguous() for name in VECTORS}
     path = table_path(folder, shard)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path.with_suffix(".safetensors"), save(arrays))
-    write_table(path, table)
+    write_whole(path.with_suffix(".safetensors"), save(vectors))
+    write_table(path, pa.table(columns, schema=SCHEMA))
 
 
 def _lists(offsets: Tensor, values: Tensor) -> pa.ListArray:
     """A column of lists: row i is ``values[offsets[i]:offsets[i + 1]]``."""
-    import pyarrow as pa
-
     return pa.ListArray.from_arrays(pa.array(offsets.int().numpy()), pa.array(values.numpy()))
 
 
-def readable(table: pa.Table, tokens: pa.Array) -> pa.Table:
-    """A shard's table with strings for the tail's side and for token numbers in ``top_tokens``.
+def read_shard(folder: Path, shard: Shard, n_channels: int) -> dict[str, Tensor]:
+    """The fields of :class:`.Channels` that a shard holds: (n_neurons, n_channels, ...) each.
 
-    Args:
-        table: any columns of a shard's table, ``top_ids`` under the name ``top_tokens``.
-        tokens: strings of the vocabulary.
+    p- and q-values that are not there yet are NaN.
+
+    Raises:
+        ValueError: a file is missing or damaged.
     """
-    import pyarrow as pa
-
-    signs = pa.array([POLARITIES[side] for side in (0, 1, -1)])  # by side modulo 3
-    columns = {}
+    path = table_path(folder, shard)
+    fields = {field.name for field in dataclasses.fields(Channels)} - {"model", "layer", "kind"}
+    table = read_table(path, [name for name in SCHEMA.names if name in fields])
+    shape = (len(shard.indices), n_channels)
+    with reading(path.with_suffix(".safetensors")) as file:
+        arrays = load(file.read_bytes())
+        if missing := set(VECTORS) - set(arrays):
+            raise ValueError(f"without {', '.join(sorted(missing))}")
+    if len(table) != shape[0] * shape[1] or arrays["vectors"].shape[:2] != shape:
+        raise damaged(path, f"wanted {shape[0]} neurons x {shape[1]} channels")
     for name in table.column_names:
-        chunks, dtype = table[name].chunks, table[name].type
-        if name == "polarity":
-            dtype = pa.string()
-            chunks = [signs.take(pa.array(sides.to_numpy() % 3)) for sides in chunks]
-        elif name == "top_tokens":
-            dtype = pa.list_(pa.string())
-            chunks = [pa.ListArray.from_arrays(i.offsets, tokens.take(i.values)) for i in chunks]
-        columns[name] = pa.chunked_array(chunks, dtype)
-    return pa.table(columns)
+        is_list = pa.types.is_list(table[name].type)
+        values = pc.list_flatten(table[name]) if is_list else table[name]
+        arrays[name] = torch.tensor(values.to_numpy()).view((*shape, -1) if is_list else shape)
+    arrays["top_ids"] = arrays["top_ids"].long()
+    return arrays
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Path]:
+    """Name the file where reading it fails.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    try:
+        yield path
+    except (OSError, ValueError, pa.ArrowException, SafetensorError) as error:
+        raise damaged(path, error) from error
 
 
 def write_table(path: Path, table: pa.Table, **options: Any) -> None:
     """Write a Parquet file, whole or not at all; options as of pyarrow's."""
-    import pyarrow.parquet as pq
-
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", **options)
     write_whole(path, buffer.getvalue())
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet file.
+def read_table(
+    path: Path, columns: Sequence[str] | None = None, filters: pc.Expression | None = None
+) -> pa.Table:
+    """Read columns and rows of a Parquet file; None for all.
 
     Raises:
-        ValueError: it is damaged, or lacks a column.
+        ValueError: it is missing or damaged, or lacks a column.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-        missing = set(columns or ()) - set(file.schema_arrow.names)
-        if missing:
-            raise damaged(path, f"without {', '.join(sorted(missing))}")
-        return file.read(columns)
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(path, error) from error
+    with reading(path):
+        table = pq.read_table(path, columns=columns, filters=filters, partitioning=None)
+    return table
 
 
-def read_schema(path: Path) -> pa.Schema:
-    """The columns of a Parquet file and its metadata; raises like :func:`read_table`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(path, error) from error
-
-
-def read_arrays(path: Path) -> dict[str, Tensor]:
-    """Read a shard's safetensors file.
+def read_columns(folder: Path, shards: Sequence[Shard], columns: Sequence[str]) -> pa.Table:
+    """Columns of the shards' tables, one below the other; ``top_tokens`` are their ``top_ids``.
 
     Raises:
-        ValueError: it is missing or damaged.
+        ValueError: a table is damaged, or there is no such column.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
+    fields = {name: pc.field("top_ids" if name == "top_tokens" else name) for name in columns}
+    paths = [table_path(folder, shard) for shard in shards]
     try:
-        arrays = load(path.read_bytes())
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, error) from error
-    if missing := set(ARRAYS) - set(arrays):
-        raise damaged(path, f"without {', '.join(sorted(missing))}")
-    return arrays
+        dataset = ds.dataset(list(map(str, paths)), schema=SCHEMA, format="parquet")
+        table = dataset.to_table(columns=fields)
+    except (pa.ArrowException, OSError) as error:
+        for path in paths:  # name the one that it is
+            read_table(path)
+        raise ValueError(f"{folder}: {error}") from error
+    return table
+
+
+def readable(table: pa.Table, tokens: Sequence[str]) -> pd.DataFrame:
+    """A table for people: strings for the numbers of ``token`` and ``top_tokens``, and polarity."""
+    for i, name in enumerate(table.column_names):
+        if name == "token":
+            table = table.set_column(i, name, pc.take(pa.array(tokens), table[name]))
+        elif name == "top_tokens":
+            strings = pa.array(tokens)
+            lists = [
+                pa.ListArray.from_arrays(ids.offsets, strings.take(ids.values))
+                for ids in table[name].chunks
+            ]
+            table = table.set_column(i, name, pa.chunked_array(lists, pa.list_(pa.string())))
+    frame = table.to_pandas()
+    if "polarity" in frame:
+        frame["polarity"] = frame["polarity"].map(POLARITIES)
+    return frame
 
 
 def write_tokens(folder: Path, tokens: Sequence[str]) -> None:
@@ -181,11 +222,8 @@ def write_tokens(folder: Path, tokens: Sequence[str]) -> None:
 
 def read_tokens(folder: Path) -> tuple[str, ...]:
     """Read the strings of the vocabulary."""
-    path = folder / "tokens.json"
-    try:
+    with reading(folder / "tokens.json") as path:
         tokens = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(tokens, list) or not set(map(type, tokens)) <= {str}:
             raise ValueError("not a list of strings")
-    except (ValueError, OSError) as error:
-        raise damaged(path, error) from error
     return tuple(tokens)

@@ -1,17 +1,32 @@
-"""Who computes shards: this process, or Ray's workers. The same shards come out, bit for bit."""
+"""Compute shards, in this process or in Ray's workers: the same come out, bit for bit.
+
+A shard is a function of the model, the manifest and its own neurons: not of who computed it, when,
+or after what interruption. Processes share the work by one lock per shard.
+"""
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
 
 from rotate_core.atlas.manifest import Manifest, Shard
+from rotate_core.atlas.shards import is_there, write_shard
+from rotate_core.channels import Channels
+from rotate_core.decomposition import ConvergenceWarning, decompose
 from rotate_core.models import Model, load_model
-
-if TYPE_CHECKING:
-    from rotate_core.atlas.build import Work
+from rotate_core.models.fetch import PACKAGED
+from rotate_core.models.neurons import Neurons
+from rotate_core.models.vocabulary import Vocabulary
+from rotate_core.null.evidence import tail_evidence
+from rotate_core.null.matched import matched_vectors, own_seed
 
 POLL_SECONDS = 0.5
 """Between looks at shards that other processes are at."""
@@ -19,25 +34,100 @@ RETRIES = 3
 """How often Ray starts a task again whose worker has died."""
 
 
+def lock(folder: Path, name: str, *, wait: bool = False) -> FileLock:
+    """A lock on a part of an atlas; it ends with its process, however that ends."""
+    locks = folder / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / f"{name.replace('/', '-')}.lock", timeout=-1 if wait else 0)
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a worker has to know; small, so that it can be sent to another machine."""
+
+    folder: Path
+    manifest: Manifest
+    source: str
+    """The model, for ``load_model``: see :func:`source_of`."""
+    device: str | None
+    threads: int
+    """Of PyTorch on a CPU: how many share a sum changes its rounding."""
+
+    def compute(self, shard: Shard, model: Model) -> bool:
+        """Compute and write a shard, unless it is there. False: another process is at it."""
+        own = lock(self.folder, shard.stem)
+        try:
+            with own:
+                if not is_there(self.folder, shard):
+                    channels = _decompose(shard, model, self.manifest, self.device)
+                    write_shard(self.folder, shard, channels, tail_evidence(channels))
+        except Timeout:
+            return False
+        Path(own.lock_file).unlink(missing_ok=True)  # whoever takes it still finds the shard there
+        return True
+
+
+def source_of(model: Model) -> str:
+    """The name that ``load_model`` finds the model by, from any folder."""
+    return model.name if model.name in PACKAGED or model.commit else str(model.path.resolve())
+
+
+def _decompose(shard: Shard, model: Model, manifest: Manifest, device: str | None) -> Channels:
+    """The channels of a shard's neurons, or matched vectors."""
+    fold = manifest.fold_norm
+    if shard.null:
+        layer_vectors = model.neurons(*shard.group, fold_norm=fold).vectors
+        seed = own_seed(manifest.seed, shard.layer, shard.kind)
+        drawn = matched_vectors(layer_vectors, shard.indices[-1] + 1, seed=seed)
+        neurons = Neurons(
+            drawn[list(shard.indices)], model.name, shard.layer, shard.kind, shard.indices
+        )
+    else:
+        neurons = model.neurons(*shard.group, shard.indices, fold_norm=fold)
+    vocabulary = model.vocabulary(shard.layer, side=manifest.side, fold_norm=fold)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # told once: see finish_group
+        return decompose(
+            neurons,
+            _on_device(vocabulary, device),
+            n_channels=manifest.n_channels_of(*shard.group),
+            settings=manifest.settings_of(*shard.group),
+            seed=manifest.seed,
+            device=device,
+            memory=2**60,  # one batch, whatever is free: how it is cut changes the rounding
+            progress=False,
+        )
+
+
+@lru_cache(maxsize=1)
+def _on_device(vocabulary: Vocabulary, device: str | None) -> Vocabulary:
+    """The vocabulary where the work is done, moved there once."""
+    return vocabulary.to(device)
+
+
+# --- Engines ------------------------------------------------------------------------------------
+
+
 def run_local(
-    work: Work, shards: Sequence[Shard], model: Model, manifest: Manifest, address: str | None
+    work: Work, shards: Sequence[Shard], model: Model, address: str | None
 ) -> Iterator[Shard]:
     """One shard after the other, here; those that another process is at are waited for."""
     waiting = list(shards)
     while waiting:
         busy = []
         for shard in waiting:
-            if work.compute(shard, model, manifest):
+            if work.compute(shard, model):
                 yield shard
             else:
                 busy.append(shard)
         if len(busy) == len(waiting):
             time.sleep(POLL_SECONDS)
         waiting = busy
+    _on_device.cache_clear()
 
 
 def run_ray(
-    work: Work, shards: Sequence[Shard], model: Model, manifest: Manifest, address: str | None
+    work: Work, shards: Sequence[Shard], model: Model, address: str | None
 ) -> Iterator[Shard]:
     """Each shard as a Ray task, on the cluster at ``address`` or on this machine's cores.
 
@@ -66,7 +156,7 @@ def run_ray(
         max_retries=RETRIES,
         scheduling_strategy="SPREAD",
     )(_compute)
-    pending = {task.remote(work, shard, manifest): shard for shard in shards}
+    pending = {task.remote(work, shard): shard for shard in shards}
     try:
         while pending:
             done, _ = ray.wait(list(pending), num_returns=1)
@@ -83,14 +173,11 @@ def run_ray(
             ray.shutdown()
 
 
-def _compute(work: Work, shard: Shard, manifest: Manifest) -> None:
+def _compute(work: Work, shard: Shard) -> None:
     """In a worker: until the shard is there, by this task or by another process."""
-    import torch
-
     torch.set_num_threads(work.threads)
-    model = _load(work.source, manifest.checksum)
-    _HELD[0] = model.vocabulary(shard.layer, side=manifest.side, fold_norm=manifest.fold_norm)
-    while not work.compute(shard, model, manifest):
+    model = _load(work.source, work.manifest.checksum)
+    while not work.compute(shard, model):
         time.sleep(POLL_SECONDS)
 
 
@@ -101,9 +188,6 @@ def _load(source: str, checksum: str) -> Model:
         raise ValueError(f"{source} has checksum {model.checksum} on this machine, not {checksum}")
     return model
 
-
-_HELD: list[Any] = [None]
-"""The vocabulary of a worker's last shard: a model keeps it only as long as somebody does."""
 
 ENGINES: dict[str, Callable[..., Iterator[Shard]]] = {"local": run_local, "ray": run_ray}
 """What computes the missing shards and yields each when it is there."""

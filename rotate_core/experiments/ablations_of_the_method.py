@@ -17,7 +17,7 @@ from rotate_core.decomposition import ConvergenceWarning, decompose
 from rotate_core.experiments.reconstruction import SAME_COSINE, SAME_JACCARD, n_distinct
 from rotate_core.null.evidence import support
 from rotate_core.rotation.settings import Settings
-from rotate_core.verdicts.comparison import MATCHED, REAL, group_means
+from rotate_core.verdicts.comparison import MATCHED, NEURONS, group_means
 from rotate_core.verdicts.intervals import interval
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def compare(
 
     batch = torch.cat([vectors, null])
     options: Any = {"settings": settings, "device": device, "progress": False}
-    labels = {"what": [REAL] * len(vectors) + [MATCHED] * len(null)}
+    labels = {"what": [NEURONS] * len(vectors) + [MATCHED] * len(null)}
     labels["row"] = [*range(len(vectors)), *range(len(null))]
     for moments in ("weighted", "scaled"):  # each has a preconditioner, paid once per vocabulary
         decompose(batch[:1], vocabulary, n_channels=1, moments=moments, **options)

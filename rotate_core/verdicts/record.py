@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from rotate_core.storage import versions, write_whole
+from rotate_core.storage import hardware, versions, write_whole
 
 if TYPE_CHECKING:
     from rotate_core.models import Model
@@ -48,15 +45,10 @@ def write_results(
         "parameters": parameters,
         "model": {"name": model.name, "checksum": model.checksum},
         "versions": versions(*PACKAGES),
-        "hardware": {
-            "processor": processor(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
+        "hardware": hardware(),
         "seconds": round(seconds, 1),
     }
     text = json.dumps(_plain(content), indent=1, sort_keys=True, allow_nan=False) + "\n"
-    Path(folder).mkdir(parents=True, exist_ok=True)
     write_whole(Path(folder) / f"{name}.json", text.encode())
 
 
@@ -75,14 +67,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def processor() -> str:
-    """Name of the processor, as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

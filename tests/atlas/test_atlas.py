@@ -21,9 +21,10 @@ from filelock import FileLock
 import rotate_core
 from rotate_core import Settings, decompose, load_model
 from rotate_core.atlas import Atlas
-from rotate_core.atlas.build import Work
+from rotate_core.atlas.index import CHANNEL
 from rotate_core.atlas.manifest import Manifest, format_indices, parse_indices, read_manifest
-from rotate_core.atlas.shards import is_there
+from rotate_core.atlas.shards import SCHEMA, is_there
+from rotate_core.atlas.workers import Work, lock
 from rotate_core.models import Model
 from rotate_core.null.calibration import calibrate
 from rotate_core.null.matched import matched_vectors, own_seed
@@ -106,10 +107,10 @@ def test_an_atlas_calibrates_as_the_functions_do(built: Atlas, model: Model) -> 
 
 def test_one_neuron_is_a_row_of_its_layer(built: Atlas) -> None:
     layer = built.channels(layer=2, kind="gate")
-    one = built.channels(layer=2, kind="gate", neuron=layer.indices[3])
-    assert torch.equal(one.vectors[0], layer.vectors[3])
-    assert one.indices == layer.indices[3:4]
-    assert "q_value" in repr(one)
+    neuron = built.channels(layer=2, kind="gate", neuron=layer.indices[3])
+    assert torch.equal(neuron.vectors[0], layer.vectors[3])
+    assert neuron.indices == layer.indices[3:4]
+    assert "q_value" in repr(neuron)
 
 
 def test_u_is_loaded_from_the_model_only_when_asked_for(built: Atlas, model: Model) -> None:
@@ -127,6 +128,7 @@ def test_anyone_can_read_the_folder(built: Atlas) -> None:
     assert manifest["settings"]["threshold"] == 2.5
     assert set(manifest["versions"]) == {"python", "rotate_core", "torch", "transformers"}
     (path,) = (built.folder / "layer-02" / "out").glob("neurons-*.parquet")
+    assert pq.read_schema(path) == SCHEMA
     frame = pd.read_parquet(path)
     assert len(frame) == 12
     channels = built.channels(layer=2, kind="out")
@@ -135,13 +137,8 @@ def test_anyone_can_read_the_folder(built: Atlas) -> None:
     assert set(channels.table().columns) <= set(frame.columns)
     assert frame["top_tokens"].tolist() == channels.table(k=50)["top_tokens"].tolist()
     assert frame["polarity"].tolist() == channels.polarity.flatten().tolist()
-    assert {
-        p.suffix for p in built.folder.rglob("*") if p.is_file() and p.parent.name != ".locks"
-    } == {
-        ".json",
-        ".parquet",
-        ".safetensors",
-    }
+    files = (p for p in built.folder.rglob("*") if p.is_file() and p.parent.name != ".locks")
+    assert {p.suffix for p in files} == {".json", ".parquet", ".safetensors"}
 
 
 def test_table_reads_the_columns_that_are_asked_for(built: Atlas) -> None:
@@ -149,7 +146,6 @@ def test_table_reads_the_columns_that_are_asked_for(built: Atlas) -> None:
     assert len(built.table()) == 2 * 2 * 6 * 2
     assert len(built.table(layer=2)) == 24
     assert len(built.table(kind="out", null=True)) == 2 * 9 * 2
-    assert built.dataset(layer=0).count_rows() == 24
 
 
 def test_summary_counts_and_compares(built: Atlas) -> None:
@@ -188,10 +184,8 @@ def test_without_a_null_there_is_support_and_no_p_value(model: Model, tmp_path: 
 
 
 def hits(atlas: Atlas, word: str) -> list[tuple[int, str, int, int]]:
-    found = atlas.search(word, limit=None)
-    return sorted(
-        zip(found["layer"], found["kind"], found["neuron"], found["channel"], strict=True)
-    )
+    rows = atlas.search(word, limit=None)
+    return sorted(zip(*(rows[name] for name in CHANNEL), strict=True))
 
 
 def expected_hits(atlas: Atlas, word: str) -> list[tuple[int, str, int, int]]:
@@ -214,10 +208,10 @@ def test_search_finds_a_word_with_any_case_and_space(built: Atlas) -> None:
     assert expected
     for asked in (word, f" {word}", f"{word.upper()} "):
         assert hits(built, asked) == expected
-    found = built.search(word, limit=3)
-    assert len(found) == min(3, len(expected))
-    assert found["strength"].is_monotonic_decreasing
-    assert all(len(tokens) == 10 for tokens in found["top_tokens"])
+    strongest = built.search(word, limit=3)
+    assert len(strongest) == min(3, len(expected))
+    assert strongest["strength"].is_monotonic_decreasing
+    assert all(len(tokens) == 10 for tokens in strongest["top_tokens"])
 
 
 def test_search_covers_shards_that_are_not_indexed_yet(atlas: Atlas) -> None:
@@ -248,7 +242,7 @@ def wide(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Atlas:
 def tails_by_hand(atlas: Atlas, model: Model) -> dict[tuple[str, int, int], dict[int, float]]:
     """The z-score of each token of each tail by its definition, in float64."""
     vocabulary = model.vocabulary(1)
-    found = {}
+    tails = {}
     for kind in model.kinds:
         channels = atlas.channels(layer=1, kind=kind)
         logits = channels.vectors.double() @ vocabulary.projection.double()
@@ -260,8 +254,8 @@ def tails_by_hand(atlas: Atlas, model: Model) -> dict[tuple[str, int, int], dict
         for i, neuron in enumerate(channels.indices):
             for j in range(channels.n_channels):
                 ids = inside[i, j].nonzero().flatten().tolist()
-                found[kind, neuron, j] = {k: float(z[i, j, k]) for k in ids}
-    return found
+                tails[kind, neuron, j] = {k: float(z[i, j, k]) for k in ids}
+    return tails
 
 
 def test_the_whole_tail_is_stored(wide: Atlas, model: Model) -> None:
@@ -296,19 +290,19 @@ def test_search_finds_every_token_of_a_tail_and_no_other(
         if not word:
             continue
         ids = {k for k, token in enumerate(atlas.tokens) if token.strip().lower() == word}
-        expected = sorted((1, *place) for place, tail in tails.items() if ids & set(tail))
+        expected = sorted((1, *channel) for channel, tail in tails.items() if ids & set(tail))
         assert hits(atlas, word) == expected
         assert i in silent or (1, "out", channels.indices[0], 0) in expected
 
 
 def test_a_search_ranks_and_tells_what_the_tables_say(wide: Atlas) -> None:
     token = wide.tokens[wide.channels(layer=1, kind="out").top_ids[0, 0, 0]]
-    found = wide.search(token.strip() or token, limit=None)
-    assert len(found) > 3
+    result = wide.search(token.strip() or token, limit=None)
+    assert len(result) > 3
     table = wide.table().set_index(["layer", "kind", "neuron", "channel"])
     tails = wide.table(["kind", "neuron", "channel", "tail_ids", "tail_z"])
     tails = tails.set_index(["kind", "neuron", "channel"])
-    for row in found.itertuples():
+    for row in result.itertuples():
         stored = table.loc[(row.layer, row.kind, row.neuron, row.channel)]
         assert row.top_tokens == list(stored["top_tokens"][:10])
         assert row.support == pytest.approx(stored["support"])
@@ -316,7 +310,7 @@ def test_a_search_ranks_and_tells_what_the_tables_say(wide: Atlas) -> None:
         tail = tails.loc[(row.kind, row.neuron, row.channel)]
         stored_z = dict(zip(tail["tail_ids"], tail["tail_z"], strict=True))
         assert row.z in {stored_z[i] for i in stored_z if wide.tokens[i] == row.token}
-    assert found["strength"].is_monotonic_decreasing
+    assert result["strength"].is_monotonic_decreasing
 
 
 def test_the_index_is_sorted_by_token_neuron_and_channel(model: Model, tmp_path: Path) -> None:
@@ -373,12 +367,12 @@ def test_an_atlas_grows_and_keeps_what_it_has(atlas: Atlas, model: Model) -> Non
 
 
 def test_shards_hold_as_many_neurons_as_the_memory(model: Model, tmp_path: Path) -> None:
-    one = 12 * (model.d_vocab + model.d_model) * 4
+    each = 12 * (model.d_vocab + model.d_model) * 4
     options = OPTIONS | {"layers": [0], "null": 0}
-    small = Atlas.build(tmp_path / "small", model, memory=4 * one, **options)
+    small = Atlas.build(tmp_path / "small", model, memory=4 * each, **options)
     assert [len(shard.indices) for shard in small.shards(kind="out")] == [3, 3]
-    with pytest.raises(ValueError, match=f"one neuron takes {one}"):
-        Atlas.build(tmp_path / "none", model, memory=one - 1, **options)
+    with pytest.raises(ValueError, match=f"one neuron takes {each}"):
+        Atlas.build(tmp_path / "none", model, memory=each - 1, **options)
 
 
 @pytest.mark.parametrize(
@@ -413,9 +407,9 @@ def test_exceptions_by_layer_and_kind_are_followed_and_kept(model: Model, tmp_pa
     for (layer, kind), (settings, n_channels) in wanted.items():
         stored = atlas.channels(layer=layer, kind=kind)
         null = atlas.channels(layer=layer, kind=kind, null=True)
-        for some in (stored, null):
-            assert some.settings == settings
-            assert some.n_channels == n_channels
+        for channels in (stored, null):
+            assert channels.settings == settings
+            assert channels.n_channels == n_channels
         fresh = decompose(
             model.neurons(layer, kind, stored.indices),
             model.vocabulary(layer),
@@ -488,10 +482,10 @@ def test_a_shard_that_another_process_is_at_is_waited_for(atlas: Atlas, model: M
     table = atlas.folder / f"{shard.stem}.parquet"
     content = table.read_bytes()
     table.unlink()
-    work = Work(atlas.folder, "", None, 1)
-    held = FileLock(work.lock(shard.stem).lock_file, thread_local=False)
+    work = Work(atlas.folder, atlas.manifest, "", None, 1)
+    held = FileLock(lock(atlas.folder, shard.stem).lock_file, thread_local=False)
     held.acquire()
-    assert not work.compute(shard, model, atlas.manifest)
+    assert not work.compute(shard, model)
 
     def other_process() -> None:
         table.write_bytes(content)
@@ -536,10 +530,11 @@ def test_a_manifest_is_checked(atlas: Atlas, change: dict[str, object], message:
         Atlas.open(atlas.folder)
 
 
-def test_an_atlas_of_the_old_format_says_what_to_do(atlas: Atlas, model: Model) -> None:
+@pytest.mark.parametrize("old", ["rotate_core atlas 1", "rotate_core atlas 2"])
+def test_an_atlas_of_an_old_format_says_what_to_do(atlas: Atlas, model: Model, old: str) -> None:
     path = atlas.folder / "manifest.json"
-    path.write_text(path.read_text().replace("rotate_core atlas 2", "rotate_core atlas 1"))
-    message = "format 'rotate_core atlas 1' lacks .*; run `rotate decompose` .* another folder"
+    path.write_text(path.read_text().replace("rotate_core atlas 3", old))
+    message = f"format '{old}' lacks .*; run `rotate decompose` .* another folder"
     before = tables_of(atlas.folder)
     with pytest.raises(ValueError, match=message):
         Atlas.open(atlas.folder)
