@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_checkpoints import TEXT, tiny_config
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: tests are offline
-
-FAMILIES = (
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "phi3",
-    "gpt2",
-)
-N_LAYERS, D_MODEL, D_MLP, VOCAB_SIZE = 3, 32, 48, 400
-
-TEXT = "The cat sat on the mat, and until then the other cats had been waiting. Été naïve 日本語.\n"
 
 
 @pytest.fixture(scope="session")
@@ -68,26 +53,6 @@ def piece_tokenizer():
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special[:4]])
     tokenizer.add_tokens([AddedToken("\n\n", normalized=False)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
-
-
-def tiny_config(family: str, **changes: object):
-    """The family's configuration, made small; the embedding is padded beyond 300 tokens."""
-    from transformers import AutoConfig
-
-    if family == "gpt2":
-        sizes = {"n_layer": N_LAYERS, "n_embd": D_MODEL, "n_inner": D_MLP, "n_head": 2}
-    else:
-        sizes = {
-            "num_hidden_layers": N_LAYERS,
-            "hidden_size": D_MODEL,
-            "intermediate_size": D_MLP,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "head_dim": 16,
-        }
-    sizes["vocab_size"] = VOCAB_SIZE
-    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-    return AutoConfig.for_model(family, **sizes | special | changes)
 
 
 @pytest.fixture(scope="session")
@@ -135,10 +100,3 @@ def checkpoints(make_checkpoint) -> Callable[[str], Path]:
 def damaged(make_checkpoint) -> Path:
     """A Llama checkpoint of one's own, to damage."""
     return make_checkpoint("llama")
-
-
-def edit_config(directory: Path, **changes: object) -> None:
-    """Change values of config.json; None removes one."""
-    file = directory / "config.json"
-    config = json.loads(file.read_text()) | changes
-    file.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))

@@ -10,7 +10,7 @@ from rotate_core import Settings, Vocabulary, decompose
 from rotate_core.experiments import ablations_of_the_method as ablations
 from rotate_core.experiments.reconstruction import n_distinct
 from rotate_core.null.matched import matched_vectors
-from rotate_core.verdicts.comparison import MATCHED, REAL
+from rotate_core.verdicts.comparison import MATCHED, NEURONS
 
 SETTINGS = Settings(threshold=3.0)
 
@@ -33,7 +33,7 @@ def test_every_change_is_measured_on_neurons_and_null_alike(vocabulary, vectors)
     table, clock = ablations.compare(vectors[:3], null, vocabulary, settings=SETTINGS, n_channels=2)
     assert list(table.change.unique()) == list(ablations.CHANGES)
     sizes = table.groupby(["change", "what"]).size().unstack()
-    assert (sizes[REAL] == 3).all()
+    assert (sizes[NEURONS] == 3).all()
     assert (sizes[MATCHED] == 4).all()
     assert clock.groupby("change").size().eq(2).all(), "a time for each channel"
     ours = decompose(torch.cat([vectors[:3], null]), vocabulary, n_channels=2, settings=SETTINGS)

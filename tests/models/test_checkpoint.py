@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import torch
-from conftest import D_MLP, D_MODEL, edit_config
 from safetensors.torch import load_file, save_file
+from tiny_checkpoints import D_MLP, D_MODEL, edit_config
 
 from rotate_core.models.checkpoint import open_checkpoint
 

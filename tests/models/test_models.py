@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import D_MLP, D_MODEL, FAMILIES, N_LAYERS, VOCAB_SIZE, edit_config
 from safetensors.torch import load_file, save_file
+from tiny_checkpoints import D_MLP, D_MODEL, FAMILIES, N_LAYERS, VOCAB_SIZE, edit_config
 
 from rotate_core import load_model
 

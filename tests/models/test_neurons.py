@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import D_MLP, D_MODEL, FAMILIES, N_LAYERS
 from safetensors.torch import load_file, save_file
+from tiny_checkpoints import D_MLP, D_MODEL, FAMILIES, N_LAYERS
 
 from rotate_core import Neurons, load_model
 from rotate_core.models.architectures import ARCHITECTURES

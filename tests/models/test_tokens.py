@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import TEXT
+from tiny_checkpoints import TEXT
 from transformers import AutoTokenizer
 
 from rotate_core.models.tokens import excluded_tokens, read_tokens, token_strings, visible

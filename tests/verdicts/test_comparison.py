@@ -149,10 +149,10 @@ def test_certain_channels_stand_beside_matched_vectors_of_their_places():
 
 
 def test_group_means_have_an_interval_over_clusters():
-    rows = [("ours", w, i, float(i % 2)) for w in (REAL, MATCHED) for i in range(10)]
+    rows = [("ours", w, i, float(i % 2)) for w in (NEURONS, MATCHED) for i in range(10)]
     table = pd.DataFrame(rows, columns=["change", "what", "cluster", "x"])
     means = group_means(table, ["change", "what"], ["x"], seed=1)
-    assert means.index.tolist() == [("ours", REAL), ("ours", MATCHED)]
+    assert means.index.tolist() == [("ours", NEURONS), ("ours", MATCHED)]
     estimate = means.x.iloc[0]
     assert estimate == interval([0.0, 1.0] * 5, seed=1)
     assert estimate.low < estimate.value == 0.5 < estimate.high
