@@ -38,7 +38,7 @@ from rotate_core.atlas.index import finish_group, index_path, look_up, token_ids
 from rotate_core.atlas.manifest import Manifest, Shard, write_manifest
 from rotate_core.atlas.shards import write_shard, write_tokens
 from rotate_core.channels import Channels
-from rotate_core.null.evidence import EVIDENCE, TailEvidence
+from rotate_core.null.evidence import EVIDENCE, TailEvidence, Tails
 from rotate_core.rotation.settings import Settings
 
 KINDS, N_CHANNELS, D_VOCAB = ("gate", "in", "out"), 50, 128_000

@@ -73,11 +73,6 @@ class Manifest:
     shards: tuple[Shard, ...] = ()
     """Everything planned, whether it is there or not."""
 
-    FIXED = (
-        "model", "checksum", "settings", "n_channels", "seed", "null", "statistic", "side",
-        "fold_norm", "exceptions",
-    )  # fmt: skip
-
     def settings_of(self, layer: int, kind: str) -> Settings:
         """The settings that a layer and kind, and its null, are decomposed with."""
         changes = self._exception(layer, kind)
@@ -124,12 +119,12 @@ class Manifest:
     def differences(self, other: Manifest) -> list[str]:
         """Each difference that keeps channels of the two apart, as "name: here -> there"."""
         pairs: list[tuple[str, Any, Any]] = []
-        for name in self.FIXED:
+        for name in (field.name for field in dataclasses.fields(self)):
             here, there = getattr(self, name), getattr(other, name)
             if name == "settings":
                 names = [field.name for field in dataclasses.fields(Settings)]
                 pairs += [(key, getattr(here, key), getattr(there, key)) for key in names]
-            else:
+            elif name not in ("versions", "shards"):
                 pairs.append((name, here, there))
         return [f"{name}: {here} -> {there}" for name, here, there in pairs if here != there]
 
