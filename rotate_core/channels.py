@@ -167,9 +167,9 @@ class Channels:
         return pd.DataFrame(columns)
 
     def _title(self) -> str:
-        place = f"{self.model}, layer {self.layer}, {self.kind}: " if self.model else ""
+        origin = f"{self.model}, layer {self.layer}, {self.kind}: " if self.model else ""
         return (
-            f"{place}{self.n_neurons} neurons x {self.n_channels} channels "
+            f"{origin}{self.n_neurons} neurons x {self.n_channels} channels "
             f"({self.settings.solver}, {self.settings.moments} moments)"
             + (f"; {self.calibration}" if self.calibration is not None else "")
         )
@@ -188,11 +188,17 @@ class Channels:
         return shown.round(2).assign(top_tokens=tokens)
 
     def __repr__(self) -> str:
-        text = self._display(20).to_string(index=False, max_colwidth=60)
-        return f"Channels of {self._title()}\n{text}"
+        try:
+            table = self._display(20).to_string(index=False, max_colwidth=60)
+        except ModuleNotFoundError:  # the base install has no pandas
+            table = 'for a table: pip install "rotate_core[atlas]"'
+        return f"Channels of {self._title()}\n{table}"
 
-    def _repr_html_(self) -> str:
-        table = self._display().to_html(index=False, escape=True, border=0)
+    def _repr_html_(self) -> str | None:
+        try:
+            table = self._display().to_html(index=False, escape=True, border=0)
+        except ModuleNotFoundError:
+            return None
         return f"<p><strong>Channels</strong> of {html.escape(self._title())}</p>{table}"
 
 
@@ -211,7 +217,7 @@ def join(parts: Sequence[Channels]) -> Channels:
     """
     arrays = [_arrays(part) for part in parts]
     names = set.intersection(*map(set, arrays)) - {"history"}
-    changes: dict[str, Any] = {name: torch.cat([some[name] for some in arrays]) for name in names}
+    changes: dict[str, Any] = {name: torch.cat([part[name] for part in arrays]) for name in names}
     n = len(changes["vectors"])
     labels: dict[str, Any] = {"indices": tuple(range(n)), "layer": None, "kind": None}
     return dataclasses.replace(parts[0], **changes, **labels, history=None)
@@ -219,15 +225,14 @@ def join(parts: Sequence[Channels]) -> Channels:
 
 def split(channels: Channels, parts: Sequence[Channels]) -> list[Channels]:
     """Channels of joined neurons, apart and with the parts' own labels again."""
-    found, start = [], 0
+    apart, start = [], 0
     for part in parts:
-        some = take(channels, range(start, start + part.n_neurons))
-        labels: dict[str, Any] = {
-            n: getattr(part, n) for n in ("indices", "layer", "kind", "model")
-        }
-        found.append(dataclasses.replace(some, **labels))
+        names = ("indices", "layer", "kind", "model")
+        labels: dict[str, Any] = {name: getattr(part, name) for name in names}
+        rows = range(start, start + part.n_neurons)
+        apart.append(dataclasses.replace(take(channels, rows), **labels))
         start += part.n_neurons
-    return found
+    return apart
 
 
 def first_channels(channels: Channels, n: int) -> Channels:

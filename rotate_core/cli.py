@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
-import typer
-from typer import Argument, Option
+
+try:
+    import typer
+    from typer import Argument, Option
+except ModuleNotFoundError:
+    raise SystemExit('rotate: the command needs pip install "rotate_core[atlas]"') from None
 
 from rotate_core import __version__
 from rotate_core.decomposition import check_device
@@ -36,11 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def main() -> None:
-    """Run the command line."""
-    app()
 
 
 def _version(wanted: bool) -> None:
@@ -296,4 +295,4 @@ def _errors(*, resumable: bool = False) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main()
+    app()

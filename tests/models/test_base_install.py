@@ -37,6 +37,7 @@ vocabulary = model.vocabulary(1)
 channels = decompose(neurons, vocabulary, n_channels=2, progress=False)
 assert channels.vectors.shape == (2, 2, model.d_model)
 assert len(channels.top_tokens(neuron=1, channel=0)) == 10
+assert "pip install" in repr(channels)
 assert vocabulary.tokens[0] == "<|endoftext|>" and vocabulary.token_weights[0] == 0
 
 def message(call):

@@ -25,7 +25,6 @@ from rotate_core.experiments.descriptions.head_to_head import (
 from rotate_core.experiments.descriptions.kernels import Kernels
 from rotate_core.experiments.descriptions.trials import HeldOut
 from rotate_core.experiments.descriptions.weights import (
-    LEVEL,
     POLARITIES,
     Description,
     describe,
@@ -34,6 +33,7 @@ from rotate_core.experiments.descriptions.weights import (
     merge,
     product_polarity,
 )
+from rotate_core.null.calibration import SIGNIFICANT
 from rotate_core.null.matched import own_seed
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def describe_neurons(
     text: Mapping[str, Text],
     kernels: Kernels,
     *,
-    level: float = LEVEL,
+    level: float = SIGNIFICANT,
     n_contexts: int = 16,
     n_subsets: int = 50,
     seed: int = 0,
@@ -113,7 +113,7 @@ def from_weights(
     out: Float[Tensor, "n_neurons d_model"],
     *,
     polarity: str,
-    level: float = LEVEL,
+    level: float = SIGNIFICANT,
     seed: int = 0,
 ) -> dict[str, list[Description]]:
     """All descriptions of a layer's neurons that need no text, by method, controls included.

@@ -21,13 +21,12 @@ from torch import Tensor
 
 from rotate_core.channels import Channels, VocabularyLike
 from rotate_core.models.tokens import visible
+from rotate_core.null.calibration import SIGNIFICANT
 from rotate_core.null.evidence import support
 from rotate_core.null.matched import matched_rotations
 
 BUDGET = 50
 """Tokens of a description, at most."""
-LEVEL = 0.1
-"""Of the q-value of a supported channel: it is below."""
 POLARITIES = {"positive": 1, "negative": -1}
 
 
@@ -67,7 +66,7 @@ def product_polarity(kind: str, polarity: str) -> str:
 
 
 def describe(
-    channels: Channels, *, polarity: str = "positive", level: float = LEVEL
+    channels: Channels, *, polarity: str = "positive", level: float = SIGNIFICANT
 ) -> list[Description]:
     """Each neuron in a few words, from its supported channels only (the rule is ours).
 
