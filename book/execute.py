@@ -24,6 +24,8 @@ import yaml
 from papermill.translators import PythonTranslator
 from traitlets.config import Config
 
+from rotate_core.storage import write_whole
+
 ASSIGNMENT = re.compile(r"^(?P<name>[A-Za-z_]\w*) = (?P<value>.*?)(?P<comment>  #.*)?$")
 PLAIN_TQDM = "import tqdm.auto, tqdm.std; tqdm.auto.tqdm = tqdm.std.tqdm"
 PROGRESS_BAR = re.compile(r"\r[^\r\n]*\n?")  # how tqdm draws on a stream
@@ -94,8 +96,8 @@ def execute(source: Path, target: Path, values: dict[str, object]) -> None:
         )
     executed = nbformat.read(unfinished, as_version=4)
     drop_progress_bars(executed)
-    nbformat.write(executed, unfinished)
-    unfinished.replace(target)
+    write_whole(target, nbformat.writes(executed).encode())
+    unfinished.unlink()
 
 
 def main() -> None:
