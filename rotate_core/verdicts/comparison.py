@@ -7,7 +7,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from rotate_core.channels import Channels, take
-from rotate_core.verdicts.intervals import Estimate, Seed, difference_within, interval, spawn
+from rotate_core.verdicts.intervals import Seed, difference_within, interval, spawn
 from rotate_core.verdicts.rules import Outcome
 
 if TYPE_CHECKING:
@@ -169,14 +169,6 @@ def paired_outcome(
     values = {"ours": ours, "null": null, "over_null": ours - null}
     estimates = {name: interval(x, clusters, seed=seed) for name, x in values.items()}
     return Outcome(**estimates, null_is=null_is, model=model)
-
-
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of :func:`estimates` for results/NN_claim.json."""
-    return [
-        {k: v.asdict() if isinstance(v, Estimate) else v for k, v in row.items()}
-        for row in table.to_dict("records")
-    ]
 
 
 def outcome(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,10 +44,6 @@ class Estimate:
             return "n/a"
         ends = "n/a" if math.isnan(self.low) else f"{self.low:.2f}, {self.high:.2f}"
         return f"{self.value:.2f} [{ends}]"
-
-    def asdict(self) -> dict[str, float]:
-        """For results/NN_claim.json."""
-        return asdict(self)
 
 
 def spawn(seed: Seed, n: int) -> list[np.random.SeedSequence]:

@@ -20,7 +20,6 @@ from rotate_core.verdicts.comparison import (
     group_means,
     outcome,
     paired_outcome,
-    records,
 )
 from rotate_core.verdicts.intervals import Estimate, interval
 
@@ -93,9 +92,6 @@ def test_estimates_are_those_of_the_groups():
     assert "rotations" not in estimates(table, "value", ["group"])
     nothing = estimates(table[:0], "value", ["group"])
     assert list(nothing) == ["group", "n", "n matched", "neurons", "matched vectors", "difference"]
-    stored = records(found)
-    assert stored[1]["neurons"]["n"] == 40
-    assert stored[1]["group"] == "a"
     whole = outcome(table[table.group == "a"], "value", model="a model")
     assert whole.over_null.value == found.difference[1].value
     assert whole.over_null.low == pytest.approx(found.difference[1].low, abs=0.005)
