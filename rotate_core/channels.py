@@ -23,7 +23,7 @@ POLARITIES = {1: "+", -1: "-", 0: "±"}
 
 
 class VocabularyLike(Protocol):
-    """What decompose needs of a vocabulary: three attributes, so that a named tuple will do.
+    """The part of a vocabulary that decompose needs: three attributes; a named tuple will do.
 
     :class:`rotate_core.Vocabulary` has them, and checks them. Neither a hash nor a weak reference
     is asked for. U may be in half precision: it is widened to float32 for the work.

@@ -1,1 +1,1 @@
-"""The paper's experiments: text, activations, ablations, estimators with nulls, a scoreboard."""
+"""One file per claim, named by its chapter: what the paper says, measured beside its null."""

@@ -1,4 +1,4 @@
-"""Does a channel of gate or in drive its own positions? Ablation on the input side (chapter 8).
+"""Ablation on the input side: activation on a channel's own positions without it (chapter 8).
 
 A neuron's activation is ``a(x) = act(g . x) (u . x)``. With S the held-out positions where |a| is
 in its top 1%, and a' the activation after channel k is taken out of g (or of u):

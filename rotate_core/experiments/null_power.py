@@ -1,4 +1,4 @@
-"""Which statistic finds what is there: channels planted in vectors that have none (ours)."""
+"""The power of each statistic: channels planted in vectors that have none (ours)."""
 
 from __future__ import annotations
 

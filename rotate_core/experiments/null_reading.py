@@ -1,4 +1,4 @@
-"""What a neuron reads in text where its channel's tokens are (chapter 4, ours).
+"""Products of gate and in with the MLP input where their channel's tokens are (chapter 4, ours).
 
 A channel of gate or in says which tokens its vector w looks for. So where these tokens are, or come
 next, ``w . x`` should be far out. A matched vector can be asked the same, with the same x: that is

@@ -150,7 +150,7 @@ def discoveries(
     n_repeats: int = 200,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """What is certified among neurons of which none, one or five have a planted channel.
+    """Channels certified among neurons of which none, one or five have a planted channel.
 
     Args:
         fresh: as in :func:`validity`: the null and the neurons without a channel come from it.

@@ -1,4 +1,4 @@
-"""Does a channel of out promote its own tokens? Ablation on the output side (chapter 9).
+"""Ablation on the output side: logits of a channel's own tokens without it (chapter 9).
 
 Where a neuron is active it adds ``a v`` to what its MLP writes. Taking ``alpha_k c_k`` out of v
 changes that by ``-a alpha_k c_k``, at this position only; the rest of the model runs on. With T_k

@@ -1,4 +1,4 @@
-"""Does the whole model notice, and where? Its next-token distribution without a channel (ch. 9).
+"""Divergence of the next-token distribution without a channel, by position (chapter 9).
 
 One channel is taken out of an out vector, at every position of a text. The Kullback-Leibler
 divergence of the next-token distribution, of the model as it is from the model without, says in

@@ -1,4 +1,4 @@
-"""How far logits drop when something is taken out of what an MLP writes, at one position of a text.
+"""Drops of logits when something is taken out of what an MLP writes, at one position of a text.
 
 Where a neuron is active it adds ``a v`` to what its MLP writes. Any vector can be taken out of v in
 the same forward pass as others: each is one more copy of the last token, and the context is shared.

@@ -1,4 +1,4 @@
-"""How much of a neuron its channels hold, and whether other seeds find them too (chapter 6)."""
+"""Reconstruction of a neuron from its channels, and their stability over seeds (chapter 6)."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def match(a: Channels, b: Channels, *, n_top: int = 50) -> pd.DataFrame:
 
 
 def stability_table(runs: Sequence[Channels], n_tops: Sequence[int] = (50,)) -> pd.DataFrame:
-    """How alike the channels of every two runs on the same neurons are.
+    """The likeness of the channels of every two runs on the same neurons.
 
     Args:
         runs: of different seeds.

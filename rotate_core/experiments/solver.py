@@ -157,7 +157,7 @@ def speedup_finding(ours: Timed, paper: Timed) -> str:
 def optimality_gap(
     neurons: NeuronsLike, vocabulary: VocabularyLike, **options: Any
 ) -> Float[Tensor, "n_neurons n_iterations"]:
-    """What each neuron's first channel has still to gain in F, after 0, 1, 2, ... iterations.
+    """The F that each neuron's first channel has still to gain, after 0, 1, 2, ... iterations.
 
     The geodesic solver goes on until an iteration gains less than 1e-9, whatever its gradient, and
     without a kick; 0 once it has ended. Options as of :func:`rotate_core.decompose`. Float64.

@@ -98,7 +98,7 @@ def power_curves(power: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
 def validity_and_power(
     valid: pd.DataFrame, discovered: pd.DataFrame, axes: Sequence[Axes]
 ) -> Sequence[Axes]:
-    """How honest each way to a p-value is, and how often it certifies one planted channel."""
+    """The honesty of each way to a p-value, and how often it certifies one planted channel."""
     left, right = axes
     for name, line in valid.groupby("method", sort=False):
         _line(left, line["level"], line["ratio"], name)

@@ -42,7 +42,7 @@ def gain_against_cosine(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def optimality_gap(gap: ArrayLike, rules: pd.Series, ax: Axes) -> Axes:
-    """What iterations leave to gain (n_neurons, n_iterations), and where rules stop on average."""
+    """F left to gain by iteration (n_neurons, n_iterations), and where rules stop on average."""
     values = np.asarray(gap, dtype=float)
     least = 1e-8  # what rounding leaves
     ax.plot(np.where(values > least, values, np.nan).T, color=COLOURS["geodesic"], alpha=0.25, lw=1)

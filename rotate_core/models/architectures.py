@@ -42,7 +42,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a model family calls its tensors and its sizes. The defaults are Llama's."""
+    """A model family's names of its tensors and its sizes. The defaults are Llama's."""
 
     gate: Weight | None = Weight("model.layers.{layer}.mlp.gate_proj.weight", axis=0)
     """None: the MLP is not gated."""

@@ -117,7 +117,7 @@ def excluded_tokens(tokenizer: Tokenizer, d_vocab: int) -> Int[Tensor, " n_exclu
 
 
 def token_strings(tokenizer: Tokenizer, d_vocab: int) -> tuple[str, ...]:
-    """What each token decodes to in the middle of a text: leading space kept, stray bytes named.
+    """The string of each token in the middle of a text: leading space kept, stray bytes named.
 
     A tokenizer's own `decode([i])` drops the leading space of a sentencepiece token, and makes one
     and the same "\ufffd" of every token that is a part of a character. Here its bytes are

@@ -1,4 +1,4 @@
-"""Is a channel the neuron's, or the vocabulary's? Evidence, two nulls, p- and q-values (ours)."""
+"""Channels held against what means nothing: evidence, two nulls, p- and q-values (ours)."""
 
 from rotate_core.null.calibration import (
     SIGNIFICANT,

@@ -1,4 +1,4 @@
-"""Is a channel the neuron's, or the vocabulary's? Support, two nulls, p-values and q-values (ours).
+"""p- and q-values of channels against a null: is a channel the neuron's, or the vocabulary's?
 
 High kurtosis and a high cosine do not show that a channel belongs to its neuron: a rotation finds a
 sparse vocabulary direction near *any* vector. So every channel is measured against channels that

@@ -1,4 +1,4 @@
-"""What the tokens of a channel's tail are in its neuron's own projection (ours)."""
+"""Evidence of a channel: its tail's tokens in the neuron's own projection (ours)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Tails:
 
 @dataclasses.dataclass(frozen=True)
 class TailEvidence:
-    """What the tokens of each channel's tail are in the neuron's own projection ``U^T w``.
+    """The tokens of each channel's tail in the neuron's own projection ``U^T w``.
 
     All fields but ``tails`` are (n_neurons, n_channels), float64. Their z-scores are of the
     unweighted projection, signed by the side of the channel's tail that a token is on. All but
@@ -69,9 +69,9 @@ class TailEvidence:
 
 EVIDENCE = ("core", "support", "own_support", "peak", "share")
 STATISTICS = (*EVIDENCE, "cosine", "objective", "kurtosis")
-"""What a channel can be ranked by; larger speaks for the channel. The book compares their power:
-"core", the default, finds twice as many planted channels as "support" or "cosine" do. The first
-five are of :class:`TailEvidence`, the others of the channels."""
+"""Figures that a channel can be ranked by; larger speaks for the channel. The book compares their
+power: "core", the default, finds twice as many planted channels as "support" or "cosine" do. The
+first five are of :class:`TailEvidence`, the others of the channels."""
 
 
 def tail_evidence(channels: Channels) -> TailEvidence:

@@ -25,7 +25,7 @@ READ_OUT = ("kurtosis", "skewness", "polarity", "top_ids", "top_z", "n_masked", 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all channels of one batch share."""
+    """The part of the problem that all channels of one batch share."""
 
     projection: Float[Tensor, "d_model d_vocab"]
     precondition: Float[Tensor, "d_model d_model"] | None

@@ -1,4 +1,4 @@
-"""How peaked a direction's projection onto the vocabulary is, block by block; its gradient.
+"""The kurtosis of a direction's projection onto the vocabulary, block by block; its gradient.
 
 *Excess* kurtosis from *population* moments, so that Gaussian logits score 0. The token weights
 ``m`` (``d_vocab``, from 0 to 1) enter the moments in one of two ways:

@@ -1,4 +1,4 @@
-"""What is maximised and how: every option of the method in one frozen record."""
+"""The options of the method in one frozen record: objective, solver, masking."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _FollowingCount(int):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to decompose. The defaults are ours; :data:`PAPER` holds the paper's values.
+    """Options of a decomposition: the defaults are ours, :data:`PAPER` holds the paper's values.
 
     Every field holds the value that is used, so equal settings act alike. ``masked_weight`` and
     ``max_iter``, left out or None, follow from moments and solver, in ``dataclasses.replace``, too.

@@ -31,7 +31,7 @@ KICK = 0.03  # radians that a neuron is moved by, where it stalls: so small that
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solver returns, one row per neuron."""
+    """A solver's result, one row per neuron."""
 
     vectors: Float[Tensor, "n_neurons d_model"]  # the channels, each of its neuron's norm
     objective: Float[Tensor, " n_neurons"]  # F there, float64

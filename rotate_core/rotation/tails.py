@@ -34,5 +34,5 @@ def sides(z: Float[Tensor, "n width"], polarity: Int[Tensor, " n"]) -> Float[Ten
 
 
 def outward(z: Float[Tensor, "n width"], polarity: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
-    """How far out each token is on the side that counts: in the tail if beyond the threshold."""
+    """z-scores counted outward, on the side that counts: in the tail if beyond the threshold."""
     return z * sides(z, polarity)

@@ -1,4 +1,4 @@
-"""What neurons do on text: hooks on the real model, one pass for any number of neurons.
+"""Neurons on text: hooks on the real model, one pass for any number of neurons.
 
 All that a neuron of a layer does follows from the MLP's input x: a gated neuron's activation is
 ``a(x) = act(g . x) (u . x)``, and x is what the hooks collect, or its products with the rows one

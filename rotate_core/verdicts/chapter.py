@@ -34,7 +34,7 @@ VALUE = re.compile(r"(?<![\w\\^_}`])\{(\w+)(?::([^{}`]+))?\}(?!`)")
 
 
 class Chapter:
-    """What every chapter does: take its parameters, offer its atlas and text, tell, and record.
+    """A chapter's parameters, its model, atlas and text, its prose with figures, and its record.
 
     Args:
         name: of the notebook, NN_claim.

@@ -60,7 +60,7 @@ def finding(
     unknown: str,
     missing: str | None = None,
 ) -> str:
-    """What a caption says of a difference, so that it holds for any model and sample.
+    """A caption's words for a difference, so that they hold for any model and sample.
 
     Args:
         difference: of two figures.
