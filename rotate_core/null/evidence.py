@@ -140,17 +140,13 @@ def support(channels: Channels) -> Float[Tensor, "n_neurons n_channels"]:
 
 
 def statistics(
-    channels: Channels,
-    names: Iterable[str] = STATISTICS,
-    *,
-    evidence: TailEvidence | None = None,
+    channels: Channels, names: Iterable[str] = STATISTICS
 ) -> dict[str, Float[Tensor, "n_neurons n_channels"]]:
     """The values of each statistic by name; what needs the tails looks them up once.
 
     Args:
         channels: whose.
         names: which.
-        evidence: :func:`tail_evidence` of the channels where it is at hand.
 
     Raises:
         ValueError: an unknown statistic.
@@ -159,6 +155,5 @@ def statistics(
     for name in names:
         if name not in STATISTICS:
             raise ValueError(f"statistic={name!r}: wanted one of {', '.join(STATISTICS)}")
-    if evidence is None and set(names) & set(EVIDENCE):
-        evidence = tail_evidence(channels)
+    evidence = tail_evidence(channels) if set(names) & set(EVIDENCE) else None
     return {name: getattr(evidence if name in EVIDENCE else channels, name) for name in names}

@@ -95,9 +95,10 @@ def deflate(
     why += "a projection with distinct columns"
     _refuse(m2 <= (8 * rounding.double()) ** 2, indices, why)
     for channel in range(n_channels):
-        why = f"all tokens are masked before channel {channel}; wanted fewer channels or a "
-        why += f"threshold above {settings.threshold}"
-        _refuse(~(m > settings.masked_weight).any(1) & (channel > 0), indices, why)
+        if channel:
+            why = f"all tokens are masked before channel {channel}; wanted fewer channels or a "
+            why += f"threshold above {settings.threshold}"
+            _refuse(~(m > settings.masked_weight).any(1), indices, why)
         if channel < given["vectors"].shape[1]:
             arrays = {name: values[:, channel] for name, values in given.items()}
             vectors = arrays["vectors"].to(w)

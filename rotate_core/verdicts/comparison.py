@@ -183,11 +183,9 @@ def outcome(
         rotation: the column of the same figure for matched rotations, which are the null then.
         seed: of the bootstraps.
     """
-    if rotation is None:
-        row, null_is = _compared(table, column, seed), MATCHED
-        ours, null, over_null = row[NEURONS], row[MATCHED], row["difference"]
-    else:
-        real, null_is = table[table.what == NEURONS], ROTATIONS
-        values = real[column], real[rotation], real[column] - real[rotation]
-        ours, null, over_null = (interval(x, real.cluster, seed=seed) for x in values)
-    return Outcome(ours, null, over_null, null_is, model)
+    if rotation is not None:
+        real = table[table.what == NEURONS]
+        columns = real[column], real[rotation], real.cluster
+        return paired_outcome(*columns, null_is=ROTATIONS, model=model, seed=seed)
+    row = _compared(table, column, seed)
+    return Outcome(row[NEURONS], row[MATCHED], row["difference"], MATCHED, model)
