@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ ARRAYS_PER_NEURON = 12
 """Arrays of d_vocab values that a neuron takes at the peak."""
 MOST_MEMORY_ON_CPU = 2 * 2**30
 """Default bound: more neurons at a time than this holds do not make a CPU faster."""
+BATCH_ON_CPU = 64
+"""Neurons at a time on a CPU; one that has a channel makes room at once (:func:`.deflate`)."""
 
 
 class ConvergenceWarning(RuntimeWarning):
@@ -41,7 +43,7 @@ def decompose(
     memory: float | None = None,
     history: bool = False,
     progress: bool = True,
-    on_channel: Callable[[], object] | None = None,
+    on_channel: Callable[[int], object] | None = None,
     **overrides: Any,
 ) -> Channels:
     """Take neurons apart into vocabulary channels (paper, section 3).
@@ -63,7 +65,7 @@ def decompose(
             on a CPU at most 2 GiB. A neuron takes about 48 bytes a token.
         history: keep the objective after every iteration.
         progress: show a bar.
-        on_channel: called after each channel of a batch; what it raises stops the work.
+        on_channel: called with the number of channels just found; what it raises stops the work.
         overrides: any field of :class:`Settings`, such as ``solver="householder"``.
 
     Returns:
@@ -93,42 +95,37 @@ def decompose(
     precondition = None
     if settings.solver == "geodesic" and settings.precondition:
         precondition = _preconditioner(vocabulary, projection, token_weights, settings.moments)
-    parts: list[dict[str, Tensor]] = []
-    histories = []
+    given = None
+    if after is not None:
+        given = {name: getattr(after, name) for name in (*SOLVED, *READ_OUT)}
     bar = tqdm(total=len(w) * n_channels, unit="channel", disable=not progress, leave=False)
     with bar:
-        for rows in _chunks(len(w), projection, memory):
 
-            def after_channel(n_neurons: int = rows.stop - rows.start) -> None:
-                bar.update(n_neurons)
-                if on_channel is not None:
-                    on_channel()
+        def found(n_found: int) -> None:
+            bar.update(n_found)
+            if on_channel is not None:
+                on_channel(n_found)
 
-            given = None
-            if after is not None:
-                given = {name: getattr(after, name)[rows] for name in (*SOLVED, *READ_OUT)}
-            part, points = deflate(
-                w[rows].to(projection),
-                projection,
-                token_weights,
-                n_channels=n_channels,
-                settings=settings,
-                seed=seed,
-                indices=indices[rows],
-                precondition=precondition,
-                given=given,
-                on_channel=after_channel,
-            )
-            parts.append(part)
-            histories.append(points)
-
-    arrays: dict[str, Any] = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+        arrays: dict[str, Any] = deflate(
+            w.to(projection),
+            projection,
+            token_weights,
+            n_channels=n_channels,
+            settings=settings,
+            seed=seed,
+            indices=indices,
+            batch=_batch(len(w), projection, memory, settings),
+            precondition=precondition,
+            given=given,
+            on_channel=found,
+        )
+    curves = arrays.pop("history")
     channels = Channels(
         weight_vectors=w.to("cpu", projection.dtype),
         vocabulary=vocabulary,
         settings=settings,
         seed=seed,
-        history=_join(histories) if history else None,
+        history=curves if history else None,
         **arrays,
         **labels,
     )
@@ -213,8 +210,8 @@ def check_device(device: str | torch.device) -> None:
         )
 
 
-def _chunks(n_neurons: int, projection: Tensor, memory: float | None) -> Iterator[slice]:
-    """Rows at a time so that the work stays within ``memory``, in chunks of about the same size."""
+def _batch(n_neurons: int, projection: Tensor, memory: float | None, settings: Settings) -> int:
+    """Neurons at a time, so that the work stays within ``memory``."""
     d_model, d_vocab = projection.shape
     each = ARRAYS_PER_NEURON * (d_vocab + d_model) * projection.element_size()
     if memory is None:
@@ -226,10 +223,10 @@ def _chunks(n_neurons: int, projection: Tensor, memory: float | None) -> Iterato
             f"memory={memory:.0f} bytes: wanted at least {each}, for one neuron over {d_vocab} "
             "tokens"
         )
-    n_chunks = math.ceil(n_neurons / (memory // each))
-    size = math.ceil(n_neurons / n_chunks)
-    for start in range(0, n_neurons, size):
-        yield slice(start, min(start + size, n_neurons))
+    most = int(memory // each)
+    if settings.solver == "householder":  # from channel to channel together: of about the same size
+        return math.ceil(n_neurons / math.ceil(n_neurons / most))
+    return min(most, BATCH_ON_CPU) if projection.device.type == "cpu" else most
 
 
 def _free_memory(device: torch.device) -> float:
@@ -242,16 +239,6 @@ def _free_memory(device: torch.device) -> float:
         return float(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
         return 8.0 * 2**30  # not Linux: the bound for a CPU applies
-
-
-def _join(histories: list[list[Tensor]]) -> Float[Tensor, "n_neurons n_channels n_points"]:
-    """Chunks of channels of (n_neurons, points), padded with NaN to one length."""
-    length = max(h.shape[1] for chunk in histories for h in chunk)
-
-    def padded(h: Tensor) -> Tensor:
-        return torch.nn.functional.pad(h, (0, length - h.shape[1]), value=math.nan)
-
-    return torch.cat([torch.stack([padded(h) for h in chunk], 1) for chunk in histories])
 
 
 def _warn_unless_converged(channels: Channels) -> None:

@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from . import reflection, sphere
-from .moments import Sample, centred_logits, joint_moments
+from .masking import Work
+from .moments import Sample, centred_logits
 from .settings import Settings
-from .tails import outward, polarity_of, z_scores
+from .threads import team
 
-N_TOP = 50
-"""Top tokens kept with each channel."""
+RACE = 8
+"""Iterations after which the best ``restarts`` of a neuron's climbs go on."""
 SOLVED = ("vectors", "objective", "gradient_norm", "n_iter", "converged")
 READ_OUT = ("kurtosis", "skewness", "polarity", "top_ids", "top_z", "n_masked", "cosine")
 """Arrays of a channel that come from the solver; that follow from its vector and what is masked."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """The part of the problem that all channels of one batch share."""
-
-    projection: Float[Tensor, "d_model d_vocab"]
-    precondition: Float[Tensor, "d_model d_model"] | None
-    settings: Settings
-    seed: int
-    indices: Sequence[int]
-
-    def normal(self, *shape: int, key: tuple[int, ...]) -> Tensor:
-        """Standard normal draws, a generator per neuron: the batch does not matter."""
-        draws = []
-        for index in self.indices:
-            mixed = 0
-            for part in (*key, index):  # multiplicative mixing, the constants of splitmix64
-                mixed = ((mixed ^ part) * 0xBF58476D1CE4E5B9 + 0x9E3779B97F4A7C15) % 2**63
-            draws.append(torch.randn(shape, generator=torch.Generator().manual_seed(mixed)))
-        return torch.stack(draws).to(self.projection)
 
 
 def deflate(
@@ -53,11 +33,16 @@ def deflate(
     settings: Settings | None = None,
     seed: int = 0,
     indices: Sequence[int] | None = None,
+    batch: int = 64,
     precondition: Float[Tensor, "d_model d_model"] | None = None,
     given: Mapping[str, Tensor] | None = None,
-    on_channel: Callable[[], object] = lambda: None,
-) -> tuple[dict[str, Tensor], list[Tensor]]:
+    on_channel: Callable[[int], object] = lambda n_neurons: None,
+) -> dict[str, Tensor]:
     """Channels of each neuron, one after the other.
+
+    Neurons go their own ways: one that has found a channel begins the next, and one that has all
+    makes room for another, while the others of its batch are on their way. Only the paper's solver
+    takes a whole batch from channel to channel.
 
     Args:
         w: weight vectors; they and all below on one device and in one dtype.
@@ -67,162 +52,168 @@ def deflate(
         settings: None for ours.
         seed: of the random starts and kicks.
         indices: the neurons' numbers, which seed starts and name neurons in errors; None: rows.
+        batch: neurons at a time.
         precondition: :func:`.sphere.preconditioner`, where it is at hand.
         given: arrays (n_neurons, n_given, ...) of known channels: masked, not solved for.
-        on_channel: called after each, for progress.
+        on_channel: called with the number of channels that were found, for progress.
 
     Returns:
-        Arrays (n_neurons, n_channels, ...) by name, :data:`SOLVED` and :data:`READ_OUT`, on the
-        CPU; and the history of each channel, (n_neurons, n_points).
+        Arrays (n_neurons, n_channels, ...) by name, :data:`SOLVED`, :data:`READ_OUT` and "history"
+        (n_neurons, n_channels, n_points), F after each iteration, then NaN; on the CPU.
 
     Raises:
         ValueError: logits without variance, or all tokens of a neuron masked.
     """
     settings = settings or Settings()
-    indices = range(len(w)) if indices is None else indices
     m = torch.ones_like(projection[0]) if token_weights is None else token_weights
     if settings.solver == "geodesic" and settings.precondition and precondition is None:
         precondition = sphere.preconditioner(projection, m, moments=settings.moments)
-    allowed, m = m > 0, m.expand(len(w), -1).clone()
-    unweighted, target = Sample.uniform(projection), w
-    setup = Setup(projection, precondition, settings, seed, indices)
-    given = given or {"vectors": w.new_empty(len(w), 0, w.shape[1])}
-    channels: list[dict[str, Tensor]] = []
-    histories = []
-    _, m2, _ = centred_logits(w, Sample.of(projection, m, settings.moments))
-    rounding = torch.finfo(w.dtype).eps * w.norm(dim=1) * projection.norm(dim=0).max()
-    why = "their logits do not vary over the tokens that count, so they have no kurtosis; wanted "
-    why += "a projection with distinct columns"
-    _refuse(m2 <= (8 * rounding.double()) ** 2, indices, why)
-    for channel in range(n_channels):
-        if channel:
-            why = f"all tokens are masked before channel {channel}; wanted fewer channels or a "
-            why += f"threshold above {settings.threshold}"
-            _refuse(~(m > settings.masked_weight).any(1), indices, why)
-        if channel < given["vectors"].shape[1]:
-            arrays = {name: values[:, channel] for name, values in given.items()}
-            vectors = arrays["vectors"].to(w)
-            _, in_tail = _read_out(vectors, unweighted, allowed, settings)
-            histories.append(torch.full((len(w), 1), math.nan))
+    indices = range(len(w)) if indices is None else indices
+    work = Work(w, projection, m, settings, seed, indices, n_channels, given or {}, on_channel)
+    with team(projection.device):
+        if settings.solver == "geodesic":
+            _climb(work, min(batch, len(w)), precondition)
         else:
-            solution = _best(target, m, setup, channel)
-            vectors = solution.vectors
-            arrays, in_tail = _read_out(vectors, unweighted, allowed, settings)
-            arrays["n_masked"] = (in_tail & (m > settings.masked_weight)).sum(1)
-            arrays["cosine"] = torch.cosine_similarity(vectors, w)
-            arrays |= {name: getattr(solution, name) for name in SOLVED}
-            histories.append(torch.stack(solution.history, 1).cpu())
-        channels.append({name: array.cpu() for name, array in arrays.items()})
-        if settings.deflation == "mask":
-            masked = torch.full_like(m, settings.masked_weight)
-            m = torch.where(in_tail, masked if settings.raise_masked else m.minimum(masked), m)
-        elif settings.deflation == "subtract-grid":
-            target = subtract_by_grid(target, vectors, projection)
-        else:
-            unit = vectors / vectors.norm(dim=1, keepdim=True)
-            target = target - unit * (unit * target).sum(1, keepdim=True)
-        on_channel()
-    return {name: torch.stack([c[name] for c in channels], 1) for name in channels[0]}, histories
+            _reflect(work, batch)
+    n_points = max((len(curve) for curve in work.curves.values()), default=1)
+    history = torch.full((len(w), n_channels, n_points), math.nan, dtype=torch.float64)
+    for (neuron, channel), curve in work.curves.items():
+        history[neuron, channel, : len(curve)] = torch.tensor(curve)
+    return work.arrays | {"history": history}
 
 
-def _best(w: Tensor, m: Tensor, setup: Setup, channel: int) -> sphere.Solution:
-    """Of ``restarts`` solutions the one with the highest objective, neuron by neuron."""
-    settings, problem = setup.settings, (w, setup.projection, m, setup.settings)
-    solutions = []
-    for restart in range(settings.restarts):
-        key = (setup.seed, channel, restart)
-        if settings.solver == "householder":
-            u = setup.normal(settings.n_reflections, w.shape[1], key=key)
-            solutions.append(reflection.solve(*problem, start=u))
-        else:
-            start, kick = _start(w, m, setup, key), setup.normal(w.shape[1], key=(*key, 1))
-            solution = sphere.solve(
-                *problem, start=start, precondition=setup.precondition, kick=kick
-            )
-            solutions.append(solution)
-    if len(solutions) == 1:
-        return solutions[0]
-    best = torch.stack([s.objective for s in solutions]).argmax(0)  # the first of equals
-    never = torch.full_like(solutions[0].objective, math.nan)
-
-    def picked(values: Sequence[Tensor]) -> Tensor:
-        device = values[0].device
-        return torch.stack(list(values))[best.to(device), torch.arange(len(w), device=device)]
-
-    arrays = {name: picked([getattr(s, name) for s in solutions]) for name in SOLVED}
-    points = itertools.zip_longest(*(s.history for s in solutions), fillvalue=never)
-    return sphere.Solution(**arrays, history=[picked(point) for point in points])
+def _reflect(work: Work, batch: int) -> None:
+    """The paper's solver: a batch goes from channel to channel; of several starts the best."""
+    shape = (work.settings.n_reflections, work.w.shape[1])
+    for neurons in torch.arange(len(work.w)).split(batch):
+        active = work.take_in(neurons.tolist())
+        while active:
+            solutions = [
+                reflection.solve(*work.problem(active), start=work.normal(active, *shape, key=(r,)))
+                for r in range(work.settings.restarts)
+            ]
+            best = torch.stack([s.objective for s in solutions]).argmax(0).tolist()
+            for i, (neuron, which) in enumerate(zip(active, best, strict=True)):
+                points = torch.stack([point[i] for point in solutions[which].history])
+                work.curves[neuron, work.n_found[neuron]] = points.tolist()
+            chosen = [(solutions[which], i) for i, which in enumerate(best)]
+            solved = {
+                name: torch.stack([getattr(s, name)[i] for s, i in chosen]) for name in SOLVED
+            }
+            active = work.record(active, solved)
 
 
-def _start(w: Tensor, m: Tensor, setup: Setup, key: tuple[int, ...]) -> Tensor:
-    """Where the geodesic solver begins; ``Settings.restarts`` tells the order."""
-    settings, projection, restart = setup.settings, setup.projection, key[-1]
-    if restart == 0:
-        if settings.start == "weight":
-            return w
-        return reflection.reflect(setup.normal(w.shape[1], key=key), w)
-    if restart == 1:
-        closer = replace(settings, lambda_fidelity=4 * settings.lambda_fidelity)
-        closer = replace(closer, tolerance=1e-3, gradient_tolerance=1e9)  # by the gain alone
-        return sphere.solve(w, projection, m, closer, precondition=setup.precondition).vectors
-    sample = Sample.of(projection, m, settings.moments)
-    logits, _, _ = centred_logits(w, sample)
-    reach = (logits * sample.p).abs() if sample.scale is None else logits.abs()
-    token = reach.topk(min(restart - 1, reach.shape[1]), dim=1).indices[:, -1]
-    column = projection[:, token].T - sample.mean_vector
-    sign = torch.sign(logits.gather(1, token.unsqueeze(1)))
-    w_unit = w / w.norm(dim=1, keepdim=True)
-    toward = sphere.tangent(sign * column, w_unit)
-    return w_unit + toward / toward.norm(dim=1, keepdim=True)
+def _climb(work: Work, batch: int, precondition: Tensor | None) -> None:
+    """Ours: neurons come into the batch by the quarter, and leave it one by one."""
+    climbs = Climbs(work, precondition)
+    new, ready = deque(range(len(work.w))), deque[int]()
+    while True:
+        room = batch - len(climbs.climbs)
+        if 4 * room >= batch:
+            while new and len(ready) < room:
+                n_new = min(len(new), room - len(ready))
+                ready.extend(work.take_in([new.popleft() for _ in range(n_new)]))
+            if ready:
+                climbs.begin([ready.popleft() for _ in range(min(len(ready), room))])
+        if not climbs.climbs:
+            return
+        found, solved = climbs.step()
+        if found:
+            ready.extend(work.record(found, solved))
 
 
-def _read_out(
-    vectors: Tensor, unweighted: Sample, allowed: Tensor, settings: Settings
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Statistics and top tokens of channels, and which tokens are in their tail."""
-    z, m2, m4 = centred_logits(vectors, unweighted)
-    z /= m2.sqrt().to(z.dtype).unsqueeze(1)
-    skewness = (z * z * z).mean(1, dtype=torch.float64)
-    polarity = polarity_of(skewness, settings.skewness_threshold)
-    reach = outward(z, polarity)
-    in_tail = reach > settings.threshold
-    top_ids = reach.masked_fill_(~allowed, -math.inf).topk(min(N_TOP, z.shape[1]), dim=1).indices
-    arrays = {"kurtosis": m4 / m2**2 - 3, "skewness": skewness, "polarity": polarity}
-    return arrays | {"top_ids": top_ids, "top_z": z.gather(1, top_ids)}, in_tail
+@dataclass
+class Climbs:
+    """The climbs that are on their way, each towards the next channel of its neuron."""
 
+    work: Work
+    precondition: Tensor | None
+    state: sphere.State | None = None
+    climbs: dict[int, list[int]] = field(default_factory=dict)  # neuron -> those not beaten
+    of: list[tuple[int, int]] = field(default_factory=list)  # climb -> (neuron, start)
+    curves: dict[int, list[float]] = field(default_factory=dict)  # climb -> F by iteration
+    ends: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # climb -> SOLVED
 
-def subtract_by_grid(target: Tensor, vectors: Tensor, projection: Tensor) -> Tensor:
-    """Take each channel out of what is left of its neuron (target) as the authors' ablation does.
+    def begin(self, neurons: list[int]) -> None:
+        """Let the climbs of some neurons begin; ``Settings.start`` tells where."""
+        target, projection, m, settings = self.work.problem(neurons)
+        unit = target / target.norm(dim=1, keepdim=True)
+        for start in range(settings.restarts):
+            if settings.start == "tails" and start == 0:
+                state = sphere.begin_at_tails(unit, projection, m, settings, self.precondition)
+            else:
+                point = self._start(neurons, unit, m, start - (settings.start == "tails"))
+                state = sphere.begin(unit, point, projection, m, settings)
+            state.climb += len(self.of)
+            self.of += [(neuron, start) for neuron in neurons * (len(state) // len(neurons))]
+            for climb, (neuron, _) in enumerate(self.of[-len(state) :], len(self.of) - len(state)):
+                self.climbs.setdefault(neuron, []).append(climb)
+            before = (state.value - state.gain).tolist()  # -inf where no iteration is done yet
+            for climb, *values in zip(
+                state.climb.tolist(), before, state.value.tolist(), strict=True
+            ):
+                self.curves[climb] = [value for value in values if math.isfinite(value)]
+            if self.state is not None:
+                state.add(self.state)
+            self.state = state
 
-    With logits x of the target and y of the channel, alpha of a grid in [0, 1] minimises
-    ``k(x - alpha y) + 5 mean |x - alpha y|``, the mean over tokens with a z-score of 7 or more in y
-    (on its heavier side where its skewness is beyond 0.05). Where that does not lower the kurtosis
-    of x, alpha is 0. Moments are unweighted, and polynomials in alpha.
+    def _start(self, neurons: list[int], unit: Tensor, m: Tensor, number: int) -> Tensor:
+        """A drawn reflection; or first w itself, then towards the tokens it projects onto most."""
+        settings, d_model = self.work.settings, unit.shape[1]
+        if settings.start == "reflection":
+            return reflection.reflect(self.work.normal(neurons, d_model, key=(number,)), unit)
+        if number == 0:
+            return unit
+        sample = Sample.of(self.work.projection, m, settings.moments)
+        logits, _, _ = centred_logits(unit, sample)
+        reach = (logits * sample.p).abs() if sample.scale is None else logits.abs()
+        token = reach.topk(min(number, reach.shape[1]), dim=1).indices[:, -1]
+        column = sample.projection[:, token].T - sample.mean_vector
+        toward = sphere.tangent(logits.gather(1, token.unsqueeze(1)).sign() * column, unit)
+        return unit + toward / toward.norm(dim=1, keepdim=True)
 
-    Source: the public code of arXiv:2604.06005 (its subtraction ablation).
-    """
-    x, y = (v @ projection for v in (target, vectors))
-    _, moments = joint_moments(x - x.mean(1, keepdim=True), vectors, Sample.uniform(projection))
-    alpha = torch.linspace(0, 1, 1000, dtype=torch.float64, device=x.device).unsqueeze(0)
-    e20, e11, e02, e40, e31, e22, e13, e04 = moments.unsqueeze(2).unbind(1)
-    m2 = e20 - 2 * alpha * e11 + alpha**2 * e02
-    m4 = e40 - 4 * alpha * e31 + 6 * alpha**2 * e22 - 4 * alpha**3 * e13 + alpha**4 * e04
-    kurtosis = m4 / m2**2 - 3
-    kurtosis[m2 < 1e-5 * e20] = math.inf  # by rounding alone is anything left
+    def step(self) -> tuple[list[int], dict[str, Tensor]]:
+        """One iteration. Returns the neurons that are at their channel, and :data:`SOLVED`."""
+        state, settings = self.state, self.work.settings
+        beaten = self._beaten()
+        if beaten:
+            state.drop(torch.isin(state.climb, torch.tensor(beaten, device=state.climb.device)))
+        ended = sphere.leave(state, settings, self._kicks)
+        for row, climb in enumerate(ended["climb"].tolist()):
+            self.ends[climb] = {name: ended[name][row] for name in SOLVED}
+        if len(state):
+            sphere.advance(state, state.g, settings, self.precondition)
+            for climb, value in zip(state.climb.tolist(), state.value.tolist(), strict=True):
+                self.curves[climb].append(value)
+        found, best = [], []
+        for neuron, climbs in list(self.climbs.items()):
+            if all(climb in self.ends for climb in climbs):
+                ends = [self.ends.pop(climb) for climb in climbs]
+                curves = [self.curves.pop(climb) for climb in climbs]
+                values = [end["objective"].item() for end in ends]
+                which = values.index(max(values))
+                self.work.curves[neuron, self.work.n_found[neuron]] = curves[which]
+                found.append(neuron)
+                best.append(ends[which])
+                del self.climbs[neuron]
+        if not found:
+            return [], {}
+        solved = {name: torch.stack([end[name] for end in best]) for name in SOLVED}
+        solved["vectors"] *= self.work.problem(found)[0].norm(dim=1, keepdim=True)
+        return found, solved
 
-    z = z_scores(vectors, projection)
-    extreme = outward(z, polarity_of((z * z * z).mean(1), 0.05)) >= 7.0
-    loss = kurtosis.clone()
-    for i in extreme.any(1).nonzero().flatten().tolist():
-        left = x[i, extreme[i]].unsqueeze(1) - alpha * y[i, extreme[i]].unsqueeze(1)
-        loss[i] += 5.0 * left.abs().mean(0)
-    best = loss.argmin(1, keepdim=True)
-    lower = kurtosis.gather(1, best) < kurtosis[:, :1]
-    return target - (alpha[0, best] * lower).to(target.dtype) * vectors
+    def _beaten(self) -> list[int]:
+        """Climbs that end here: after :data:`RACE` iterations all but a neuron's highest."""
+        beaten = []
+        for climbs in self.climbs.values():
+            climbs.sort(key=lambda climb: -self.curves[climb][-1])
+            if len(self.curves[climbs[-1]]) > RACE:
+                beaten += climbs[self.work.settings.restarts :]
+                del climbs[self.work.settings.restarts :]
+        return beaten
 
-
-def _refuse(bad: Tensor, indices: Sequence[int], why: str) -> None:
-    """Raise an error that names at most five of the bad neurons, if there are any."""
-    if bad.any():
-        numbers = [indices[i] for i in bad.nonzero().flatten()[:5].tolist()]
-        raise ValueError(f"neurons {numbers}: {why}")
+    def _kicks(self, climbs: Tensor) -> Tensor:
+        """Where to: drawn by neuron, channel and start."""
+        of = [self.of[climb] for climb in climbs.tolist()]
+        draws = [self.work.normal([n], self.work.w.shape[1], key=(start, 1)) for n, start in of]
+        return torch.cat(draws)

@@ -11,20 +11,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .threads import each
+
 MOMENTS = ("weighted", "scaled")
-BLOCK_ELEMENTS, BLOCK_TOKENS = {"cpu": 1 << 17, "cuda": 1 << 26}, 4096
-"""Elements of a block (neurons x tokens): 512 KB in float32 stays in a CPU's second-level cache, a
-GPU wants few, large launches. Tokens at most, on a CPU: MKL is slower at wider, flat products."""
+LANES = 16
+"""Parts of the vocabulary that a CPU's threads work through; sums over them are taken in order, so
+that results do not depend on the number of threads. A GPU takes it in one."""
+BLOCK_ELEMENTS = {"cpu": 1 << 16, "cuda": 1 << 26}
+"""Elements of a block (neurons x tokens) in a lane: a CPU keeps the dozen arrays of a block in its
+second-level cache, a GPU wants few, large launches."""
 FEW = 8
 """So few vectors, on a CPU, go as ``(U^T s^T)^T``: faster where U lies token by token. One alone
-goes twice, since matrix times vector would have one core only."""
+goes twice, since matrix times vector takes as long as matrix times two."""
 
 
 def slog(x: Tensor) -> Tensor:
@@ -68,18 +74,22 @@ class Sample:
         moments: str,
     ) -> Sample:
         """Build the sample from token weights; one product with ``U``."""
-        projection = _widened(projection)
+        sample = Sample.uniform(projection)
+        total = token_weights.sum(1, keepdim=True)
+        values = token_weights / total if moments == "weighted" else token_weights * sample.p
+        (mean,) = sample.summed(
+            len(values),
+            lambda blocks: [_product(sample.projection, ((b, values[:, b]) for b in blocks))],
+        )
         if moments == "weighted":
-            p = token_weights / token_weights.sum(1, keepdim=True)
-            return Sample(projection, p, None, p @ projection.T)
-        p = Sample.uniform(projection).p
-        return Sample(projection, p, token_weights, token_weights @ projection.T * p)
+            return Sample(sample.projection, values, None, mean)
+        return Sample(sample.projection, sample.p, token_weights, mean)
 
     @staticmethod
     def uniform(projection: Float[Tensor, "d_model d_vocab"]) -> Sample:
         """All tokens alike, for any number of neurons: the *unweighted* projection."""
         projection = _widened(projection)
-        p = projection.new_full((1, 1), 1 / projection.shape[1])
+        p = uniform_p(projection)
         return Sample(projection, p, None, projection.mean(1).unsqueeze(0))
 
     def keep(self, rows: Tensor) -> Sample:
@@ -88,16 +98,24 @@ class Sample:
         scale = None if self.scale is None else self.scale[rows]
         return Sample(self.projection, p, scale, self.mean_vector[rows])
 
-    def blocks(self, n_neurons: int) -> Iterator[slice]:
-        """Slices of the vocabulary, each small enough for (n_neurons x block) to stay in cache."""
-        d_vocab = self.projection.shape[1]
-        elements = BLOCK_ELEMENTS.get(self.projection.device.type, 1 << 17)
-        n_blocks = max(1, -(-n_neurons * d_vocab // elements))
-        if self.projection.device.type == "cpu":
-            n_blocks = max(n_blocks, -(-d_vocab // BLOCK_TOKENS))
-        width = -(-d_vocab // n_blocks)
-        for start in range(0, d_vocab, width):
-            yield slice(start, min(start + width, d_vocab))
+    def summed(
+        self, n_neurons: int, work: Callable[[Iterator[slice]], list[Tensor]]
+    ) -> list[Tensor]:
+        """What ``work`` makes of each lane's blocks, lanes side by side, summed over lanes."""
+        device = self.projection.device.type
+        width = max(1, BLOCK_ELEMENTS.get(device, 1 << 16) // n_neurons)
+
+        def in_lane(lane: slice) -> list[Tensor]:
+            n_tokens = lane.stop - lane.start
+            size = -(-n_tokens // -(-n_tokens // width))  # blocks of about the same size
+            starts = range(lane.start, lane.stop, size)
+            return work(slice(start, min(start + size, lane.stop)) for start in starts)
+
+        first, *others = each(in_lane, lanes(self.projection))
+        for other in others:
+            for total, part in zip(first, other, strict=True):
+                total += part
+        return first
 
     def project(self, vectors: Tensor, block: slice, out: Tensor) -> Tensor:
         """Centred logits of vectors (n_neurons, d_model) in one block, written to ``out``."""
@@ -114,9 +132,50 @@ class Sample:
             out.mul_(self.scale[:, block])
         return out.add_(offset)
 
+    def adjoint(
+        self, n_neurons: int, values: Callable[[slice], Float[Tensor, "n_neurons block"]]
+    ) -> Float[Tensor, "n_neurons d_model"]:
+        """``U (scale * v) - (sum v) mean_vector``: the transpose of the centred projection."""
+
+        def in_lane(blocks: Iterator[slice]) -> list[Tensor]:
+            total = self.projection.new_zeros(n_neurons, dtype=torch.float64)
+
+            def scaled() -> Iterator[tuple[slice, Tensor]]:
+                for block in blocks:
+                    v = values(block)
+                    total.add_(v.sum(1))
+                    yield block, v if self.scale is None else v.mul_(self.scale[:, block])
+
+            return [_product(self.projection, scaled()), total]
+
+        product, total = self.summed(n_neurons, in_lane)
+        return product.sub_(total.to(product.dtype).unsqueeze(1) * self.mean_vector)
+
     def p_block(self, block: slice) -> Tensor:
         """Sample weights of one block, to be broadcast over neurons and tokens."""
         return self.p if self.p.shape[1] == 1 else self.p[:, block]
+
+
+def uniform_p(projection: Float[Tensor, "d_model d_vocab"]) -> Float[Tensor, "1 1"]:
+    """Weight of each token where all weigh alike."""
+    return projection.new_full((1, 1), 1 / projection.shape[1])
+
+
+def lanes(values: Float[Tensor, "rows d_vocab"]) -> list[slice]:
+    """The parts of the vocabulary: :data:`LANES` on a CPU, all at once on a GPU."""
+    d_vocab = values.shape[1]
+    n_lanes = min(LANES, d_vocab) if values.device.type == "cpu" else 1
+    edges = [d_vocab * i // n_lanes for i in range(n_lanes + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(edges)]
+
+
+def _product(projection: Tensor, values: Iterator[tuple[slice, Tensor]]) -> Tensor:
+    """``v U^T`` (n_neurons, d_model) over some blocks, from their values."""
+    block, v = next(values)
+    product = v @ projection[:, block].T
+    for block, v in values:
+        product.addmm_(v, projection[:, block].T)
+    return product
 
 
 def centred_logits(
@@ -126,16 +185,20 @@ def centred_logits(
 
     Moments (n_neurons,) are summed in the working precision within a block, in float64 across.
     """
-    n_neurons = len(vectors)
-    c = vectors.new_empty(n_neurons, sample.projection.shape[1])
-    m2 = vectors.new_zeros(n_neurons, dtype=torch.float64)
-    m4 = torch.zeros_like(m2)
-    for block in sample.blocks(n_neurons):
-        part = sample.project(vectors, block, c[:, block])
-        square = part * part
-        weighted = square * sample.p_block(block)
-        m2 += weighted.sum(1)
-        m4 += weighted.mul_(square).sum(1)
+    c = vectors.new_empty(len(vectors), sample.projection.shape[1])
+
+    def in_lane(blocks: Iterator[slice]) -> list[Tensor]:
+        m2 = vectors.new_zeros(len(vectors), dtype=torch.float64)
+        m4 = torch.zeros_like(m2)
+        for block in blocks:
+            part = sample.project(vectors, block, c[:, block])
+            square = part * part
+            weighted = square * sample.p_block(block)
+            m2 += weighted.sum(1)
+            m4 += weighted.mul_(square).sum(1)
+        return [m2, m4]
+
+    m2, m4 = sample.summed(len(vectors), in_lane)
     return c, m2, m4
 
 
@@ -145,22 +208,15 @@ def slog_kurtosis_gradient(
     """Gradient of ``slog(k(z(s)))`` with respect to the vector s, from its centred logits.
 
     In logits, ``dk/dz_i = 4 p_i [(c_i^3 - sum p c^3) / v^2 - (m4 / v^2) c_i / v]``, v the variance.
-    The constant term is taken out of the product with U: ``U (scale * p) = mean_vector``.
     """
-    n_neurons = len(c)
     ratio = (m4 / m2).to(c.dtype).unsqueeze(1)
-    m3 = m2.new_zeros(n_neurons)
-    gradient = c.new_zeros(n_neurons, sample.projection.shape[0])
-    for block in sample.blocks(n_neurons):
+
+    def values(block: slice) -> Tensor:  # their sum is sum p c^3, since sum p c = 0
         part = c[:, block]
-        g = torch.mul(part, part).sub_(ratio).mul_(part).mul_(sample.p_block(block))
-        m3 += g.sum(1)  # sum p c^3, since sum p c = 0
-        if sample.scale is not None:
-            g.mul_(sample.scale[:, block])
-        gradient.addmm_(g, sample.projection[:, block].T)
-    gradient -= m3.to(c.dtype).unsqueeze(1) * sample.mean_vector
+        return torch.mul(part, part).sub_(ratio).mul_(part).mul_(sample.p_block(block))
+
     slope = 4 / m2**2 / (1 + torch.abs(m4 / m2**2 - 3))
-    return gradient * slope.to(c.dtype).unsqueeze(1)
+    return sample.adjoint(len(c), values).mul_(slope.to(c.dtype).unsqueeze(1))
 
 
 def joint_moments(
@@ -168,24 +224,28 @@ def joint_moments(
 ) -> tuple[Float[Tensor, "n_neurons d_vocab"], Float[Tensor, "n_neurons 8"]]:
     """Centred logits b of d, and ``E[a^i b^j]``, ij = 20, 11, 02, 40, 31, 22, 13, 04; float64."""
     b = torch.empty_like(a)
-    moments = a.new_zeros(len(a), 8, dtype=torch.float64)
-    for block in sample.blocks(len(a)):
-        a_part, b_part, p = a[:, block], b[:, block], sample.p_block(block)
-        sample.project(d, block, b_part)
-        aa, ab, bb = a_part * a_part, a_part * b_part, b_part * b_part
-        paa, pbb = aa * p, bb * p
-        sums = (
-            paa.sum(1),
-            torch.mul(ab, p).sum(1),
-            pbb.sum(1),
-            torch.mul(paa, aa, out=aa).sum(1),
-            torch.mul(paa, ab).sum(1),
-            torch.mul(paa, bb).sum(1),
-            torch.mul(pbb, ab).sum(1),
-            torch.mul(pbb, bb, out=bb).sum(1),
-        )
-        moments += torch.stack(sums, 1)
-    return b, moments
+
+    def in_lane(blocks: Iterator[slice]) -> list[Tensor]:
+        moments = a.new_zeros(len(a), 8, dtype=torch.float64)
+        for block in blocks:
+            a_part, b_part, p = a[:, block], b[:, block], sample.p_block(block)
+            sample.project(d, block, b_part)
+            aa, ab, bb = a_part * a_part, a_part * b_part, b_part * b_part
+            paa, pbb = aa * p, bb * p
+            sums = (
+                paa.sum(1),
+                torch.mul(ab, p).sum(1),
+                pbb.sum(1),
+                torch.mul(paa, aa, out=aa).sum(1),
+                torch.mul(paa, ab).sum(1),
+                torch.mul(paa, bb).sum(1),
+                torch.mul(pbb, ab).sum(1),
+                torch.mul(pbb, bb, out=bb).sum(1),
+            )
+            moments += torch.stack(sums, 1)
+        return [moments]
+
+    return b, sample.summed(len(a), in_lane)[0]
 
 
 def moments_along(moments: Float[Tensor, "n 8"], t: Float[Tensor, "n k"]) -> tuple[Tensor, Tensor]:

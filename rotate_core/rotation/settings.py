@@ -15,7 +15,7 @@ _CHOICES = {
     "solver": ("geodesic", "householder"),
     "moments": MOMENTS,
     "deflation": ("mask", "subtract", "subtract-grid"),
-    "start": ("weight", "reflection"),
+    "start": ("tails", "weight", "reflection"),
 }
 _SWITCHES = ("raise_masked", "joint", "precondition")
 _COUNTS = ("restarts", "n_reflections", "max_iter")
@@ -61,13 +61,15 @@ class Settings:
     deflation: str = "mask"
     """"mask" the channel's tokens, "subtract" the channel from w (ours: projected out), or
     "subtract-grid" (the authors' ablation: :func:`.deflate.subtract_by_grid`)."""
-    start: str = "weight"
-    """Where the geodesic solver begins: at the neuron itself ("weight"), or at a "reflection"
-    of it that is drawn like the paper's start: at a cosine with w of about 1 - 2/d_model."""
+    start: str = "tails"
+    """Where the geodesic solver begins: two climbs, one towards either tail of the neuron's own
+    logits ("tails"), at the neuron itself ("weight"), or at a "reflection" of it that is drawn like
+    the paper's start: at a cosine with w of about 1 - 2/d_model."""
     restarts: int = 1
-    """Solve from so many starts and keep the best: the first is ``start``, the second the optimum
-    under four times lambda_fidelity, each further one the next of the tokens that w projects onto
-    most strongly. The householder solver draws anew."""
+    """From "tails", the better of the two climbs goes on after 8 iterations; with more restarts
+    others climb beside them, from w and towards the tokens that w projects onto most strongly, and
+    the best ``restarts`` go on. The highest end is the channel. Other starts and the householder
+    solver follow each of so many to its end, drawn anew where they are drawn."""
     n_reflections: int = 1
     """Reflections of the householder solver (the paper's ablation)."""
     learning_rate: float = 8e-4

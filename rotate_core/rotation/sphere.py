@@ -15,18 +15,28 @@ from the same moments. Absil, Mahony and Sepulchre (2008), chapter 8: gradients 
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .moments import Sample, centred_logits, joint_moments, moments_along, slog_kurtosis_gradient
+from .moments import (
+    Sample,
+    centred_logits,
+    joint_moments,
+    lanes,
+    moments_along,
+    slog_kurtosis_gradient,
+    uniform_p,
+)
 from .settings import Settings
+from .threads import each
 
 KICK = 0.03  # radians that a neuron is moved by, where it stalls: so small that it keeps its hill
+TAIL = 2.0  # standard deviations beyond which a token is in the tail that a climb begins towards
 
 
 @dataclass(frozen=True)
@@ -43,103 +53,155 @@ class Solution:
 
 @dataclass
 class State:
-    """Where the batch stands; one row per neuron that is still at work."""
+    """A batch of climbs; one row for each that is still on its way, in any order."""
 
-    rows: Int[Tensor, " n_active"]  # of the caller's batch
+    projection: Float[Tensor, "d_model d_vocab"]
+    moments: str  # how token weights enter, see `.moments`
+    # All others have one row per climb.
+    climb: Int[Tensor, " n_active"]  # the caller's number of it
     w: Float[Tensor, "n_active d_model"]  # unit weight vector
+    weights: Float[Tensor, "n_active d_vocab"]  # p of the sample, its scale for scaled moments
+    mean_vector: Float[Tensor, "n_active d_model"]  # of the sample
     s: Float[Tensor, "n_active d_model"]  # current point on the unit sphere
     a: Float[Tensor, "n_active d_vocab"]  # its centred logits
     m2: Float[Tensor, " n_active"]  # their second and fourth central moment, float64
     m4: Float[Tensor, " n_active"]
     value: Float[Tensor, " n_active"]  # F, float64
     gain: Float[Tensor, " n_active"]  # what the last iteration added to F
-    sample: Sample
+    taken: Int[Tensor, " n_active"]  # iterations
+    d: Float[Tensor, "n_active d_model"]  # tangent search direction, carried along; 0 at first
+    g: Float[Tensor, "n_active d_model"]  # gradient, here once `leave` has it, else at the point
+    g_before: Float[Tensor, "n_active d_model"]  # before; the one and the preconditioned one
+    pg_before: Float[Tensor, "n_active d_model"]  # that the last iteration went by
     kicked: Bool[Tensor, " n_active"]
-    d: Tensor | None = None  # tangent search direction, carried along to the current point
-    g: Tensor | None = None  # the last gradient and preconditioned gradient, at the point before
-    pg: Tensor | None = None
+    kept: Float[Tensor, "n_active d_model"]  # where it stood when it was kicked, F there and
+    kept_value: Float[Tensor, " n_active"]  # the length of F's gradient
+    kept_steepness: Float[Tensor, " n_active"]
 
-    def keep(self, index: Int[Tensor, " n_kept"]) -> None:
-        """Drop all neurons but these from the batch."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                setattr(self, field.name, value[index])
-        self.sample = self.sample.keep(index)
+    def __len__(self) -> int:
+        return len(self.climb)
 
+    def sample(self, rows: Tensor | None = None) -> Sample:
+        """The tokens that the moments are taken over, of all climbs or of some."""
+        weights, mean = self.weights, self.mean_vector
+        if rows is not None:
+            weights, mean = weights[rows], mean[rows]
+        if self.moments == "weighted":
+            return Sample(self.projection, weights, None, mean)
+        return Sample(self.projection, uniform_p(self.projection), weights, mean)
 
-def solve(
-    w: Float[Tensor, "n_neurons d_model"],
-    projection: Float[Tensor, "d_model d_vocab"],
-    token_weights: Float[Tensor, "n_neurons d_vocab"],
-    settings: Settings,
-    *,
-    start: Float[Tensor, "n_neurons d_model"] | None = None,
-    precondition: Float[Tensor, "d_model d_model"] | None = None,
-    kick: Float[Tensor, "n_neurons d_model"] | None = None,
-) -> Solution:
-    """One channel of each neuron: maximise F over the sphere by preconditioned conjugate gradients.
+    def add(self, other: State) -> None:
+        """Take in the climbs of another batch."""
+        for name in self._by_row():
+            setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)]))
 
-    A neuron has converged, and leaves the batch, when an iteration gains less than ``tolerance``
-    AND the gradient is shorter than ``gradient_tolerance``: on a plateau the gain is small, too. It
-    stalls when its gain is lost in rounding while its gradient is not small: then it is moved by
-    :data:`KICK` and begins anew, once; what it had is kept where that is better by ``tolerance``.
+    def drop(self, gone: Bool[Tensor, " n_active"]) -> None:
+        """Let climbs go: the last ones move into their places."""
+        n_left = len(self) - int(gone.sum())
+        holes = gone[:n_left].nonzero().squeeze(1)
+        movers = (~gone[n_left:]).nonzero().squeeze(1) + n_left
+        for name in self._by_row():
+            value = getattr(self, name)
+            value[holes] = value[movers]
+            setattr(self, name, value[:n_left])
 
-    Args:
-        w: weight vectors, none of norm 0.
-        projection: U.
-        token_weights: m, one row per neuron.
-        settings: objective, tolerances, and after how many iterations a neuron is returned as is.
-        start: where to begin (any norm but 0); None begins at w.
-        precondition: symmetric positive definite, see :func:`preconditioner`; None for none.
-        kick: where to kick a neuron that stalls (any tangent norm but 0); None: it leaves at once.
-    """
-    norm = w.norm(dim=1, keepdim=True)
-    state = begin(w / norm, w if start is None else start, projection, token_weights, settings)
-    n_iter, converged = torch.zeros(len(w), dtype=torch.int64), torch.zeros(len(w)).bool()
-    value, steepest = state.value.clone(), torch.zeros_like(state.value)
-    solution = Solution(w.clone(), value, steepest, n_iter, converged, [value.clone()])
-    tolerance, rounding = settings.tolerance, min(settings.tolerance, torch.finfo(w.dtype).eps)
-    for taken in range(settings.max_iter + 1):
-        g = gradient(state, settings)
-        steepness = g.norm(dim=1).double()
-        done = (state.gain < tolerance) & (steepness < settings.gradient_tolerance)
-        stalled = (state.gain < rounding) & ~done
-        to_kick = stalled & ~state.kicked if kick is not None else torch.zeros_like(done)
-        leaving = done | (stalled & ~to_kick) | (taken == settings.max_iter)
-        worse = state.kicked & (state.value < solution.objective[state.rows] - tolerance)
-        noted = (leaving | to_kick) & ~worse
-        if noted.any():
-            rows = state.rows[noted]
-            solution.vectors[rows] = state.s[noted] * norm[rows]
-            solution.objective[rows] = state.value[noted]
-            solution.gradient_norm[rows] = steepness[noted]
-            solution.converged[rows.cpu()] = done[noted].cpu()
-        solution.n_iter[state.rows[leaving].cpu()] = taken
-        if leaving.all():
-            break
-        if kick is not None and (to_kick & ~leaving).any():
-            _kick(state, to_kick, kick[state.rows], settings)
-            g = gradient(state, settings)
-        if leaving.any():
-            staying = (~leaving).nonzero().squeeze(1)
-            state.keep(staying)
-            g = g[staying]
-        advance(state, g, settings, precondition)
-        full = torch.full_like(solution.objective, math.nan)
-        full[state.rows] = state.value
-        solution.history.append(full)
-    return solution
+    def twice(self) -> None:
+        """All climbs once more behind the last one, numbered on."""
+        for name in self._by_row():
+            setattr(self, name, torch.cat([getattr(self, name)] * 2))
+        self.climb = torch.arange(len(self), device=self.climb.device)
+
+    def _by_row(self) -> list[str]:
+        return [name for name in vars(self) if name not in ("projection", "moments")]
 
 
-def begin(w: Tensor, start: Tensor, projection: Tensor, m: Tensor, settings: Settings) -> State:
-    """The state before the first iteration; arguments as of :func:`solve`, but w has norm 1."""
+def begin(
+    w: Tensor, start: Tensor, projection: Tensor, token_weights: Tensor, settings: Settings
+) -> State:
+    """The batch before its first iteration; arguments as of :func:`solve`, but w has norm 1."""
     s = start / start.norm(dim=1, keepdim=True)
-    sample = Sample.of(projection, m, settings.moments)
+    sample = Sample.of(projection, token_weights, settings.moments)
     a, m2, m4, value = evaluate(w, s, sample, settings)
     rows = torch.arange(len(w), device=w.device)
-    gain = torch.full_like(value, math.inf)
-    return State(rows, w, s, a, m2, m4, value, gain, sample, torch.zeros_like(value).bool())
+    zero, never = torch.zeros_like(w), torch.full_like(value, -math.inf)
+    return State(
+        projection=sample.projection, moments=settings.moments, climb=rows, w=w,
+        weights=sample.p if sample.scale is None else sample.scale, mean_vector=sample.mean_vector,
+        s=s, a=a, m2=m2, m4=m4, value=value, gain=-never, taken=torch.zeros_like(rows),
+        d=zero, g=zero.clone(), g_before=zero.clone(), pg_before=zero.clone(), kicked=never > 0,
+        kept=zero.clone(), kept_value=never, kept_steepness=never.clone(),
+    )  # fmt: skip
+
+
+def begin_at_tails(
+    w: Tensor,
+    projection: Tensor,
+    token_weights: Tensor,
+    settings: Settings,
+    precondition: Tensor | None,
+) -> State:
+    """Two climbs of each neuron, the first iteration done: towards either tail of its own logits.
+
+    Instead of F's gradient, that iteration follows the sum of the columns of the tokens beyond
+    :data:`TAIL` standard deviations on one side: first all climbs towards positive tails, then
+    towards negative ones. Where a tail is empty, the climb is still at w.
+
+    Source: ours. Climbs that follow the gradient from w itself end on lower hills.
+    """
+    state = begin(w, w, projection, token_weights, settings)
+    state.twice()
+    side = torch.ones_like(state.m2).to(w).unsqueeze(1)
+    side[len(w) :] = -1
+    least = TAIL * state.m2.sqrt().to(w).unsqueeze(1)
+    sample = state.sample()
+
+    def values(block: slice) -> Tensor:
+        beyond = (state.a[:, block] * side > least).to(w)
+        return beyond.mul_(sample.p_block(block)).mul_(side)
+
+    towards = tangent(sample.adjoint(len(state), values), state.s)
+    advance(state, towards, settings, precondition)
+    state.d = torch.zeros_like(state.d)  # the next iteration begins with F's own gradient
+    return state
+
+
+def leave(
+    state: State, settings: Settings, kicks: Callable[[Tensor], Tensor] | None
+) -> dict[str, Tensor]:
+    """Let those climbs go that are at their end, and kick those that stall.
+
+    One has converged when an iteration gains less than ``tolerance`` AND the gradient is shorter
+    than ``gradient_tolerance``: on a plateau the gain is small, too. It stalls when its gain is
+    lost in rounding while its gradient is not small: then it is moved by :data:`KICK`, into a
+    direction from ``kicks(climbs)``, and begins anew, once; what it had is kept where that is
+    better by ``tolerance``.
+
+    Returns:
+        Of those that went: "climb", "vectors" of norm 1, and a :class:`Solution`'s other arrays.
+    """
+    g = state.g = gradient(state, settings)
+    steepness = g.norm(dim=1).double()
+    rounding = min(settings.tolerance, torch.finfo(state.s.dtype).eps)
+    done = (state.gain < settings.tolerance) & (steepness < settings.gradient_tolerance)
+    stalled = (state.gain < rounding) & ~done
+    to_kick = stalled & ~state.kicked if kicks is not None else torch.zeros_like(done)
+    gone = done | (stalled & ~to_kick) | (state.taken >= settings.max_iter)
+    lower = state.value < state.kept_value - settings.tolerance  # than before its kick
+    left = {
+        "climb": state.climb[gone],
+        "vectors": torch.where(lower.unsqueeze(1), state.kept, state.s)[gone],
+        "objective": torch.where(lower, state.kept_value, state.value)[gone],
+        "gradient_norm": torch.where(lower, state.kept_steepness, steepness)[gone],
+        "n_iter": state.taken[gone],
+        "converged": (done & ~lower)[gone],
+    }
+    which = (to_kick & ~gone).nonzero().squeeze(1)
+    if kicks is not None and len(which):
+        state.kept_steepness[which] = steepness[which]
+        g[which] = _kick(state, which, kicks(state.climb[which]), settings)
+    if len(left["climb"]):
+        state.drop(gone)
+    return left
 
 
 def evaluate(w: Tensor, s: Tensor, sample: Sample, settings: Settings) -> tuple[Tensor, ...]:
@@ -149,21 +211,26 @@ def evaluate(w: Tensor, s: Tensor, sample: Sample, settings: Settings) -> tuple[
 
 
 def gradient(state: State, settings: Settings) -> Float[Tensor, "n_active d_model"]:
-    """Gradient of F along the sphere, at the current point; one product with ``U``."""
-    g = slog_kurtosis_gradient(state.a, state.m2, state.m4, state.sample)
-    g = g.mul_(settings.lambda_kurtosis).add_(state.w, alpha=settings.lambda_fidelity)
-    return tangent(g, state.s)
+    """Gradient of F along the sphere, at the current points; one product with ``U``."""
+    g = slog_kurtosis_gradient(state.a, state.m2, state.m4, state.sample())
+    return _along_the_sphere(g, state.w, state.s, settings)
+
+
+def _along_the_sphere(g: Tensor, w: Tensor, s: Tensor, settings: Settings) -> Tensor:
+    """F's gradient, from that of the slog of the kurtosis."""
+    return tangent(g.mul_(settings.lambda_kurtosis).add_(w, alpha=settings.lambda_fidelity), s)
 
 
 def advance(state: State, g: Tensor, settings: Settings, precondition: Tensor | None) -> None:
     """One iteration, in place: choose a direction by the gradient g, go to its best point."""
     s = state.s
     pg = g if precondition is None else tangent(g @ precondition, s)
-    state.d, state.g, state.pg = _conjugate(state, g, pg), g, pg
+    state.d = _conjugate(state, g, pg)
+    state.g_before, state.pg_before = g, pg
     length = state.d.norm(dim=1, keepdim=True).clamp_min(torch.finfo(s.dtype).tiny)
     direction = state.d / length
 
-    b, moments = joint_moments(state.a, direction, state.sample)
+    b, moments = joint_moments(state.a, direction, state.sample())
     cosine_s = (state.w * s).sum(1).double()
     cosine_d = (state.w * direction).sum(1).double()
     t = line_search(moments, cosine_s, cosine_d, settings)
@@ -173,19 +240,19 @@ def advance(state: State, g: Tensor, settings: Settings, precondition: Tensor | 
     state.gain, state.value = value - state.value, value
 
     cos_t, sin_t = (x.to(s.dtype).unsqueeze(1) for x in (cos_t, sin_t))
-    state.a.mul_(cos_t).addcmul_(b, sin_t)
+    each(lambda block: state.a[:, block].mul_(cos_t).addcmul_(b[:, block], sin_t), lanes(state.a))
     moved = cos_t * s + sin_t * direction
     state.s = moved / moved.norm(dim=1, keepdim=True)
     state.d = length * (cos_t * direction - sin_t * s)  # parallel transport of d along its geodesic
+    state.taken += 1
 
 
 def _conjugate(state: State, g: Tensor, pg: Tensor) -> Float[Tensor, "n_active d_model"]:
     """Polak-Ribiere+ direction, transported by projection; pg where that would not ascend."""
-    if state.d is None or state.g is None or state.pg is None:
-        return pg
-    change = (pg * (g - tangent(state.g, state.s))).sum(1)
-    beta = change / (state.pg * state.g).sum(1).clamp_min(torch.finfo(g.dtype).tiny)
-    d = pg + beta.clamp_min(0).unsqueeze(1) * tangent(state.d, state.s)
+    change = (pg * (g - tangent(state.g_before, state.s))).sum(1)
+    beta = change / (state.pg_before * state.g_before).sum(1).clamp_min(torch.finfo(g.dtype).tiny)
+    beta = beta.clamp(0, torch.finfo(g.dtype).max)  # 0 / 0 at first, where d is 0
+    d = pg + beta.unsqueeze(1) * tangent(state.d, state.s)
     return torch.where(((d * g).sum(1) > 0).unsqueeze(1), d, pg)
 
 
@@ -194,19 +261,19 @@ def tangent(v: Float[Tensor, "n d_model"], s: Float[Tensor, "n d_model"]) -> Ten
     return v - s * (v * s).sum(1, keepdim=True)
 
 
-def _kick(state: State, to_kick: Tensor, directions: Tensor, settings: Settings) -> None:
-    """Move neurons by :data:`KICK` and forget their directions; one product with ``U``."""
-    which = to_kick.nonzero().squeeze(1)
-    aside = tangent(directions[which], state.s[which])
+def _kick(state: State, which: Tensor, directions: Tensor, settings: Settings) -> Tensor:
+    """Move some climbs by :data:`KICK`, note where they stood; returns the gradient there."""
+    w, sample = state.w[which], state.sample(which)
+    aside = tangent(directions, state.s[which])
     aside = aside / aside.norm(dim=1, keepdim=True)
     s = math.cos(KICK) * state.s[which] + math.sin(KICK) * aside
-    there = evaluate(state.w[which], s, state.sample.keep(which), settings)
-    state.s[which] = s
-    state.a[which], state.m2[which], state.m4[which], state.value[which] = there
-    state.gain[which] = math.inf
-    state.kicked[which] = True
-    if state.d is not None:
-        state.d[which] = 0.0  # so that the next direction is the preconditioned gradient
+    state.kicked[which], state.gain[which] = True, math.inf
+    state.kept[which], state.kept_value[which] = state.s[which], state.value[which]
+    a, m2, m4, value = evaluate(w, s, sample, settings)
+    state.s[which], state.a[which], state.value[which] = s, a, value
+    state.m2[which], state.m4[which] = m2, m4
+    state.d[which] = 0.0  # so that the next direction is the preconditioned gradient
+    return _along_the_sphere(slog_kurtosis_gradient(a, m2, m4, sample), w, s, settings)
 
 
 def line_search(
@@ -239,14 +306,11 @@ def preconditioner(
 ) -> Float[Tensor, "d_model d_model"]:
     """Inverse vocabulary covariance, ``(U diag(p) U^T - mu mu^T + ridge * mean eigenvalue)^-1``."""
     sample = Sample.of(projection, token_weights.unsqueeze(0), moments)
-    d_model = projection.shape[0]
-    covariance = projection.new_zeros(d_model, d_model, dtype=torch.float64)
-    for block in sample.blocks(d_model):
+    factor = sample.p if sample.scale is None else sample.p * sample.scale**2
+    covariance = projection.new_zeros(len(projection), len(projection), dtype=torch.float64)
+    for block in lanes(projection):
         columns = projection[:, block]
-        factor = sample.p_block(block)
-        if sample.scale is not None:
-            factor = factor * sample.scale[:, block] ** 2
-        covariance += (columns * factor) @ columns.T
+        covariance += (columns * factor[:, block]) @ columns.T
     mean = sample.mean_vector[0].double()
     covariance -= torch.outer(mean, mean)
     covariance.diagonal().add_(ridge * covariance.diagonal().mean())

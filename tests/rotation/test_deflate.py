@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rotate_core.rotation.deflate import subtract_by_grid
+from rotate_core.rotation.masking import subtract_by_grid
 from rotate_core.rotation.moments import excess_kurtosis
 
 D_MODEL, D_VOCAB = 10, 3000
