@@ -23,7 +23,7 @@ ARRAYS_PER_NEURON = 12
 """Arrays of d_vocab values that a neuron takes at the peak."""
 MOST_MEMORY_ON_CPU = 2 * 2**30
 """Default bound: more neurons at a time than this holds do not make a CPU faster."""
-BATCH_ON_CPU = 64
+BATCH_ON_CPU = 100
 """Neurons at a time on a CPU; one that has a channel makes room at once (:func:`.deflate`)."""
 
 

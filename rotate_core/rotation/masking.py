@@ -37,15 +37,20 @@ class Work:
     arrays: dict[str, Tensor] = field(default_factory=dict)
     curves: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.unweighted = Sample.uniform(self.projection)
+        longest = self.projection.norm(dim=0).max()
+        self.rounding = torch.finfo(self.w.dtype).eps * longest.double()  # of a unit vector's logits
+
     def take_in(self, neurons: list[int]) -> list[int]:
         """Begin with neurons: their given channels. Returns those that have more to find."""
         w = self.w[neurons]
         sample = Sample.of(self.projection, self.token_weights.unsqueeze(0), self.settings.moments)
         _, m2, _ = centred_logits(w, sample)
-        rounding = torch.finfo(w.dtype).eps * w.norm(dim=1) * self.projection.norm(dim=0).max()
+        rounding = self.rounding * w.norm(dim=1)
         why = "their logits do not vary over the tokens that count, so they have no kurtosis; "
         why += "wanted a projection with distinct columns"
-        self.refuse(neurons, m2 <= (8 * rounding.double()) ** 2, why)
+        self.refuse(neurons, m2 <= (8 * rounding) ** 2, why)
         for neuron in neurons:
             self.m[neuron], self.target[neuron] = self.token_weights, self.w[neuron]
         n_given = self.given["vectors"].shape[1] if self.given else 0
@@ -58,7 +63,7 @@ class Work:
         settings, w = self.settings, self.w[neurons]
         vectors, m = solved["vectors"].to(w), torch.stack([self.m[neuron] for neuron in neurons])
         allowed = self.token_weights > 0
-        arrays, in_tail = _read_out(vectors, Sample.uniform(self.projection), allowed, settings)
+        arrays, in_tail = _read_out(vectors, self.unweighted, allowed, settings)
         arrays["n_masked"] = (in_tail & (m > settings.masked_weight)).sum(1)
         arrays["cosine"] = torch.cosine_similarity(vectors, w)
         channel = torch.tensor([self.n_found[neuron] for neuron in neurons])

@@ -22,10 +22,10 @@ from torch import Tensor
 from .threads import each
 
 MOMENTS = ("weighted", "scaled")
-LANES = 16
-"""Parts of the vocabulary that a CPU's threads work through; sums over them are taken in order, so
-that results do not depend on the number of threads. A GPU takes it in one."""
-BLOCK_ELEMENTS = {"cpu": 1 << 16, "cuda": 1 << 26}
+LANE_TOKENS = 6144
+"""Tokens of a part of the vocabulary, at least, which one thread of a CPU works through. Sums over
+parts are taken in order: results do not depend on the number of threads. A GPU has one part."""
+BLOCK_ELEMENTS = {"cpu": 1 << 17, "cuda": 1 << 26}
 """Elements of a block (neurons x tokens) in a lane: a CPU keeps the dozen arrays of a block in its
 second-level cache, a GPU wants few, large launches."""
 FEW = 8
@@ -74,16 +74,15 @@ class Sample:
         moments: str,
     ) -> Sample:
         """Build the sample from token weights; one product with ``U``."""
-        sample = Sample.uniform(projection)
-        total = token_weights.sum(1, keepdim=True)
-        values = token_weights / total if moments == "weighted" else token_weights * sample.p
-        (mean,) = sample.summed(
-            len(values),
-            lambda blocks: [_product(sample.projection, ((b, values[:, b]) for b in blocks))],
-        )
+        projection = _widened(projection)
+        p, scale = uniform_p(projection), None
         if moments == "weighted":
-            return Sample(sample.projection, values, None, mean)
-        return Sample(sample.projection, sample.p, token_weights, mean)
+            p = weights = token_weights / token_weights.sum(1, keepdim=True)
+        else:
+            scale, weights = token_weights, token_weights * p
+        no_mean = Sample(projection, p, None, projection.new_zeros(1, len(projection)))
+        mean = no_mean.adjoint(len(weights), lambda block: weights[:, block])
+        return Sample(projection, p, scale, mean)
 
     @staticmethod
     def uniform(projection: Float[Tensor, "d_model d_vocab"]) -> Sample:
@@ -162,9 +161,9 @@ def uniform_p(projection: Float[Tensor, "d_model d_vocab"]) -> Float[Tensor, "1 
 
 
 def lanes(values: Float[Tensor, "rows d_vocab"]) -> list[slice]:
-    """The parts of the vocabulary: :data:`LANES` on a CPU, all at once on a GPU."""
+    """The parts of the vocabulary, see :data:`LANE_TOKENS`."""
     d_vocab = values.shape[1]
-    n_lanes = min(LANES, d_vocab) if values.device.type == "cpu" else 1
+    n_lanes = max(1, d_vocab // LANE_TOKENS) if values.device.type == "cpu" else 1
     edges = [d_vocab * i // n_lanes for i in range(n_lanes + 1)]
     return [slice(*pair) for pair in itertools.pairwise(edges)]
 
