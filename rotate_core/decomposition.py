@@ -207,7 +207,7 @@ def usable_device(device: str | torch.device) -> torch.device:
     Raises:
         ValueError: no such device, a GPU that PyTorch does not see, or no float64 on it.
     """
-    n_gpus = torch.cuda.device_count()
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0  # a driver may be old
     if device == "auto":
         device = "cuda" if n_gpus else "cpu"
     try:

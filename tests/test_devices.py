@@ -29,7 +29,7 @@ W = torch.randn(5, 16, generator=GENERATOR)
 CARDS = [(CARD, SecondDevice), pytest.param("cuda", nullcontext, marks=pytest.mark.gpu)]
 on_a_card = pytest.mark.parametrize(("device", "there"), CARDS)
 SETTINGS = (
-    Settings(threshold=2.0, restarts=3, max_iter=30),
+    Settings(threshold=2.0, restarts=3, max_iter=12),
     Settings(threshold=2.0, moments="scaled", start="reflection", precondition=False),
     Settings(threshold=2.0, deflation="subtract"),
     Settings(threshold=2.0, deflation="subtract-grid"),
@@ -118,9 +118,14 @@ def test_an_atlas_is_built_there(device, there, checkpoints, tmp_path: Path) -> 
     assert (first - second).abs().max().max() < 1e-3
 
 
+def gpus(monkeypatch, n: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: n > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
+
+
 def test_auto_is_a_gpu_where_there_is_one(monkeypatch) -> None:
     for n_gpus, wanted in ((0, "cpu"), (1, "cuda")):
-        monkeypatch.setattr(torch.cuda, "device_count", lambda n=n_gpus: n)
+        gpus(monkeypatch, n_gpus)
         assert usable_device("auto") == torch.device(wanted)
 
 
@@ -134,7 +139,7 @@ def test_auto_is_a_gpu_where_there_is_one(monkeypatch) -> None:
     ],
 )
 def test_a_device_that_is_not_usable_is_named(n_gpus, device, message, monkeypatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    gpus(monkeypatch, n_gpus)
     with pytest.raises(ValueError, match=message):
         decompose(W, Vocabulary(U), device=device, progress=False)
 
