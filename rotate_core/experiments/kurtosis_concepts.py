@@ -182,7 +182,7 @@ def coherence_ranks(
         )
     kurtosis = kurtosis_of(vectors, projection)
     percentile = percentileofscore(kurtosis, kurtosis, "mean")
-    logits = vectors @ projection[:, ids]
+    logits = (vectors.to(projection) @ projection[:, ids]).cpu()
     parts = []
     for k in ks:
         first, second = (
