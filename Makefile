@@ -125,8 +125,9 @@ check: $(ENV)  ## lint, format, types, floors, spelling
 	$(BIN)/lint-imports
 	git ls-files -z | xargs -0 $(BIN)/codespell
 
-bench: $(ENV) $(call fetched,smollm2-135m)  ## the benchmarks of the solver and of the experiments
+bench: $(ENV) $(call fetched,smollm2-135m)  ## the benchmarks of the solver, of a GPU and of the experiments
 	$(BIN)/python benchmarks/solver.py
+	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/experiments.py
 
 # --- housekeeping ------------------------------------------------------------------------------

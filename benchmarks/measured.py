@@ -1,15 +1,37 @@
-"""A part of a benchmark's table, kept with what it was measured on."""
+"""Seconds, and a part of a benchmark's table, kept with what it was measured on."""
 
 from __future__ import annotations
 
 import datetime
 import json
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rotate_core.storage import hardware, versions, write_whole
 from rotate_core.verdicts.record import PACKAGES
+
+SHAPES = {
+    "smollm2-135m": (576, 49_152),
+    "gemma-2-2b": (2304, 256_000),
+    "llama-3.1-8b": (4096, 128_256),
+}
+"""Rows and columns of U in real models."""
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds and result of one call, the work that it left to a GPU included."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    result = function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, result
 
 
 def keep(file: Path, part: str, figures: dict[str, Any]) -> None:

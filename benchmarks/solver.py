@@ -1,10 +1,10 @@
 """The two solvers side by side, and the geodesic one against the limit of the machine.
 
-    python benchmarks/solver.py [comparison latency limit growth memory gpu ...]
+    python benchmarks/solver.py [startup latency limit growth memory comparison ...]
 
 Each part updates its entry of benchmarks/solver.json, with the hardware and the time of day it was
-measured on; a part that the machine cannot run is left as it is, or "not measured". The comparison
-runs the paper's solver to its own stopping rule: that alone takes ten minutes on two cores.
+measured on. The comparison runs the paper's solver to its own stopping rule: that alone takes ten
+minutes on two cores. A GPU: benchmarks/gpu.py.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ import argparse
 import statistics
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from measured import keep
+from measured import SHAPES, keep, timed
 from torch import Tensor
 
 from rotate_core import PAPER, ConvergenceWarning, Settings, Vocabulary, decompose, load_model
@@ -29,29 +27,13 @@ from rotate_core.rotation import sphere as geodesic
 
 OUTPUT = Path(__file__).with_suffix(".json")
 LAYER, KIND = 20, "gate"
-SHAPES = {
-    "smollm2-135m": (576, 49_152),
-    "gemma-2-2b": (2304, 256_000),
-    "llama-3.1-8b": (4096, 128_256),
-}
 
 
-def timed(function: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:
-    """Seconds and result of one call."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    result = function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
-
-
-def synthetic(d_model: int, d_vocab: int, n: int, device: str = "cpu") -> tuple[Tensor, Vocabulary]:
+def synthetic(d_model: int, d_vocab: int, n: int) -> tuple[Tensor, Vocabulary]:
     """Gaussian weights and a Gaussian vocabulary of a real model's shape, seeded."""
-    generator = torch.Generator(device).manual_seed(0)
-    rows = torch.randn(d_vocab, d_model, generator=generator, device=device)
-    return torch.randn(n, d_model, generator=generator, device=device), Vocabulary(rows.T)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(d_vocab, d_model, generator=generator)
+    return torch.randn(n, d_model, generator=generator), Vocabulary(rows.T)
 
 
 def comparison() -> dict[str, Any]:
@@ -135,7 +117,7 @@ def latency() -> dict[str, float]:
     return figures
 
 
-def iterations(w: Tensor, vocabulary: Vocabulary, device: str, repeats: int) -> tuple[float, float]:
+def iterations(w: Tensor, vocabulary: Vocabulary, repeats: int) -> tuple[float, float]:
     """Median seconds of one iteration, and of two bare products with U of the same size."""
     projection = vocabulary.projection
     weights = vocabulary.token_weights.expand(len(w), -1).contiguous()
@@ -152,17 +134,17 @@ def iterations(w: Tensor, vocabulary: Vocabulary, device: str, repeats: int) -> 
     times = []
     for function in (iteration, products):
         function()
-        times.append(statistics.median(timed(function, device)[0] for _ in range(repeats)))
+        times.append(statistics.median(timed(function)[0] for _ in range(repeats)))
     return times[0], times[1]
 
 
-def limit(device: str = "cpu") -> dict[str, Any]:
+def limit() -> dict[str, Any]:
     """An iteration against two bare products, at real and at synthetic shapes."""
     rows = {}
     for shape, (d_model, d_vocab) in SHAPES.items():
         for n in (1, 8, 64, 256) if shape == "smollm2-135m" else (64,):
-            w, vocabulary = synthetic(d_model, d_vocab, n, device)
-            ours, bare = iterations(w, vocabulary, device, 7 if shape == "smollm2-135m" else 3)
+            w, vocabulary = synthetic(d_model, d_vocab, n)
+            ours, bare = iterations(w, vocabulary, 7 if shape == "smollm2-135m" else 3)
             rows[f"{shape}, {n} neurons"] = {
                 "iteration": ours,
                 "products": bare,
@@ -221,26 +203,33 @@ def memory() -> dict[str, Any]:
     return rows
 
 
-def gpu() -> dict[str, Any] | str:
-    """A Gemma-2-2B-shaped layer on a GPU, synthetic weights; part of it, projected to the whole."""
-    if not torch.cuda.is_available():
-        return "not measured"
-    w, vocabulary = synthetic(*SHAPES["gemma-2-2b"], 1024, "cuda")
-    n_channels, n_layer = 10, 9216
-    decompose(w[:8], vocabulary, n_channels=1, progress=False)
-    seconds, _ = timed(
-        lambda: decompose(w, vocabulary, n_channels=n_channels, progress=False), "cuda"
-    )
-    rate = len(w) * n_channels / seconds
+START = """
+from rotate_core import decompose, load_model
+model = load_model("smollm2-135m")
+decompose(model.neurons(25, "out", [460]), model.vocabulary(25), n_channels=5, progress=False)
+"""
+PROCESSES = {
+    "import torch": ["-c", "import torch"],  # the floor
+    "import rotate_core": ["-c", "import rotate_core"],
+    "import decompose": ["-c", "from rotate_core import decompose, load_model"],
+    "rotate --help": ["-m", "rotate_core.cli", "--help"],
+    "five channels of one neuron": ["-c", START],
+}
+
+
+def startup() -> dict[str, float]:
+    """Seconds of a process of its own, its files in the system's cache; the median of five."""
+
+    def run(arguments: list[str]) -> None:
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+
     return {
-        "name": torch.cuda.get_device_name(),
-        "neuron_channels_per_second": rate,
-        "minutes_for_9216_neurons_50_channels": n_layer * 50 / rate / 60,
-        "limit": limit("cuda"),
+        name: statistics.median(timed(lambda a=arguments: run(a))[0] for _ in range(5))
+        for name, arguments in PROCESSES.items()
     }
 
 
-PARTS = {f.__name__: f for f in (latency, limit, growth, memory, gpu, comparison)}
+PARTS = {f.__name__: f for f in (startup, latency, limit, growth, memory, comparison)}
 
 
 def main() -> None:

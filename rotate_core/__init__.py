@@ -12,18 +12,16 @@ After Avrahamy, Gur-Arieh and Geva (arXiv:2604.06005).
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rotate_core.channels import Channels
-from rotate_core.decomposition import ConvergenceWarning, decompose
-from rotate_core.models import Model, load_model
-from rotate_core.models.neurons import Neurons
-from rotate_core.models.vocabulary import Vocabulary
-from rotate_core.null import calibrate, matched_rotations, matched_vectors
-from rotate_core.rotation.settings import PAPER, Settings
-
 if TYPE_CHECKING:
     from rotate_core.atlas import Atlas
+    from rotate_core.channels import Channels
+    from rotate_core.decomposition import ConvergenceWarning, decompose
     from rotate_core.explorer import Explorer
+    from rotate_core.models import Model, Neurons, Vocabulary, load_model
+    from rotate_core.null import calibrate, matched_rotations, matched_vectors
+    from rotate_core.rotation.settings import PAPER, Settings
     from rotate_core.text.edit import ablate, save_ablated
+    from rotate_core.text.steering import steer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -43,17 +41,29 @@ __all__ = [
     "matched_rotations",
     "matched_vectors",
     "save_ablated",
+    "steer",
 ]
 
-_ON_DEMAND = {
-    "Atlas": "rotate_core.atlas",
-    "Explorer": "rotate_core.explorer",  # ipywidgets is imported only where a widget is wanted
-    "ablate": "rotate_core.text.edit",
-    "save_ablated": "rotate_core.text.edit",
+# Imported where they are asked for: torch takes over a second, and `rotate --help` needs none.
+_ROOMS = {
+    "rotate_core.atlas": ("Atlas",),
+    "rotate_core.channels": ("Channels",),
+    "rotate_core.decomposition": ("ConvergenceWarning", "decompose"),
+    "rotate_core.explorer": ("Explorer",),
+    "rotate_core.models": ("Model", "Neurons", "Vocabulary", "load_model"),
+    "rotate_core.null": ("calibrate", "matched_rotations", "matched_vectors"),
+    "rotate_core.rotation.settings": ("PAPER", "Settings"),
+    "rotate_core.text.edit": ("ablate", "save_ablated"),
+    "rotate_core.text.steering": ("steer",),
 }
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ON_DEMAND:
-        return getattr(import_module(_ON_DEMAND[name]), name)
+    if name in _ROOM_OF:
+        return getattr(import_module(_ROOM_OF[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

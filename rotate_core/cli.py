@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-
 try:
     import typer
     from typer import Argument, Option
@@ -24,8 +22,6 @@ except ModuleNotFoundError:
     raise SystemExit('rotate: the command needs pip install "rotate_core[atlas]"') from None
 
 from rotate_core import __version__
-from rotate_core.decomposition import check_device
-from rotate_core.models.tokens import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +92,9 @@ def decompose(
         Literal["auto", "embedding", "unembedding"], Option(help="Vocabulary matrix.")
     ] = "auto",
     fold_norm: Annotated[bool, Option("--fold-norm", help="Multiply the norms' gains in.")] = False,
-    device: Annotated[str, Option(help="Such as cuda.")] = "cpu",
+    device: Annotated[
+        str, Option(help="cpu, cuda, or auto: a CUDA GPU where there is one.")
+    ] = "auto",
     memory: Annotated[
         str | None, Option(help="For a shard's work, such as 500MB: makes shards smaller.")
     ] = None,
@@ -124,8 +122,9 @@ def decompose(
             "memory": parse_bytes(memory),
         }
         from rotate_core import Atlas, Settings, load_model
+        from rotate_core.decomposition import usable_device
 
-        _check_device(device)
+        usable = usable_device(device)  # before a model is fetched
         settings = Settings(
             solver=solver, moments=moments, threshold=threshold, lambda_kurtosis=lambda_kurtosis
         )
@@ -138,7 +137,7 @@ def decompose(
             seed=seed,
             side=side,
             fold_norm=fold_norm,
-            device=device,
+            device=usable,
             engine=engine,
             ray_address=ray_address,
             progress=progress,
@@ -240,20 +239,13 @@ def parse_bytes(text: str | None) -> float | None:
     return float(match[1]) * 1000.0 ** " KMGT".index(match[2].upper() or " ")
 
 
-def _check_device(device: str) -> None:
-    try:
-        check_device(device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise typer.BadParameter(f"--device {device} is not usable here: {reason}") from None
-
-
 # --- Output and errors --------------------------------------------------------------------------
 
 
 def _print(frame: pd.DataFrame, columns: str, as_json: bool) -> None:
     """A table on stdout; ``columns`` of it in this order, or all."""
+    from rotate_core.models.tokens import visible
+
     if as_json:
         plain = frame.astype(object).where(frame.notna(), None)  # JSON has no NaN
         for row in plain.to_dict(orient="records"):

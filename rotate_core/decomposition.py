@@ -60,9 +60,11 @@ def decompose(
             come first in the result, and the search goes on behind them.
         settings: None for ours, :data:`rotate_core.PAPER` for the paper's.
         seed: of the random starts; mixed with the neuron's number, the channel's and the restart's.
-        device: where to compute; None is where the projection is. Results are on the CPU.
-        memory: bytes that the work may take beside U; None is a quarter of what is free,
-            on a CPU at most 2 GiB. A neuron takes about 48 bytes a token.
+        device: where to compute, as for :func:`usable_device`; None is where the projection is.
+            Results are on the CPU. A vocabulary that was moved there, ``vocabulary.to("cuda")``,
+            is not moved by every call, and evidence against a null is looked up there, too.
+        memory: bytes that the work may take beside U; None is a quarter of what is free on the
+            device, on a CPU at most 2 GiB. A neuron takes about 48 bytes a token.
         history: keep the objective after every iteration.
         progress: show a bar.
         on_channel: called with the number of channels just found; what it raises stops the work.
@@ -74,7 +76,7 @@ def decompose(
     Raises:
         ValueError: shapes that do not fit, weights that are not finite or of norm 0, logits without
             variance, fewer than one channel, all tokens masked, too little memory for one neuron,
-            ``after`` of other neurons, settings or seed, a device without float64.
+            ``after`` of other neurons, settings or seed, a device that is not usable.
         TypeError: an unknown setting.
 
     Warns:
@@ -87,8 +89,7 @@ def decompose(
     if after is not None:
         _check_after(after, w, indices, settings, seed, n_channels)
 
-    device = device or vocabulary.projection.device
-    check_device(device)
+    device = usable_device(device or vocabulary.projection.device)
     dtype = torch.promote_types(w.dtype, vocabulary.projection.dtype)
     projection = vocabulary.projection.to(device, torch.promote_types(dtype, torch.float32))
     token_weights = vocabulary.token_weights.to(projection)
@@ -197,17 +198,30 @@ def _preconditioner(
 _PRECONDITIONERS = WeakTensorKeyDictionary()  # tensors are compared by identity
 
 
-def check_device(device: str | torch.device) -> None:
-    """Refuse a device that cannot hold what the solvers sum up.
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device of that name; "auto" is a CUDA GPU where there is one, else the CPU.
 
     Raises:
-        ValueError: it has no float64.
+        ValueError: no such device, a GPU that PyTorch does not see, or no float64 on it.
     """
-    if torch.device(device).type == "mps":
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0  # a driver may be old
+    if device == "auto":
+        device = "cuda" if n_gpus else "cpu"
+    try:
+        usable = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {device}: wanted auto, cpu or cuda") from None
+    if usable.type == "mps":
         raise ValueError(
             f"device {device}: the solvers sum in float64, which MPS does not have; wanted cpu "
             "or cuda"
         )
+    if usable.type == "cuda" and (usable.index or 0) >= n_gpus:
+        raise ValueError(
+            f"device {device}: PyTorch {torch.__version__} sees {n_gpus} CUDA GPUs here; wanted "
+            + (f"cuda:0 to cuda:{n_gpus - 1}" if n_gpus else "cpu or auto")
+        )
+    return usable
 
 
 def _batch(n_neurons: int, projection: Tensor, memory: float | None, settings: Settings) -> int:
@@ -230,9 +244,10 @@ def _batch(n_neurons: int, projection: Tensor, memory: float | None, settings: S
 
 
 def _free_memory(device: torch.device) -> float:
-    """Bytes that are free on the device."""
+    """Bytes that are free on the device; on a GPU with those that PyTorch holds without use."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + unused)
     try:
         with open("/proc/meminfo") as file:
             lines = dict(line.split(":", 1) for line in file)

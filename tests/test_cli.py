@@ -137,7 +137,7 @@ def test_version_and_help() -> None:
         (["decompose", "MODEL", "--out", "x", "--layers", "a-b"], 2, "'a-b' is no number"),
         (["decompose", "MODEL", "--out", "x", "--neurons", "@nofile"], 2, "nofile"),
         (["decompose", "MODEL", "--out", "x", "--memory", "much"], 2, "wanted such as 500MB"),
-        (["decompose", "MODEL", "--out", "x", "--device", "abacus"], 2, "abacus"),
+        (["decompose", "MODEL", "--out", "x", "--device", "abacus"], 1, "device abacus: wanted"),
         (["decompose", "MODEL", "--out", "x", "--solver", "luck"], 2, "geodesic"),
         (["decompose", "MODEL"], 2, "--out"),
         (["compose"], 2, "compose"),

@@ -357,12 +357,6 @@ def test_the_learning_rate_and_the_joint_loss_reach_the_papers_solver():
     assert not any(torch.equal(first, other) for other in others)
 
 
-def test_a_device_without_float64_is_refused():
-    w, vocabulary, _ = planted(0)
-    with pytest.raises(ValueError, match=r"^device mps: .*float64.*wanted cpu or cuda$"):
-        decompose(w, vocabulary, device="mps", progress=False)
-
-
 def test_no_global_state_is_changed():
     w, vocabulary, _ = planted(0)
     before = (torch.get_rng_state(), torch.get_num_threads(), torch.get_default_dtype())
@@ -370,11 +364,3 @@ def test_no_global_state_is_changed():
     after = (torch.get_rng_state(), torch.get_num_threads(), torch.get_default_dtype())
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
-
-
-@pytest.mark.gpu
-def test_a_gpu_finds_the_channels_that_a_cpu_finds():
-    w, vocabulary, _ = planted(0)
-    on_cpu = decompose(w, vocabulary, n_channels=2, progress=False)
-    on_gpu = decompose(w, vocabulary, n_channels=2, device="cuda", progress=False)
-    assert torch.cosine_similarity(on_cpu.vectors, on_gpu.vectors, dim=-1).min() > 0.999

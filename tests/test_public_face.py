@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 import rotate_core
 
 HEAVY = (
@@ -20,10 +22,24 @@ def test_every_name_of_the_public_face_is_there() -> None:
     assert {"calibrate", "matched_vectors", "matched_rotations"} <= set(rotate_core.__all__)
 
 
-def test_importing_the_package_imports_nothing_heavy() -> None:
-    command = [sys.executable, "-X", "importtime", "-c", "import rotate_core"]
+@pytest.mark.parametrize(
+    ("command", "wanted", "unwanted"),
+    [
+        (["-c", "import rotate_core"], {"rotate_core"}, {"torch", "numpy", "scipy", *HEAVY}),
+        (["-c", "from rotate_core import decompose, load_model"], {"torch"}, set(HEAVY)),
+        (["-m", "rotate_core.cli", "--help"], {"typer"}, {"torch", "numpy", *HEAVY} - {"typer"}),
+        (["-m", "rotate_core.cli", "decompose", "-h"], {"typer"}, {"torch", *HEAVY} - {"typer"}),
+    ],
+)
+def test_what_is_heavy_is_imported_where_it_is_used(command, wanted, unwanted) -> None:
+    command = [sys.executable, "-X", "importtime", *command]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     imported = set(re.findall(r"\| +([\w.]+)$", done.stderr, re.MULTILINE))
-    assert "torch" in imported
-    assert "rotate_core.decomposition" in imported
-    assert imported.isdisjoint(HEAVY)
+    assert wanted <= imported
+    assert imported.isdisjoint(unwanted)
+
+
+def test_the_public_face_is_listed_before_it_is_imported() -> None:
+    assert set(rotate_core.__all__) <= set(dir(rotate_core))
+    with pytest.raises(AttributeError, match="no attribute 'decompress'"):
+        _ = rotate_core.decompress

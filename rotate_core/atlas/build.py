@@ -20,7 +20,7 @@ from rotate_core.atlas.index import finish_group
 from rotate_core.atlas.manifest import Manifest, Shard, listed, read_manifest, write_manifest
 from rotate_core.atlas.shards import is_there, write_tokens
 from rotate_core.atlas.workers import ENGINES, Work, lock, source_of
-from rotate_core.decomposition import ARRAYS_PER_NEURON, check_device
+from rotate_core.decomposition import ARRAYS_PER_NEURON, usable_device
 from rotate_core.models import Model
 from rotate_core.models.model import SIDES
 from rotate_core.null.evidence import STATISTICS
@@ -46,7 +46,7 @@ def build_atlas(
     statistic: str = "core",
     side: str = "auto",
     fold_norm: bool = False,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     memory: float | None = None,
     engine: str = "local",
     ray_address: str | None = None,
@@ -70,9 +70,10 @@ def build_atlas(
         statistic: what channels are ranked by against the null.
         side: which vocabulary matrix, as in :meth:`Model.vocabulary`.
         fold_norm: whether norms' gains are multiplied in, as in :meth:`Model.neurons`.
-        device: None for the CPU.
-        memory: bytes that a shard's work may take: makes the new shards smaller than usual.
-        engine: "local", or "ray".
+        device: as for :func:`.usable_device`; None for the CPU.
+        memory: bytes that a shard's work may take beside U: makes the new shards smaller than
+            usual. None is as much as is needed, on a GPU at most half of its memory, U included.
+        engine: "local", or "ray": as many shards at a time as there are cores, or GPUs.
         ray_address: of a Ray cluster; None: this machine's cores.
         progress: show a bar.
 
@@ -91,7 +92,7 @@ def build_atlas(
     for name, number, least in (("n_channels", n_channels, 1), ("null", null, 0)):
         if number < least:
             raise ValueError(f"{name}={number}: wanted at least {least}")
-    check_device(device or "cpu")
+    device = usable_device(device or "cpu")
     wanted = Manifest(
         model=model.name,
         checksum=model.checksum,
@@ -207,8 +208,11 @@ def _choose(
     return chosen
 
 
-def _shard_size(model: Model, memory: float | None, device: str | None) -> int:
-    size = SHARD_SIZE[torch.device(device or "cpu").type]
+def _shard_size(model: Model, memory: float | None, device: torch.device) -> int:
+    size = SHARD_SIZE["cpu" if device.type == "cpu" else "cuda"]
+    if memory is None and device.type == "cuda":  # of all it has: the same plan, whatever is free
+        memory = torch.cuda.get_device_properties(device).total_memory / 2
+        memory -= 4 * model.d_model * model.d_vocab
     if memory is None:
         return size
     each = ARRAYS_PER_NEURON * (model.d_vocab + model.d_model) * 4

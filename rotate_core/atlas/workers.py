@@ -6,6 +6,7 @@ or after what interruption. Processes share the work by one lock per shard.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +50,7 @@ class Work:
     manifest: Manifest
     source: str
     """The model, for ``load_model``: see :func:`source_of`."""
-    device: str | None
+    device: torch.device
     threads: int
     """Of PyTorch on a CPU: how many share a sum changes its rounding."""
 
@@ -72,7 +73,7 @@ def source_of(model: Model) -> str:
     return model.name if model.name in PACKAGED or model.commit else str(model.path.resolve())
 
 
-def _decompose(shard: Shard, model: Model, manifest: Manifest, device: str | None) -> Channels:
+def _decompose(shard: Shard, model: Model, manifest: Manifest, device: torch.device) -> Channels:
     """The channels of a shard's neurons, or matched vectors."""
     fold = manifest.fold_norm
     if shard.null:
@@ -100,7 +101,7 @@ def _decompose(shard: Shard, model: Model, manifest: Manifest, device: str | Non
 
 
 @lru_cache(maxsize=1)
-def _on_device(vocabulary: Vocabulary, device: str | None) -> Vocabulary:
+def _on_device(vocabulary: Vocabulary, device: torch.device) -> Vocabulary:
     """The vocabulary where the work is done, moved there once."""
     return vocabulary.to(device)
 
@@ -131,9 +132,10 @@ def run_ray(
 ) -> Iterator[Shard]:
     """Each shard as a Ray task, on the cluster at ``address`` or on this machine's cores.
 
-    A task takes as many CPUs as PyTorch has threads here, since the number of threads changes how
-    sums are rounded: ``OMP_NUM_THREADS=1`` gives the most tasks at a time. The folder must be on
-    a disk that all machines share.
+    A task on a GPU has it to itself, whichever one Ray gives it. One on CPUs takes as many as
+    PyTorch has threads here, since the number of threads changes how sums are rounded:
+    ``OMP_NUM_THREADS=1`` gives the most tasks at a time. The folder must be on a disk that all
+    machines share.
 
     Raises:
         ModuleNotFoundError: Ray is not installed.
@@ -149,9 +151,10 @@ def run_ray(
     if started:
         options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
         ray.init(log_to_driver=False, **options)
-    on_gpu = work.device is not None and work.device.startswith("cuda")
+    work = dataclasses.replace(work, device=torch.device(work.device.type))  # a task sees its own
+    on_gpu = work.device.type == "cuda"
     task = ray.remote(
-        num_cpus=work.threads,
+        num_cpus=1 if on_gpu else work.threads,
         num_gpus=int(on_gpu),
         max_retries=RETRIES,
         scheduling_strategy="SPREAD",

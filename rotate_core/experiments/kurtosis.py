@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from rotate_core.decomposition import usable_device
 from rotate_core.null.matched import matched_vectors, own_seed
 from rotate_core.rotation.moments import Sample
 
@@ -70,7 +71,7 @@ def kurtosis_table(
         n_neurons: so many of each layer, drawn by seed; None for all.
         n_null: matched vectors for each layer and kind.
         seed: of both draws; each layer and kind has matched vectors of its own.
-        device: where to compute; None is the CPU.
+        device: where to compute, as for :func:`.usable_device`; None is the CPU.
         progress: show a bar for each side.
 
     Returns:
@@ -82,7 +83,7 @@ def kurtosis_table(
     layers = range(model.n_layers) if layers is None else layers
     groups = list(itertools.product(layers, model.kinds))
     for side in sides:
-        projection = model.vocabulary(0, side=side).projection.to(device or "cpu")
+        projection = model.vocabulary(0, side=side).projection.to(usable_device(device or "cpu"))
         for layer, kind in tqdm(groups, unit="matrix", disable=not progress, leave=False):
             vectors = model.neurons(layer, kind).vectors
             null = matched_vectors(vectors, n_null, seed=own_seed(seed, layer, kind))

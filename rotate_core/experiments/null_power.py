@@ -54,7 +54,7 @@ def plant(
     vectors: Float[Tensor, "n d_model"], directions: Float[Tensor, "n d_model"], strength: float
 ) -> Float[Tensor, "n d_model"]:
     """Vectors with a direction added to each, ``strength`` times as long as the vector itself."""
-    return vectors + strength * vectors.norm(dim=1, keepdim=True) * directions
+    return vectors + strength * vectors.norm(dim=1, keepdim=True) * directions.to(vectors)
 
 
 def planted_statistics(

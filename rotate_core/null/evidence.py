@@ -14,8 +14,8 @@ from rotate_core.rotation.tails import sides, z_scores
 
 N_CORE = 10
 """Tokens that make a channel's core."""
-MEMORY = 2**28
-"""Bytes of z-scores at a time."""
+MEMORY = {"cpu": 1 << 28, "cuda": 1 << 31}
+"""Bytes of z-scores at a time: a GPU wants few, large launches."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,13 +79,15 @@ def tail_evidence(channels: Channels) -> TailEvidence:
 
     The tail is what the decomposition masks: tokens whose z-score in ``U^T c`` is beyond the
     threshold, on the channel's heavy side or on both; tokens of weight 0 are left out. Every vector
-    is projected once, as many neurons at a time as :data:`MEMORY` allows.
+    is projected once, on U's device, as many neurons at a time as :data:`MEMORY` allows.
     """
     n_neurons, n_channels = channels.vectors.shape[:2]
-    each = 4 * (n_channels + 1) * channels.vocabulary.projection.shape[1]
+    projection = channels.vocabulary.projection
+    each = 4 * (n_channels + 1) * projection.shape[1]
+    size = max(1, MEMORY["cpu" if projection.device.type == "cpu" else "cuda"] // each)
     values = {name: torch.zeros(n_neurons, n_channels, dtype=torch.float64) for name in EVIDENCE}
     numbers, ids, z = [], [], []
-    for rows in torch.arange(n_neurons).split(max(1, MEMORY // each)):
+    for rows in torch.arange(n_neurons).split(size):
         for k, (of_channels, number, token, score) in enumerate(_by_channel(channels, rows)):
             for name in EVIDENCE:
                 values[name][rows, k] = of_channels[name].double().cpu()

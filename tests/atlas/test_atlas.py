@@ -7,8 +7,6 @@ import errno
 import json
 import resource
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -18,7 +16,6 @@ import pytest
 import torch
 from filelock import FileLock
 
-import rotate_core
 from rotate_core import Settings, decompose, load_model
 from rotate_core.atlas import Atlas
 from rotate_core.atlas.index import CHANNEL
@@ -668,17 +665,6 @@ def test_to_the_hub_and_back_against_a_stand_in(
     assert not list(back.folder.rglob(".*"))
     pd.testing.assert_frame_equal(back.table(), atlas.table())
     assert back.manifest == atlas.manifest
-
-
-def test_importing_the_package_is_light() -> None:
-    code = (
-        "import sys, rotate_core; rotate_core.Channels; print('rotate_core.atlas' in sys.modules)"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout == "False\n"
-    assert rotate_core.Atlas is Atlas
 
 
 def test_the_manifest_survives_the_disk(built: Atlas) -> None:

@@ -7,13 +7,15 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from rotate_core import Settings, load_model
 from rotate_core.atlas import Atlas
-from rotate_core.atlas.workers import ENGINES
+from rotate_core.atlas.manifest import Shard
+from rotate_core.atlas.workers import ENGINES, Work, run_ray
 
 OPTIONS = {
     "layers": [0, 2],
@@ -38,28 +40,62 @@ def test_without_ray_the_error_says_what_to_install(checkpoints, tmp_path, monke
     assert set(ENGINES) == {"local", "ray"}
 
 
+@pytest.mark.parametrize(
+    ("device", "wanted"),
+    [("cpu", ("cpu", 2, 0)), ("cuda:1", ("cuda", 1, 1))],  # one GPU a task, which calls it cuda
+)
+def test_a_shard_is_a_task_and_a_task_has_a_gpu_to_itself(device, wanted, monkeypatch) -> None:
+    tasks = []
+
+    def remote(*, num_cpus, num_gpus, **options):
+        def submit(work, shard):
+            tasks.append((str(work.device), num_cpus, num_gpus))
+            return shard
+
+        return lambda function: SimpleNamespace(remote=submit)
+
+    ray = SimpleNamespace(
+        is_initialized=lambda: True,
+        remote=remote,
+        wait=lambda pending, num_returns: (pending[:1], pending[1:]),
+        get=lambda reference: None,
+        exceptions=SimpleNamespace(RayTaskError=KeyError),
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    work = Work(Path("atlas"), None, "tiny", torch.device(device), threads=2)
+    shards = [Shard(0, "out", (i,)) for i in range(3)]
+    assert list(run_ray(work, shards, None, None)) == shards
+    assert tasks == [wanted] * 3
+
+
 # Ray in a process of its own: its threads and its warnings are not the test's.
-DIES_ONCE = """
-    import os, signal, sys
+TWO_WORKERS = """
+    import os, signal, sys, time
     from pathlib import Path
+    import ray
     import torch
     from rotate_core import Settings, load_model
     from rotate_core.atlas import build
     from rotate_core.atlas import Atlas
 
     torch.set_num_threads(1)
-    checkpoint, folder, mark = sys.argv[1:]
+    checkpoint, folder, mark, workers = sys.argv[1:]
 
-    class Deadly(build.Work):
+    class Watched(build.Work):
         def compute(self, shard, model):
-            try:
-                os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                return super().compute(shard, model)
-            os.kill(os.getpid(), signal.SIGKILL)
+            if mark != "-":
+                try:
+                    os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+                    os.kill(os.getpid(), signal.SIGKILL)
+                except FileExistsError:
+                    pass
+            Path(workers, str(os.getpid())).touch()
+            while len(list(Path(workers).iterdir())) < 2:  # a second one takes a share
+                time.sleep(0.1)
+            return super().compute(shard, model)
 
-    if mark != "-":
-        build.Work = Deadly
+    build.Work = Watched
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     Atlas.build(
         folder, load_model(checkpoint), engine="ray", layers=[0, 2], kinds=["out"], neurons=40,
         n_channels=2, null=9, settings=Settings(threshold=2.5), progress=False,
@@ -69,7 +105,9 @@ DIES_ONCE = """
 
 @pytest.mark.slow  # starting Ray takes half a minute where cores are few
 @pytest.mark.parametrize("dies", [False, True])
-def test_ray_makes_the_same_atlas_also_when_a_worker_dies(checkpoints, tmp_path, dies) -> None:
+def test_two_ray_workers_make_the_same_atlas_also_when_one_dies(
+    checkpoints, tmp_path, dies
+) -> None:
     pytest.importorskip("ray")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -77,8 +115,9 @@ def test_ray_makes_the_same_atlas_also_when_a_worker_dies(checkpoints, tmp_path,
         local = Atlas.build(tmp_path / "local", load_model(checkpoints("llama")), **OPTIONS)
     finally:
         torch.set_num_threads(threads)
-    script, mark = tmp_path / "build.py", tmp_path / "died"
-    script.write_text(textwrap.dedent(DIES_ONCE))
+    script, mark, workers = tmp_path / "build.py", tmp_path / "died", tmp_path / "workers"
+    workers.mkdir()
+    script.write_text(textwrap.dedent(TWO_WORKERS))
     result = subprocess.run(
         [
             sys.executable,
@@ -86,6 +125,7 @@ def test_ray_makes_the_same_atlas_also_when_a_worker_dies(checkpoints, tmp_path,
             str(checkpoints("llama")),
             str(tmp_path / "ray"),
             str(mark) if dies else "-",
+            str(workers),
         ],
         env=os.environ | {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
         capture_output=True,
@@ -94,5 +134,6 @@ def test_ray_makes_the_same_atlas_also_when_a_worker_dies(checkpoints, tmp_path,
     )
     assert result.returncode == 0, result.stderr
     assert mark.exists() == dies
+    assert len(list(workers.iterdir())) >= 2
     assert vectors_of(tmp_path / "ray") == vectors_of(local.folder)
     assert Atlas.open(tmp_path / "ray").table().equals(local.table())
