@@ -24,6 +24,7 @@ from torch import Tensor
 
 from rotate_core import PAPER, ConvergenceWarning, Settings, Vocabulary, decompose, load_model
 from rotate_core.rotation import sphere as geodesic
+from rotate_core.rotation.threads import team
 
 OUTPUT = Path(__file__).with_suffix(".json")
 LAYER, KIND = 20, "gate"
@@ -44,8 +45,6 @@ def comparison() -> dict[str, Any]:
     """
     model = load_model("smollm2-135m")
     vocabulary = model.vocabulary(LAYER)
-    projection, weights = vocabulary.projection, vocabulary.token_weights
-    precondition = geodesic.preconditioner(projection, weights, moments="scaled")
     rows = {}
     for n in (8, 64):
         w = model.neurons(LAYER, KIND, list(range(n))).vectors
@@ -55,16 +54,11 @@ def comparison() -> dict[str, Any]:
         target = paper.objective.mean().item()
 
         def solve(max_iter: int, w: Tensor = w) -> Any:
-            return geodesic.solve(
-                w,
-                projection,
-                weights.expand(len(w), -1).clone(),
-                Settings(moments="scaled", max_iter=max_iter),
-                precondition=precondition,
-            )
+            options = {"moments": "scaled", "max_iter": max_iter, "progress": False}
+            return decompose(w, vocabulary, n_channels=1, history=True, **options)
 
         # A neuron that has left keeps its last value.
-        curve = pd.DataFrame(torch.stack(solve(200).history).numpy()).ffill().mean(axis=1)
+        curve = pd.DataFrame(solve(200).history[:, 0].T.numpy()).ffill().mean(axis=1)
         n_iter = int((curve >= target).to_numpy().argmax())
         assert curve[n_iter] >= target, "the geodesic solver never reached the householder solver"
         seconds = statistics.median(timed(lambda n=n_iter: solve(n))[0] for _ in range(3))
@@ -117,6 +111,47 @@ def latency() -> dict[str, float]:
     return figures
 
 
+def contention() -> dict[str, dict[str, float]]:
+    """Two channels alone, and beside one endless loop of normal priority: seconds, worst ratio."""
+    model = load_model("smollm2-135m")
+    vocabulary, rows = model.vocabulary(25), {}
+    for n in (1, 8, 25, 100):
+        neurons = model.neurons(25, "out", list(range(n)))
+
+        def run(neurons: Any = neurons) -> float:
+            return timed(lambda: decompose(neurons, vocabulary, n_channels=2, progress=False))[0]
+
+        run()
+        alone = [run() for _ in range(5)]
+        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+            beside = [run() for _ in range(5)]
+            busy.kill()
+        rows[str(n)] = {
+            "alone": statistics.median(alone),
+            "beside_a_busy_loop": statistics.median(beside),
+            "worst_ratio": max(beside) / statistics.median(alone),
+        }
+    return rows
+
+
+def throughput() -> dict[str, dict[str, float]]:
+    """Channels a second, five of each neuron, by both starts."""
+    model = load_model("smollm2-135m")
+    vocabulary, rows = model.vocabulary(25), {}
+    for n in (25, 100):
+        neurons = model.neurons(25, "out", list(range(n)))
+        rows[str(n)] = {}
+        for start in ("weight", "tails"):
+            seconds, channels = timed(
+                lambda neurons=neurons, start=start: decompose(
+                    neurons, vocabulary, n_channels=5, start=start, progress=False
+                )
+            )
+            rows[str(n)][start] = n * 5 / seconds
+            rows[str(n)][f"{start}_objective"] = channels.objective.mean().item()
+    return rows
+
+
 def iterations(w: Tensor, vocabulary: Vocabulary, repeats: int) -> tuple[float, float]:
     """Median seconds of one iteration, and of two bare products with U of the same size."""
     projection = vocabulary.projection
@@ -126,7 +161,8 @@ def iterations(w: Tensor, vocabulary: Vocabulary, repeats: int) -> tuple[float, 
     state = geodesic.begin(unit, unit, projection, weights, settings)
 
     def iteration() -> None:
-        geodesic.advance(state, geodesic.gradient(state, settings), settings, None)
+        with team(projection.device):
+            geodesic.advance(state, geodesic.gradient(state, settings), settings, None)
 
     def products() -> None:
         (state.s @ projection) @ projection.T
@@ -229,7 +265,8 @@ def startup() -> dict[str, float]:
     }
 
 
-PARTS = {f.__name__: f for f in (startup, latency, limit, growth, memory, comparison)}
+ALL = (startup, latency, contention, throughput, limit, growth, memory, comparison)
+PARTS = {f.__name__: f for f in ALL}
 
 
 def main() -> None:

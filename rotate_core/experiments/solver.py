@@ -159,10 +159,16 @@ def optimality_gap(
 ) -> Float[Tensor, "n_neurons n_iterations"]:
     """The F that each neuron's first channel has still to gain, after 0, 1, 2, ... iterations.
 
-    The geodesic solver goes on until an iteration gains less than 1e-9, whatever its gradient, and
-    without a kick; 0 once it has ended. Options as of :func:`rotate_core.decompose`. Float64.
+    One climb, from w itself, goes on until an iteration gains less than 1e-9, whatever its
+    gradient, and without a kick; 0 once it has ended. Options as of
+    :func:`rotate_core.decompose`. Float64.
     """
-    endless = {"tolerance": 1e-9, "gradient_tolerance": ANY_GRADIENT, "max_iter": 400}
+    endless = {
+        "start": "weight",
+        "tolerance": 1e-9,
+        "gradient_tolerance": ANY_GRADIENT,
+        "max_iter": 400,
+    }
     channels = timed(neurons, vocabulary, progress=False, **endless, **options).channels
     assert channels.history is not None
     return (channels.objective - channels.history[:, 0]).nan_to_num(0.0).clamp_min(0.0)
@@ -178,7 +184,7 @@ def stops(
     Args:
         gap: from :func:`optimality_gap`.
         tolerances: gains of F in one iteration, below which a neuron stops, whatever its gradient.
-        solved: the same neurons by the solver's own rule, gradient test and kick included, with
+        solved: the same climbs by the solver's own rule, gradient test and kick included, with
             their history. It may end higher than ``gap`` does: a loss below 0.
 
     Returns:

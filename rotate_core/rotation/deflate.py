@@ -194,7 +194,8 @@ class Climbs:
     def _climb_on(self, state: sphere.State) -> None:
         beaten = self._beaten()
         if beaten:
-            state.drop(torch.isin(state.climb, torch.tensor(beaten, device=state.climb.device)))
+            gone = torch.tensor([climb in beaten for climb in state.climb.tolist()])
+            state.drop(gone.to(state.climb.device))
         if len(state):
             ended = sphere.leave(state, self.work.settings, self._kicks)
             for row, climb in enumerate(ended["climb"].tolist()):
@@ -204,13 +205,13 @@ class Climbs:
             for climb, value in zip(state.climb.tolist(), state.value.tolist(), strict=True):
                 self.curves[climb].append(value)
 
-    def _beaten(self) -> list[int]:
+    def _beaten(self) -> set[int]:
         """Climbs that end here: after :data:`RACE` iterations all but a neuron's highest."""
-        beaten = []
+        beaten: set[int] = set()
         for climbs in self.climbs.values():
             climbs.sort(key=lambda climb: -self.curves[climb][-1])
             if len(self.curves[climbs[-1]]) > RACE:
-                beaten += climbs[self.work.settings.restarts :]
+                beaten.update(climbs[self.work.settings.restarts :])
                 del climbs[self.work.settings.restarts :]
         return beaten
 

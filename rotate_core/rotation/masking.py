@@ -46,7 +46,7 @@ class Work:
 
     def take_in(self, neurons: list[int]) -> list[int]:
         """Begin with neurons: their given channels. Returns those that have more to find."""
-        w = self.w[neurons]
+        w = self.w[self.rows(neurons)]
         sample = Sample.of(self.projection, self.token_weights.unsqueeze(0), self.settings.moments)
         _, m2, _ = centred_logits(w, sample)
         rounding = self.rounding * w.norm(dim=1)
@@ -62,7 +62,7 @@ class Work:
 
     def record(self, neurons: list[int], solved: dict[str, Tensor]) -> list[int]:
         """Store one channel of each neuron, mask its tail. Returns those that have more to find."""
-        settings, w = self.settings, self.w[neurons]
+        settings, w = self.settings, self.w[self.rows(neurons)]
         vectors, m = solved["vectors"].to(w), torch.stack([self.m[neuron] for neuron in neurons])
         allowed = self.token_weights > 0
         arrays, in_tail = _read_out(vectors, self.unweighted, allowed, settings)
@@ -96,6 +96,10 @@ class Work:
                 why += f"channels or a threshold above {settings.threshold}"
                 self.refuse(neurons, ~left, why)
         return more
+
+    def rows(self, neurons: Sequence[int]) -> Tensor:
+        """Their numbers, where the weights are."""
+        return torch.tensor(neurons).to(self.w.device)
 
     def refuse(self, neurons: Sequence[int], bad: Tensor, why: str) -> None:
         """Raise an error that names at most five of the bad neurons, if there are any."""

@@ -23,8 +23,8 @@ from rotate_core.null.matched import matched_rotations
 @pytest.fixture(scope="module")
 def channels():
     generator = torch.Generator().manual_seed(0)
-    projection = torch.randn(16, 600, generator=generator)
-    w = torch.randn(3, 16, generator=generator)
+    projection = torch.randn(16, 600, generator=generator, dtype=torch.float64)
+    w = torch.randn(3, 16, generator=generator, dtype=torch.float64)
     return decompose(w, Vocabulary(projection), n_channels=4, threshold=3.0, progress=False)
 
 

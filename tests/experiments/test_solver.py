@@ -66,6 +66,7 @@ def test_a_tolerance_stops_where_the_solver_does(w, vocabulary):
             w,
             vocabulary,
             n_channels=1,
+            start="weight",
             tolerance=tolerance,
             gradient_tolerance=ANY_GRADIENT,
             progress=False,
@@ -113,8 +114,9 @@ def test_a_ratio_is_given_only_against_a_run_that_converged(w, vocabulary):
 def test_a_run_that_stays_below_is_no_sooner_and_one_that_ends_lower_says_for_how_many(
     w, vocabulary
 ):
-    ours = timed(w, vocabulary, moments="scaled", progress=False)
-    short = timed(w, vocabulary, moments="scaled", max_iter=1, progress=False)
+    options = {"moments": "scaled", "start": "weight", "progress": False}
+    ours = timed(w, vocabulary, **options)
+    short = timed(w, vocabulary, max_iter=1, **options)
     assert comparison(short, ours)["speedup"] is None
     n_lower = int((short.channels.objective < ours.channels.objective - 0.01).sum())
     assert n_lower == 1
