@@ -140,19 +140,18 @@ class Climbs:
         unit = target / target.norm(dim=1, keepdim=True)
         for start in range(settings.restarts):
             if settings.start == "tails" and start == 0:
-                state = sphere.begin_at_tails(unit, projection, m, settings, self.precondition)
+                arguments = unit, projection, m, settings, self.precondition
+                state, before = sphere.begin_at_tails(*arguments)
+                curves = torch.stack([before, state.value], 1)
             else:
                 point = self._start(neurons, unit, m, start - (settings.start == "tails"))
                 state = sphere.begin(unit, point, projection, m, settings)
+                curves = state.value.unsqueeze(1)
             state.climb += len(self.of)
             self.of += [(neuron, start) for neuron in neurons * (len(state) // len(neurons))]
             for climb, (neuron, _) in enumerate(self.of[-len(state) :], len(self.of) - len(state)):
                 self.climbs.setdefault(neuron, []).append(climb)
-            before = (state.value - state.gain).tolist()  # -inf where no iteration is done yet
-            for climb, *values in zip(
-                state.climb.tolist(), before, state.value.tolist(), strict=True
-            ):
-                self.curves[climb] = [value for value in values if math.isfinite(value)]
+            self.curves.update(zip(state.climb.tolist(), curves.tolist(), strict=True))
             if self.state is not None:
                 state.add(self.state)
             self.state = state

@@ -139,8 +139,8 @@ def begin_at_tails(
     token_weights: Tensor,
     settings: Settings,
     precondition: Tensor | None,
-) -> State:
-    """Two climbs of each neuron, the first iteration done: towards either tail of its own logits.
+) -> tuple[State, Float[Tensor, " two_n_neurons"]]:
+    """Two climbs of each neuron, the first iteration done, and F before it: towards either tail of its own logits.
 
     Instead of F's gradient, that iteration follows the sum of the columns of the tokens beyond
     :data:`TAIL` standard deviations on one side: first all climbs towards positive tails, then
@@ -161,8 +161,10 @@ def begin_at_tails(
 
     towards = tangent(sample.adjoint(len(state), values), state.s)
     advance(state, towards, settings, precondition)
-    state.d = torch.zeros_like(state.d)  # the next iteration begins with F's own gradient
-    return state
+    before = state.value - state.gain
+    state.d = torch.zeros_like(state.d)  # the next iteration begins with F's own gradient,
+    state.gain = torch.full_like(state.gain, math.inf)  # whatever this one has gained
+    return state, before
 
 
 def leave(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -63,7 +65,7 @@ def test_climbs_begin_towards_the_tails_of_the_neurons_own_logits():
     w = w / w.norm(dim=1, keepdim=True)
     precondition = sphere.preconditioner(projection, m[0])
     settings = Settings()
-    state = sphere.begin_at_tails(w, projection, m, settings, precondition)
+    state, _ = sphere.begin_at_tails(w, projection, m, settings, precondition)
     p = m[0] / m[0].sum()
     centred = projection - (projection * p).sum(1, keepdim=True)
     z = w @ centred
@@ -83,8 +85,10 @@ def test_where_a_tail_is_empty_the_climb_is_still_at_the_neuron():
     projection[0] = projection[0].abs()  # the logits of the first axis: no negative tail
     w = torch.eye(12, dtype=torch.float64)[:1]
     m = torch.ones(1, projection.shape[1], dtype=torch.float64)
-    state = sphere.begin_at_tails(w, projection, m, Settings(), None)
+    state, before = sphere.begin_at_tails(w, projection, m, Settings(), None)
     assert torch.equal(state.s[1], w[0])
+    assert state.value[1] == before[1] == before[0] < state.value[0]
+    assert state.gain[1] == math.inf, "it has not stalled: it has not begun"
     assert not torch.equal(state.s[0], w[0])
 
 
@@ -98,8 +102,8 @@ def test_the_climb_that_is_higher_after_the_race_is_the_one_that_goes_on(monkeyp
     m = torch.ones(9, projection.shape[1], dtype=torch.float64)
     unit = w / w.norm(dim=1, keepdim=True)
     settings, precondition = Settings(), sphere.preconditioner(projection, m[0])
-    state = sphere.begin_at_tails(unit, projection, m, settings, precondition)
-    curves = [(state.value - state.gain).tolist(), state.value.tolist()]
+    state, before = sphere.begin_at_tails(unit, projection, m, settings, precondition)
+    curves = [before.tolist(), state.value.tolist()]
     for _ in range(RACE - 1):
         sphere.advance(state, sphere.gradient(state, settings), settings, precondition)
         curves.append(state.value.tolist())
