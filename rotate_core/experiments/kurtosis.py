@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from rotate_core.decomposition import usable_device
 from rotate_core.null.matched import matched_vectors, own_seed
-from rotate_core.rotation.moments import Sample
+from rotate_core.rotation.moments import Sample, centred_logits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,15 +39,8 @@ def kurtosis_of(
     parts = []
     for batch in vectors.split(BATCH):
         w = batch.to(projection)
-        w = w / w.norm(dim=1, keepdim=True)
-        m2 = w.new_zeros(len(w), dtype=torch.float64)
-        m4 = torch.zeros_like(m2)
-        for block in sample.blocks(len(w)):
-            z = sample.project(w, block, w.new_empty(len(w), block.stop - block.start))
-            z.mul_(z)
-            m2 += z.sum(1)
-            m4 += torch.linalg.vector_norm(z, dim=1).double() ** 2
-        parts.append((projection.shape[1] * m4 / m2**2 - 3).cpu())
+        _, m2, m4 = centred_logits(w / w.norm(dim=1, keepdim=True), sample)
+        parts.append((m4 / m2**2 - 3).cpu())
     return torch.cat(parts)
 
 

@@ -50,7 +50,7 @@ def profile_along_gradient(
     weights = vocabulary.token_weights.unsqueeze(0)
     state = sphere.begin(unit, unit, vocabulary.projection, weights, settings)
     direction = torch.nn.functional.normalize(sphere.gradient(state, settings))
-    _, moments = joint_moments(state.a, direction, state.sample)
+    _, moments = joint_moments(state.a, direction, state.sample())
     cosine_s, cosine_d = ((unit * x).sum(1).double() for x in (state.s, direction))
     chosen = sphere.line_search(moments, cosine_s, cosine_d, settings).item()
 

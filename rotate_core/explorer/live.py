@@ -64,7 +64,7 @@ class Live:
                 self.source.neurons(layer, kind, [index]),
                 settings=settings,
                 n_channels=n_channels,
-                on_channel=lambda: job.progress(next(done) / n_channels),
+                on_channel=lambda _: job.progress(next(done) / n_channels),
             )
         return channels
 

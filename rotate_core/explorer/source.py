@@ -116,7 +116,7 @@ class Source:
         *,
         settings: Settings | None = None,
         n_channels: int | None = None,
-        on_channel: Callable[[], object] | None = None,
+        on_channel: Callable[[int], object] | None = None,
     ) -> list[Channels]:
         """The channels of each neuron by itself, calibrated where there is something made alike.
 

@@ -78,7 +78,7 @@ def deflate(
     n_points = max((len(curve) for curve in work.curves.values()), default=1)
     history = torch.full((len(w), n_channels, n_points), math.nan, dtype=torch.float64)
     for (neuron, channel), curve in work.curves.items():
-        history[neuron, channel, : len(curve)] = torch.tensor(curve)
+        history[neuron, channel, : len(curve)] = torch.tensor(curve, dtype=torch.float64)
     return work.arrays | {"history": history}
 
 
@@ -94,8 +94,8 @@ def _reflect(work: Work, batch: int) -> None:
             ]
             best = torch.stack([s.objective for s in solutions]).argmax(0).tolist()
             for i, (neuron, which) in enumerate(zip(active, best, strict=True)):
-                points = torch.stack([point[i] for point in solutions[which].history])
-                work.curves[neuron, work.n_found[neuron]] = points.tolist()
+                points = [point[i].item() for point in solutions[which].history]
+                work.curves[neuron, work.n_found[neuron]] = points
             chosen = [(solutions[which], i) for i, which in enumerate(best)]
             solved = {
                 name: torch.stack([getattr(s, name)[i] for s, i in chosen]) for name in SOLVED
@@ -174,33 +174,35 @@ class Climbs:
 
     def step(self) -> tuple[list[int], dict[str, Tensor]]:
         """One iteration. Returns the neurons that are at their channel, and :data:`SOLVED`."""
-        state, settings = self.state, self.work.settings
-        beaten = self._beaten()
-        if beaten:
-            state.drop(torch.isin(state.climb, torch.tensor(beaten, device=state.climb.device)))
-        ended = sphere.leave(state, settings, self._kicks)
-        for row, climb in enumerate(ended["climb"].tolist()):
-            self.ends[climb] = {name: ended[name][row] for name in SOLVED}
-        if len(state):
-            sphere.advance(state, state.g, settings, self.precondition)
-            for climb, value in zip(state.climb.tolist(), state.value.tolist(), strict=True):
-                self.curves[climb].append(value)
+        if self.state is not None:
+            self._climb_on(self.state)
         found, best = [], []
         for neuron, climbs in list(self.climbs.items()):
             if all(climb in self.ends for climb in climbs):
-                ends = [self.ends.pop(climb) for climb in climbs]
-                curves = [self.curves.pop(climb) for climb in climbs]
-                values = [end["objective"].item() for end in ends]
-                which = values.index(max(values))
-                self.work.curves[neuron, self.work.n_found[neuron]] = curves[which]
+                ends = {climb: self.ends.pop(climb) for climb in climbs}
+                highest = max(climbs, key=lambda climb: ends[climb]["objective"].item())
+                self.work.curves[neuron, self.work.n_found[neuron]] = self.curves[highest]
                 found.append(neuron)
-                best.append(ends[which])
+                best.append(ends[highest])
                 del self.climbs[neuron]
         if not found:
             return [], {}
         solved = {name: torch.stack([end[name] for end in best]) for name in SOLVED}
         solved["vectors"] *= self.work.problem(found)[0].norm(dim=1, keepdim=True)
         return found, solved
+
+    def _climb_on(self, state: sphere.State) -> None:
+        beaten = self._beaten()
+        if beaten:
+            state.drop(torch.isin(state.climb, torch.tensor(beaten, device=state.climb.device)))
+        if len(state):
+            ended = sphere.leave(state, self.work.settings, self._kicks)
+            for row, climb in enumerate(ended["climb"].tolist()):
+                self.ends[climb] = {name: ended[name][row] for name in SOLVED}
+        if len(state):
+            sphere.advance(state, state.g, self.work.settings, self.precondition)
+            for climb, value in zip(state.climb.tolist(), state.value.tolist(), strict=True):
+                self.curves[climb].append(value)
 
     def _beaten(self) -> list[int]:
         """Climbs that end here: after :data:`RACE` iterations all but a neuron's highest."""

@@ -35,12 +35,14 @@ class Work:
     target: dict[int, Tensor] = field(default_factory=dict)
     n_found: Counter[int] = field(default_factory=Counter)
     arrays: dict[str, Tensor] = field(default_factory=dict)
-    curves: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    curves: dict[tuple[int, int], list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.unweighted = Sample.uniform(self.projection)
         longest = self.projection.norm(dim=0).max()
-        self.rounding = torch.finfo(self.w.dtype).eps * longest.double()  # of a unit vector's logits
+        self.rounding = (
+            torch.finfo(self.w.dtype).eps * longest.double()
+        )  # of a unit vector's logits
 
     def take_in(self, neurons: list[int]) -> list[int]:
         """Begin with neurons: their given channels. Returns those that have more to find."""
@@ -86,7 +88,7 @@ class Work:
         more = [neuron for neuron in neurons if self.n_found[neuron] < self.n_channels]
         left = (m > settings.masked_weight).any(1)
         for i, neuron in enumerate(neurons):
-            self.m[neuron], self.target[neuron] = m[i], target[i]
+            self.m[neuron], self.target[neuron] = m[i].clone(), target[i]
             if neuron not in more:
                 del self.m[neuron], self.target[neuron]
             elif not left[i]:

@@ -16,7 +16,8 @@ from typing import TypeVar
 
 import torch
 
-Piece, Result = TypeVar("Piece"), TypeVar("Result")
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
 _POOL: ContextVar[ThreadPoolExecutor | None] = ContextVar("pool", default=None)
 
 

@@ -21,9 +21,22 @@ MOMENTS = ["weighted", "scaled"]
 
 
 def solve(w, projection, weights, settings, *, start=None, precondition=None, kick=None, **changes):
-    """The solver with some settings changed."""
-    given = {"start": start, "precondition": precondition, "kick": kick}
-    return sphere.solve(w, projection, weights, replace(settings, **changes), **given)
+    """One climb of each neuron to its end, all in one batch."""
+    settings = replace(settings, **changes)
+    state = sphere.begin(unit(w), w if start is None else start, projection, weights, settings)
+    ended, history = [], [state.value.clone()]
+    while True:
+        ended.append(sphere.leave(state, settings, None if kick is None else kick.__getitem__))
+        if not len(state):
+            break
+        sphere.advance(state, state.g, settings, precondition)
+        history.append(torch.full_like(history[0], math.nan))
+        history[-1][state.climb] = state.value
+    arrays = {name: torch.cat([e[name] for e in ended]) for name in ended[0]}
+    order = arrays.pop("climb").argsort()
+    arrays = {name: values[order] for name, values in arrays.items()}
+    arrays["vectors"] *= w.norm(dim=1, keepdim=True)
+    return sphere.Solution(**arrays, history=history)
 
 
 def problem(moments, n_neurons=4, d_model=12, d_vocab=300, seed=0, dtype=torch.float64):
