@@ -159,6 +159,7 @@ def test_a_channel_is_switched_off_without_solving_again(model, atlases, live, m
     [
         ({}, ""),
         ({"restarts": 3}, "restarts=3"),
+        ({"start": "weight"}, "start='weight'"),
         ({"solver": "householder", "max_iter": 100}, "solver='householder'"),
     ],
 )

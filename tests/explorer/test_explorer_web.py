@@ -18,6 +18,7 @@ from rotate_core import Settings, Vocabulary, decompose
 from rotate_core.explorer import pack
 from rotate_core.null.evidence import support
 from rotate_core.rotation import sphere as geodesic
+from rotate_core.rotation.deflate import RACE
 from rotate_core.rotation.moments import Sample, centred_logits, slog_kurtosis_gradient
 
 JS = Path(__file__).parents[2] / "web"
@@ -37,25 +38,33 @@ def toy_vocabulary() -> Vocabulary:
     return Vocabulary((rows.float() * scale.unsqueeze(1)).T.contiguous(), tokens=tokens)
 
 
+def toy_neurons() -> torch.Tensor:
+    """Three that lie near both blocks, and two of many hills, whose climbs race."""
+    near = 0.02 * torch.randn(3, D_MODEL, generator=torch.Generator().manual_seed(1))
+    near[:, :2] += torch.tensor([[1.0, 0.8], [-0.7, 1.0], [0.5, -0.9]])
+    drawn = torch.randn(40, D_MODEL, generator=torch.Generator().manual_seed(1))
+    return torch.cat([near, drawn[[31, 39]]])
+
+
 def toy_vectors() -> dict[str, object]:
     """What Python's solver finds on the toy, and the steps on the way."""
-    vocabulary = toy_vocabulary()
-    generator = torch.Generator().manual_seed(1)
-    w = 0.02 * torch.randn(3, D_MODEL, generator=generator)
-    w[:, :2] += torch.tensor([[1.0, 0.8], [-0.7, 1.0], [0.5, -0.9]])
-    direction = torch.nn.functional.normalize(torch.randn(3, D_MODEL, generator=generator), dim=1)
+    vocabulary, w = toy_vocabulary(), toy_neurons()
+    generator = torch.Generator().manual_seed(2)
+    direction = torch.nn.functional.normalize(torch.randn(w.shape, generator=generator), dim=1)
     s = torch.nn.functional.normalize(w, dim=1)
-    sample = Sample.of(vocabulary.projection, vocabulary.token_weights.expand(3, -1), "weighted")
+    weights = vocabulary.token_weights.expand(len(w), -1)
+    sample = Sample.of(vocabulary.projection, weights, "weighted")
     a, m2, m4 = centred_logits(s, sample)
     _, moments = geodesic.joint_moments(a, direction, sample)
-    cosines = (w.new_ones(3).double(), (s * direction).sum(1).double())
-    channels = decompose(w, vocabulary, n_channels=N_CHANNELS, progress=False)
+    cosines = (torch.ones_like(m2), (s * direction).sum(1).double())
+    channels = decompose(w, vocabulary, n_channels=N_CHANNELS, history=True, progress=False)
     return {
         "w": w.tolist(),
         "direction": direction.tolist(),
         "gradient": slog_kurtosis_gradient(a, m2, m4, sample).tolist(),
         "moments": moments.tolist(),
         "angle": geodesic.line_search(moments, *cosines, Settings()).tolist(),
+        "first_steps": channels.history[:, 0, 1:5].tolist(),  # F after each
         "vectors": channels.vectors.tolist(),
         "objective": channels.objective.tolist(),
         "kurtosis": channels.kurtosis.tolist(),
@@ -71,6 +80,16 @@ def test_the_vectors_that_the_browser_is_tested_on_are_those_of_todays_solver() 
     stored = json.loads(TOY.read_text())
     for name, value in toy_vectors().items():
         np.testing.assert_allclose(stored[name], value, rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+def test_where_a_climb_begins_shows_in_the_vectors_that_the_browser_is_tested_on() -> None:
+    tails, weight = (
+        decompose(toy_neurons(), toy_vocabulary(), n_channels=1, start=start, progress=False)
+        for start in ("tails", "weight")
+    )
+    cosine = torch.cosine_similarity(tails.vectors, weight.vectors, dim=-1)
+    assert cosine[-2:].max() < 0.9
+    assert tails.n_iter[-2:].min() > RACE
 
 
 def test_the_pack_that_the_browser_is_tested_on_is_todays() -> None:

@@ -51,8 +51,8 @@ export class BrowserEngine {
       threshold: settings.threshold,
       nChannels: settings.n_channels,
       signal,
-      // A channel takes about 25 iterations; the bar comes closer and closer to its end.
-      onIteration: (channel, n) => onProgress((channel + 1 - 0.94 ** n) / settings.n_channels),
+      // A channel takes about 32 iterations; the bar comes closer and closer to its end.
+      onIteration: (channel, n) => onProgress((channel + 1 - 0.95 ** n) / settings.n_channels),
       onChannel: (found) => {
         channels.push(describeChannel(found, pack.tokens));
         onChannel({ ...neuron, made, channels: channels.slice() });

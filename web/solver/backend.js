@@ -52,6 +52,10 @@ export class Backend {
     return this._sum("begin", () => [Float32Array.from(s), offset]);
   }
 
+  towardsTail(side, least) {
+    return this._sum("towardsTail", () => [side, least]);
+  }
+
   along(direction, offset) {
     return this._sum("along", () => [Float32Array.from(direction), offset]);
   }

@@ -1,4 +1,4 @@
-/** Moments, tail and top tokens of a direction's unweighted projection: see rotate_core/rotation/deflate.py. */
+/** Moments, tail and top tokens of a direction's unweighted projection: see rotate_core/rotation/masking.py. */
 
 export const N_TOP = 50;
 

@@ -61,6 +61,21 @@ export class Shard {
     return Float64Array.of(moments[0], moments[3]);
   }
 
+  /**
+   * The sum of side p U over the tokens whose logits are beyond `least` on that side, 1 or -1, and,
+   * last, the sum of side p.
+   */
+  towardsTail(side, least) {
+    const [a, p, g, scale] = ["a", "p", "g", "scale"].map((name) => this._floats(name));
+    let total = 0;
+    for (let i = 0; i < this.n; i++) {
+      const weight = side * a[i] > least ? side * p[i] : 0;
+      g[i] = weight * scale[i];
+      total += weight;
+    }
+    return this._accumulated(total);
+  }
+
   /** The eight joint moments of a and of the direction's logits b. */
   along(direction, offset) {
     this._project(direction, offset, this.at.b);
@@ -70,11 +85,7 @@ export class Shard {
   /** Moves by the angle; returns the gradient (d_model values) and, last, the third moment. */
   advance(cos, sin, ratio) {
     const { a, b, p, scale, g } = this.at;
-    const third = this.kernel.advance(a, b, p, scale, this.n, cos, sin, ratio, g);
-    const sums = new Float64Array(this.dModel + 1);
-    sums.set(this._accumulated());
-    sums[this.dModel] = third;
-    return sums;
+    return this._accumulated(this.kernel.advance(a, b, p, scale, this.n, cos, sin, ratio, g));
   }
 
   _floats(name) {
@@ -93,9 +104,10 @@ export class Shard {
     return new Float64Array(this.kernel.buffer, sums, 8).slice();
   }
 
-  _accumulated() {
+  /** The sum of g over rows, and what else is to be summed. */
+  _accumulated(...more) {
     const { rows, g, work, sums } = this.at;
     this.kernel.accumulate(rows, g, this.n, this.stride, work, sums);
-    return new Float64Array(this.kernel.buffer, sums, this.dModel).slice();
+    return Float64Array.of(...new Float64Array(this.kernel.buffer, sums, this.dModel), ...more);
   }
 }

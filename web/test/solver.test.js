@@ -5,6 +5,7 @@ import { describe, test } from "node:test";
 
 import { Backend } from "../solver/backend.js";
 import { decompose } from "../solver/decompose.js";
+import { solve } from "../solver/geodesic.js";
 import { lineSearch } from "../solver/linesearch.js";
 import { parsePack } from "../solver/pack.js";
 import { largest, readOut, standardise } from "../solver/readout.js";
@@ -52,6 +53,18 @@ for (const [name, options] of [["WebAssembly", { wasm }], ["JavaScript", { wasm:
       }
     });
 
+    test("the iterations of the better climb are Python's", async () => {
+      for (let i = 0; i < toy.w.length; i++) {
+        const wanted = toy.first_steps[i];
+        const seen = [];
+        const options = { ...DEFAULTS, precondition: pack.precondition };
+        const onIteration = (n, value) => seen.push(value);
+        await solve(backend, toy.w[i], p, { ...options, onIteration });
+        const begin = seen.findIndex((value) => Math.abs(value - wanted[0]) < 1e-4);
+        assertClose(seen.slice(begin, begin + wanted.length), wanted, 1e-4, `F of neuron ${i}`);
+      }
+    });
+
     test("the channels are Python's", async () => {
       for (let i = 0; i < toy.w.length; i++) {
         const { channels } = await decompose(backend, Float32Array.from(toy.w[i]), DEFAULTS);
@@ -72,16 +85,49 @@ for (const [name, options] of [["WebAssembly", { wasm }], ["JavaScript", { wasm:
   });
 }
 
+function firstTokens(n, kernel) {
+  const pack = parsePack(bytes());
+  const cut = { ...pack, dVocab: n, scale: pack.scale.slice(0, n), rows: pack.rows.slice(0, n * pack.stride) };
+  return Backend.create(cut, { wasm: kernel });
+}
+
 test("both kernels do the same on a number of tokens that four does not divide", async () => {
   const results = [];
   for (const kernel of [wasm, null]) {
-    const pack = parsePack(bytes());
-    const n = 795;
-    const cut = { ...pack, dVocab: n, scale: pack.scale.slice(0, n), rows: pack.rows.slice(0, n * pack.stride) };
-    const backend = await Backend.create(cut, { wasm: kernel });
-    results.push(await backend.sample(new Float32Array(n).fill(1 / n)));
+    const backend = await firstTokens(795, kernel);
+    results.push(await backend.sample(new Float32Array(795).fill(1 / 795)));
   }
   assertClose(results[0], results[1], 1e-6, "mean vector");
+});
+
+test("the iterations of both climbs are counted, those of the better one returned", async () => {
+  const backend = await Backend.create(parsePack(bytes()), { wasm });
+  for (const w of toy.w) {
+    const seen = [[], [], []];
+    const onIteration = (channel, n) => seen[channel].push(n);
+    const { channels } = await decompose(backend, Float32Array.from(w), { ...DEFAULTS, onIteration });
+    channels.forEach(({ nIter }, c) => {
+      assert.deepEqual(seen[c], Array.from(seen[c], (_, i) => i + 1));
+      assert.ok(seen[c].length > nIter && seen[c].length <= nIter + 8, `${seen[c].length}, ${nIter}`);
+    });
+  }
+});
+
+test("a neuron without tails climbs from where it is", async () => {
+  const n = 55; // the two blocks alone: w projects onto one, and not onto the other
+  const backend = await firstTokens(n, wasm);
+  const w = Float32Array.from({ length: 24 }, (_, i) => (i === 0 ? 1 : 0));
+  const p = new Float32Array(n).fill(1 / n);
+  const mean = await backend.sample(p);
+  const [m2] = await backend.begin(w, dot(mean, w));
+  for (const side of [1, -1]) {
+    assert.ok((await backend.towardsTail(side, 2 * Math.sqrt(m2))).every((x) => x === 0), "a tail");
+  }
+  const seen = [];
+  const options = { ...DEFAULTS, onIteration: (k, value) => seen.push(value) };
+  const { objective, converged } = await solve(backend, w, p, options);
+  assert.ok(converged);
+  assert.ok(objective > seen[0] + 0.01, `${objective}, from ${seen[0]}`);
 });
 
 test("a run can be stopped", async () => {
