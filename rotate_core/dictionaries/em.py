@@ -22,7 +22,7 @@ ALIVE = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Sums over tokens, in float64: all that the parameters need. With z~ = [z; 1]:"""
+    """Sums over tokens, in float64: all that the parameters need. In them z~ is [z; 1]."""
 
     n: Float[Tensor, ""]
     """Tokens."""
@@ -247,3 +247,11 @@ def fit(
         if len(dead):
             worst = each.topk(len(dead), largest=False).indices
             mixture = reseed(mixture, dead, x[worst], 1 / len(x))
+
+
+def mean_log_prob(x: Float[Tensor, "n d"], mixture: Mixture, memory: float | None) -> float:
+    """Mean log likelihood a token; NaN of none."""
+    made = readers(mixture, x)
+    rows = chunks(len(x), mixture, memory, x.element_size())
+    total = sum(float(read(x[part], made)[0].logsumexp(1).double().sum()) for part in rows)
+    return total / len(x) if len(x) else math.nan

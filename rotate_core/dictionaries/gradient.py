@@ -56,8 +56,7 @@ def fit(
     adam = torch.optim.Adam(parameters, lr=learning_rate)
     last = math.nan
     while True:
-        with torch.no_grad():
-            yield _mixture(*parameters), last, 0
+        yield _mixture(*(p.detach().clone() for p in parameters)), last, 0
         total = torch.zeros((), dtype=torch.float64, device=x.device)
         order = torch.randperm(len(x), generator=generator).to(x.device)
         for rows in order.split(batch):

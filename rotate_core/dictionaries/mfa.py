@@ -9,19 +9,20 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rotate_core.decomposition import ConvergenceWarning, check_device
+from rotate_core.decomposition import ConvergenceWarning
 from rotate_core.dictionaries import em, gradient
+from rotate_core.dictionaries.checks import check, checked, floor_of, within
 from rotate_core.dictionaries.mixture import Mixture, orthogonal, read, readers
 from rotate_core.dictionaries.regions import Regions
 from rotate_core.dictionaries.settings import RegionSettings
-from rotate_core.dictionaries.start import start
+from rotate_core.dictionaries.start import best_start
 
 if TYPE_CHECKING:
-    from rotate_core.text.activations import Activations
+    from rotate_core.text.collected import Activations
 
 N_TOP = 50
 """Top positions kept of each region."""
@@ -69,14 +70,14 @@ def mfa(
         ConvergenceWarning: after ``max_iter`` passes the likelihood still rises.
     """
     settings = dataclasses.replace(settings or RegionSettings(), **overrides)
-    values = _values(x, device)
-    kept = _within(values, settings.outliers)
+    values = checked(x, device)
+    kept = within(values, settings.outliers)
     rows = kept.nonzero().flatten().cpu()
     generator = torch.Generator().manual_seed(seed)
     fitted, held = rows, rows[:0]
-    if held_out is None and settings.held_out:
+    if held_out is None and settings.held_share:
         order = rows[torch.randperm(len(rows), generator=generator)]
-        n_held = int(settings.held_out * len(rows))
+        n_held = int(settings.held_share * len(rows))
         held, fitted = order[:n_held].sort().values, order[n_held:].sort().values
     check(values[fitted.to(values.device)], n_regions, settings)
 
@@ -85,27 +86,27 @@ def mfa(
     if held_out is None:
         unseen = values[held.to(values.device)]
     else:
-        unseen = _values(held_out, values.device)
-        unseen = unseen[_within(unseen, settings.outliers)].to(values)
+        unseen = checked(held_out, values.device)
+        unseen = unseen[within(unseen, settings.outliers)].to(values)
     unseen = unseen - mean.to(values)
 
     begin = best_start(tokens, unseen, n_regions, settings, generator, memory)
-    found = _run(tokens, begin, settings, generator, memory, progress)
-    mixture = orthogonal(found.mixture.to(mean))
+    run = _run(tokens, begin, settings, generator, memory, progress)
+    mixture = orthogonal(run.mixture.to(mean))
     counts, top = _top(tokens, mixture, memory)
     top_rows = torch.where(top < 0, top, fitted[top])
     regions = Regions(
-        **result(mixture.shifted(mean), values.dtype),
+        **parameters(mixture.shifted(mean), values.dtype),
         n_tokens=counts,
-        log_likelihood=found.history[-1],
-        held_out=mean_log_prob(unseen, mixture, memory),
+        log_likelihood=run.history[-1],
+        held_out=em.mean_log_prob(unseen, mixture, memory),
         n_outliers=int((~kept).sum()),
-        n_reseeded=found.n_reseeded,
-        n_iter=len(found.history) - 1,
-        converged=found.converged,
+        n_reseeded=run.n_reseeded,
+        n_iter=len(run.history) - 1,
+        converged=run.converged,
         settings=settings,
         seed=seed,
-        history=tuple(found.history) if history else None,
+        history=tuple(run.history) if history else None,
         top_rows=top_rows,
         **_origin(x, top_rows),
     )
@@ -119,66 +120,7 @@ def mfa(
     return regions
 
 
-def check(x: Float[Tensor, "n d"], n_regions: int, settings: RegionSettings) -> None:
-    """Refuse tokens that no regions can be fitted to; for what a fit sees of them.
-
-    Raises:
-        ValueError: see :func:`mfa`.
-    """
-    n, d = x.shape
-    if n_regions < 1:
-        raise ValueError(f"n_regions={n_regions}: wanted at least 1")
-    if n < max(n_regions, 2):
-        raise ValueError(
-            f"{n} tokens for {n_regions} regions: wanted at least as many, and two (outliers and "
-            "held-out tokens are not counted)"
-        )
-    if settings.rank >= d:
-        raise ValueError(f"rank={settings.rank}: wanted less than the {d} dimensions")
-    if not (x != x[0]).any():
-        raise ValueError(f"all {n} tokens are the same: wanted activations that vary")
-
-
-def floor_of(x: Float[Tensor, "n d"], settings: RegionSettings) -> float:
-    """The least noise, in the activations' own unit."""
-    return settings.floor * float(x.double().var(0, correction=0).mean())
-
-
-def best_start(
-    x: Float[Tensor, "n d"],
-    unseen: Float[Tensor, "m d"],
-    n_regions: int,
-    settings: RegionSettings,
-    generator: torch.Generator,
-    memory: float | None,
-) -> Mixture:
-    """The best of several short runs of EM, by held-out likelihood.
-
-    Source: Biernacki, Celeux and Govaert (2003), "em-EM"; the choice by held-out tokens is ours.
-    """
-    s, floor = settings, floor_of(x, settings)
-    best, best_value = None, -math.inf
-    for _ in range(s.n_starts):
-        n = min(len(x), max(s.start_tokens * n_regions, s.start_tokens))
-        some = x[torch.randperm(len(x), generator=generator)[:n].to(x.device)]
-        mixture = start(
-            some, n_regions, rank=s.rank, noise=s.noise, floor=floor, how=s.start,
-            generator=generator,
-        )  # fmt: skip
-        if s.n_starts == 1:
-            return mixture
-        passes = em.fit(some, mixture, noise=s.noise, floor=floor, top=s.top, memory=memory)
-        for _, (mixture, value, _) in zip(range(s.start_iter + 1), passes, strict=False):
-            pass
-        if len(unseen):
-            value = mean_log_prob(unseen, mixture, memory)
-        if value > best_value or best is None:
-            best, best_value = mixture, value
-    assert best is not None
-    return best
-
-
-class _Found(NamedTuple):
+class _Run(NamedTuple):
     mixture: Mixture
     history: list[float]
     n_reseeded: int
@@ -192,7 +134,7 @@ def _run(
     generator: torch.Generator,
     memory: float | None,
     progress: bool,
-) -> _Found:
+) -> _Run:
     """Passes until one gains too little, or there are no more."""
     s = settings
     passes: Iterator[tuple[Mixture, float, int]]
@@ -205,7 +147,8 @@ def _run(
     history: list[float] = []
     n_reseeded, converged = 0, False
     with tqdm(total=s.max_iter, unit="pass", disable=not progress, leave=False) as bar:
-        for mixture, value, n_dead in passes:
+        for found, value, n_dead in passes:
+            mixture = found
             bar.set_postfix_str(f"{value:.2f} nats a token")
             gain = value - history[-1] if history else math.inf
             history.append(value)
@@ -214,18 +157,10 @@ def _run(
                 break
             n_reseeded += n_dead
             bar.update()
-    return _Found(mixture, history, n_reseeded, converged)
+    return _Run(mixture, history, n_reseeded, converged)
 
 
-def mean_log_prob(x: Float[Tensor, "n d"], mixture: Mixture, memory: float | None) -> float:
-    """Mean log likelihood a token; NaN of none."""
-    made = readers(mixture, x)
-    rows = em.chunks(len(x), mixture, memory, x.element_size())
-    total = sum(float(read(x[part], made)[0].logsumexp(1).double().sum()) for part in rows)
-    return total / len(x) if len(x) else math.nan
-
-
-def result(mixture: Mixture, dtype: torch.dtype) -> dict[str, Tensor]:
+def parameters(mixture: Mixture, dtype: torch.dtype) -> dict[str, Tensor]:
     """The parameters as fields of :class:`Regions`."""
     like = torch.empty(0, dtype=dtype)
     return {f.name: getattr(mixture.to(like), f.name) for f in dataclasses.fields(Mixture)}
@@ -246,26 +181,6 @@ def _top(x: Tensor, mixture: Mixture, memory: float | None) -> tuple[Tensor, Ten
         rows = rows[density[rows].argsort(descending=True, stable=True)[:N_TOP]]
         top[region, : len(rows)] = rows
     return member.bincount(minlength=k), top
-
-
-def _values(x: Tensor | Activations, device: str | torch.device | None) -> Tensor:
-    values = x if isinstance(x, Tensor) else x.values
-    if values.ndim != 2 or not values.is_floating_point():
-        raise ValueError(
-            f"activations of shape {tuple(values.shape)}, {values.dtype}: wanted (n_tokens, d), "
-            "floating"
-        )
-    if bad := int((~values.isfinite().all(1)).sum()):
-        raise ValueError(f"{bad} of {len(values)} tokens are not finite: wanted none")
-    device = device or values.device
-    check_device(device)
-    return values.to(device, torch.promote_types(values.dtype, torch.float32))
-
-
-def _within(x: Tensor, outliers: float | None) -> Bool[Tensor, " n"]:
-    """Whether each token's norm is within so many times the median."""
-    norms = x.norm(dim=1)
-    return norms <= (math.inf if outliers is None else outliers * norms.median())
 
 
 def _origin(x: Tensor | Activations, top_rows: Tensor) -> dict[str, Any]:

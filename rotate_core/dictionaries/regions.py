@@ -16,10 +16,13 @@ from rotate_core.dictionaries.em import chunks
 from rotate_core.dictionaries.mixture import Mixture, Readers, read, readers
 from rotate_core.dictionaries.settings import RegionSettings
 from rotate_core.models.tokens import visible
+from rotate_core.text.collected import Context
+from rotate_core.text.steering import added, pulled
 
 if TYPE_CHECKING:
-    from rotate_core.text.activations import Activations
     import pandas as pd
+
+    from rotate_core.text.collected import Activations
 
 PARTS = ("both", "centroid", "local")
 
@@ -62,8 +65,8 @@ class Regions:
     top_rows: Int[Tensor, "K n_top"] | None = None
     """Rows of the activations where a region's density is highest, of those it is most responsible
     for; -1 where there are no more."""
-    contexts: tuple[tuple[str, ...], ...] | None = None
-    """The text around each of ``top_rows``, where the activations know it."""
+    contexts: tuple[tuple[Context, ...], ...] | None = None
+    """Each of ``top_rows`` in its text, where the activations know it."""
 
     @staticmethod
     def read(path: str | Path) -> Regions:
@@ -103,7 +106,7 @@ class Regions:
         return Mixture(self.weights, self.centroids, self.loadings, self.noise)
 
     def log_prob(self, x: Tensor | Activations) -> Float[Tensor, " n"]:
-        """log p(x) of each token, in nats."""
+        """Log p(x) of each token, in nats."""
         return self._over(x, lambda y, r: read(y, r)[0].logsumexp(1))
 
     def responsibilities(self, x: Tensor | Activations) -> Float[Tensor, "n K"]:
@@ -180,8 +183,7 @@ class Regions:
         A centroid is a position, so x is moved towards it and not by it; alpha 1 lands on it.
         """
         self._check(region)
-        centroid = self.centroids[region]
-        return lambda x: x + alpha * (centroid.to(x) - x)
+        return pulled(self.centroids[region], alpha)
 
     def moved(self, region: int, z: Float[Tensor, " R"]) -> Callable[[Tensor], Tensor]:
         """The function ``x -> x + W_k z``; a z of N(0, I) is what the region's own tokens have."""
@@ -191,8 +193,7 @@ class Regions:
             raise ValueError(
                 f"z of shape {tuple(by.shape)}: wanted ({self.loadings.shape[2]},), one a direction"
             )
-        by = self.loadings[region] @ by
-        return lambda x: x + by.to(x)
+        return added(self.loadings[region] @ by)
 
     # --- Showing --------------------------------------------------------------------------------
 
@@ -208,10 +209,11 @@ class Regions:
         if self.top_rows is None:
             raise ValueError("these regions do not know the tokens that they were fitted to")
         rows = [row for row in self.top_rows[region].tolist() if row >= 0][:k]
-        columns: dict[str, Any] = {"row": rows}
+        frame = pd.DataFrame({"row": rows})
         if self.contexts is not None:
-            columns["context"] = list(self.contexts[region][: len(rows)])
-        return pd.DataFrame(columns)
+            contexts = pd.DataFrame(self.contexts[region][: len(rows)], columns=Context._fields)
+            frame = frame.join(contexts)
+        return frame
 
     def effective_rank(self) -> Float[Tensor, " K"]:
         """How many directions a region extends in: ``(sum s)^2 / sum s^2`` of squared lengths s."""
@@ -219,7 +221,7 @@ class Regions:
         return s.sum(1).square() / s.square().sum(1).clamp_min(torch.finfo(s.dtype).tiny)
 
     def table(self, k: int = 5) -> pd.DataFrame:
-        """One row per region, the largest first, with its k top positions."""
+        """One row per region, the largest first; k tokens of its top positions, each once."""
         import pandas as pd
 
         columns: dict[str, Any] = {
@@ -229,7 +231,10 @@ class Regions:
             "effective_rank": self.effective_rank().numpy(),
         }
         if self.contexts is not None:
-            columns["top_positions"] = [list(texts[:k]) for texts in self.contexts]
+            columns["top_tokens"] = [
+                list(dict.fromkeys(context.token for context in contexts))[:k]
+                for contexts in self.contexts
+            ]
         return pd.DataFrame(columns).sort_values("weight", ascending=False, ignore_index=True)
 
     def _title(self) -> str:
@@ -242,10 +247,10 @@ class Regions:
         )
 
     def _display(self, most: int) -> pd.DataFrame:
-        shown = self.table(k=3).head(most).round(3)
-        if "top_positions" in shown:
-            texts = shown["top_positions"].map(lambda row: " | ".join(visible(t) for t in row))
-            shown = shown.assign(top_positions=texts)
+        shown = self.table(k=8).head(most).round(3)
+        if "top_tokens" in shown:
+            lines = shown["top_tokens"].map(lambda row: " ".join(map(visible, row)))
+            shown = shown.assign(top_tokens=lines)
         return shown
 
     def __repr__(self) -> str:

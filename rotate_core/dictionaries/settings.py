@@ -29,7 +29,7 @@ class RegionSettings:
     """Passes of a short run."""
     start_tokens: int = 200
     """Tokens a region that a short run is made on: at most all."""
-    held_out: float = 0.1
+    held_share: float = 0.1
     """Share of the tokens that no fit sees; 0: starts are compared on what they were fitted to."""
     outliers: float | None = 10.0
     """Tokens of a norm above so many times the median are left out; None keeps them. In small
@@ -61,10 +61,10 @@ class RegionSettings:
                 raise ValueError(f"{name}={getattr(self, name)}: wanted a number above 0")
         if not self.tolerance >= 0:
             raise ValueError(f"tolerance={self.tolerance}: wanted at least 0")
-        if not 0 <= self.held_out < 1:
-            raise ValueError(f"held_out={self.held_out}: wanted a share from 0 to below 1")
+        if not 0 <= self.held_share < 1:
+            raise ValueError(f"held_share={self.held_share}: wanted a share from 0 to below 1")
         if self.outliers is not None and not self.outliers > 1:
-            raise ValueError(f"outliers={self.outliers}: wanted above 1 (times the median), or None")
+            raise ValueError(f"outliers={self.outliers}: wanted None, or above 1 median")
         if self.solver == "gradient" and (self.noise == "isotropic" or self.top is not None):
             raise ValueError("solver='gradient' has noise shared or own, and weighs all regions")
 

@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
+import math
+from itertools import islice
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rotate_core.dictionaries import em
+from rotate_core.dictionaries.checks import floor_of
 from rotate_core.dictionaries.mixture import Mixture
+from rotate_core.dictionaries.settings import RegionSettings
 
 CANDIDATES, ROUNDS = 4, 10
 """Tokens tried for each centroid of k-means++; rounds of Lloyd's algorithm."""
+
+
+def best_start(
+    x: Float[Tensor, "n d"],
+    unseen: Float[Tensor, "m d"],
+    n_regions: int,
+    settings: RegionSettings,
+    generator: torch.Generator,
+    memory: float | None,
+) -> Mixture:
+    """The best of several short runs of EM, by held-out likelihood.
+
+    Source: Biernacki, Celeux and Govaert (2003), "em-EM"; the choice by held-out tokens is ours.
+    """
+    s, floor = settings, floor_of(x, settings)
+    best, best_value = None, -math.inf
+    for _ in range(s.n_starts):
+        n = min(len(x), max(s.start_tokens * n_regions, s.start_tokens))
+        some = x[torch.randperm(len(x), generator=generator)[:n].to(x.device)]
+        mixture = start(
+            some, n_regions, rank=s.rank, noise=s.noise, floor=floor, how=s.start,
+            generator=generator,
+        )  # fmt: skip
+        if s.n_starts == 1:
+            return mixture
+        passes = em.fit(some, mixture, noise=s.noise, floor=floor, top=s.top, memory=memory)
+        mixture, value, _ = next(islice(passes, s.start_iter, None))
+        if len(unseen):
+            value = em.mean_log_prob(unseen, mixture, memory)
+        if value > best_value or best is None:
+            best, best_value = mixture, value
+    assert best is not None
+    return best
 
 
 def start(
