@@ -22,7 +22,7 @@ from measured import keep
 from rotate_core import load_model
 from rotate_core.experiments.kurtosis import kurtosis_table
 from rotate_core.text import corpus
-from rotate_core.text.activations import mlp_inputs
+from rotate_core.text.sites import at_every_position
 
 OUTPUT = Path(__file__).with_suffix(".json")
 LAYERS, NEURONS_A_LAYER, WINDOW = (0, 15, 22, 29), 25, 128
@@ -56,10 +56,10 @@ def activations(n_tokens: int) -> dict[str, Any]:
         layer: torch.cat([model.neurons(layer, kind, numbers).vectors for kind in ("gate", "in")])
         for layer in LAYERS
     }
-    mlp_inputs(lm, cut.tokens[:8], rows, progress=False)  # warm
+    at_every_position(lm, cut.tokens[:8], LAYERS, rows=rows, progress=False)  # warm
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begun = time.perf_counter()
-    values = mlp_inputs(lm, cut.tokens, rows, progress=False)
+    values = at_every_position(lm, cut.tokens, LAYERS, rows=rows, progress=False)
     seconds = time.perf_counter() - begun
     growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     n = cut.tokens.numel()

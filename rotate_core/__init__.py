@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rotate_core.atlas import Atlas
     from rotate_core.explorer import Explorer
     from rotate_core.text.edit import ablate, save_ablated
+    from rotate_core.text.steering import steer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "matched_rotations",
     "matched_vectors",
     "save_ablated",
+    "steer",
 ]
 
 _ON_DEMAND = {
@@ -50,6 +52,7 @@ _ON_DEMAND = {
     "Explorer": "rotate_core.explorer",  # ipywidgets is imported only where a widget is wanted
     "ablate": "rotate_core.text.edit",
     "save_ablated": "rotate_core.text.edit",
+    "steer": "rotate_core.text.steering",
 }
 
 

@@ -24,9 +24,9 @@ from rotate_core.channels import Channels
 from rotate_core.models.tokens import visible
 from rotate_core.null.matched import matched_rotations
 from rotate_core.null.tails import signed_z
-from rotate_core.text.activations import neuron_activations
 from rotate_core.text.corpus import Windows
 from rotate_core.text.edit import contributions
+from rotate_core.text.sites import neuron_activations
 
 if TYPE_CHECKING:
     import pandas as pd

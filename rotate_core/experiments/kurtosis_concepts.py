@@ -8,8 +8,6 @@ is one whose top tokens occur together in text more often than chance (NPMI).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +17,7 @@ from tqdm.auto import tqdm
 
 from rotate_core.experiments.kurtosis import drawn_neurons, kurtosis_of
 from rotate_core.null.matched import matched_vectors, own_seed
-from rotate_core.text.activations import mlp_of
+from rotate_core.text.sites import read_site
 from rotate_core.verdicts.intervals import difference, interval
 
 if TYPE_CHECKING:
@@ -44,20 +42,11 @@ def residual_means(
     progress: bool = True,
 ) -> Float[Tensor, "n_layers n_windows d_model"]:
     """Mean residual stream of each window behind some layers, its first position left out."""
-    means: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-
-    def collect(layer: int, _: Any, __: Any, output: Any) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output
-        means[layer].append(hidden[:, 1:].float().mean(1).cpu())
-
-    with ExitStack() as hooks, torch.no_grad():
-        for layer in layers:
-            mlp = mlp_of(model, layer)
-            block = next(module for module in model.modules() if mlp in module.children())
-            hooks.enter_context(block.register_forward_hook(partial(collect, layer)))
-        for part in tqdm(tokens.split(batch), unit="batch", disable=not progress, leave=False):
-            model.base_model(part.to(model.device), use_cache=False)
-    return torch.stack([torch.cat(means[layer]) for layer in layers])
+    means: list[Tensor] = []
+    for part in tqdm(tokens.split(batch), unit="batch", disable=not progress, leave=False):
+        residual = read_site(model, part, layers, site="residual")
+        means.append(torch.stack([residual[layer][:, 1:].mean(1) for layer in layers]))
+    return torch.cat(means, 1)
 
 
 def difference_of_means(

@@ -20,7 +20,7 @@ from torch import Tensor
 from rotate_core.channels import Channels, first_channels
 from rotate_core.null.calibration import SIGNIFICANT
 from rotate_core.null.tails import tail_signs
-from rotate_core.text.activations import mlp_inputs
+from rotate_core.text.sites import at_every_position
 from rotate_core.verdicts.intervals import Estimate, difference, interval
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def reading_of_first_channels(
     """
     import pandas as pd
 
-    inputs = mlp_inputs(model.transformers(), windows.tokens, dict.fromkeys(layers))
+    inputs = at_every_position(model.transformers(), windows.tokens, layers)
     kinds = [kind for kind in model.kinds if kind != "out"]
     parts = []
     for layer, kind, null in product(layers, kinds, (False, True)):

@@ -28,8 +28,8 @@ from torch import Tensor
 from rotate_core.channels import Channels
 from rotate_core.null.evidence import tail_evidence
 from rotate_core.null.matched import matched_rotations
-from rotate_core.text.activations import mlp_of
 from rotate_core.text.edit import ablate, contributions
+from rotate_core.text.sites import mlp_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rotate_core.text.activations import mlp_of
+from rotate_core.text.sites import mlp_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -17,8 +17,8 @@ from rotate_core.explorer.describe import decode, describe
 from rotate_core.explorer.jobs import Job
 from rotate_core.explorer.source import NeuronId, Source
 from rotate_core.rotation.settings import Settings
-from rotate_core.text.activations import mlp_of
 from rotate_core.text.edit import ablate, contributions
+from rotate_core.text.sites import hook_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -182,18 +182,13 @@ class Live:
     def _run(self, ids: Tensor, neuron: NeuronId) -> tuple[Tensor, Tensor]:
         """The neuron's activation at each token, and the probabilities of the next one."""
         layer, _, index = neuron
-        out = self.model.checkpoint.architecture.weight("out").name.rsplit(".", 2)[1]
         seen: list[Tensor] = []
 
-        def collect(_: Any, args: tuple[Tensor, ...]) -> None:
-            seen.append(args[0][0, :, index].float())
+        def collect(hidden: Tensor) -> None:
+            seen.append(hidden[0, :, index].float())
 
-        down = getattr(mlp_of(self._transformers, layer), out)
-        handle = down.register_forward_pre_hook(collect)
-        try:
+        with hook_at(self._transformers, layer, "hidden", collect):
             logits = self._transformers(ids).logits[0, -1]
-        finally:
-            handle.remove()
         return seen[0], logits.float().softmax(0)
 
     def _next(self, p: Tensor, q: Tensor, layer: int) -> list[dict[str, Any]]:

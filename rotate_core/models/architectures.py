@@ -50,6 +50,8 @@ class Architecture:
     out: Weight = Weight("model.layers.{layer}.mlp.down_proj.weight", axis=1)
     mlp_norm: str = "model.layers.{layer}.post_attention_layernorm.weight"
     """The norm in front of the MLP."""
+    norm_behind_mlp: str | None = None
+    """A norm between the MLP and the residual stream; None: there is none."""
     final_norm: str = "model.norm.weight"
     norm_offset: float = 0.0
     """A norm's gain is this plus its weight."""
@@ -100,7 +102,10 @@ class Architecture:
 # Gemma's norms multiply by 1 + weight. From Gemma 2 on there are norms on both sides of the MLP.
 _GEMMA = Architecture(norm_offset=1.0, tied=True)
 _GEMMA_2 = Architecture(
-    norm_offset=1.0, tied=True, mlp_norm="model.layers.{layer}.pre_feedforward_layernorm.weight"
+    norm_offset=1.0,
+    tied=True,
+    mlp_norm="model.layers.{layer}.pre_feedforward_layernorm.weight",
+    norm_behind_mlp="model.layers.{layer}.post_feedforward_layernorm.weight",
 )
 _PHI_3 = Architecture(  # gate and in are the two halves of one tensor
     gate=Weight("model.layers.{layer}.mlp.gate_up_proj.weight", axis=0, part=0, parts=2),

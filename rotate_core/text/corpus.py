@@ -22,7 +22,8 @@ import io
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from rotate_core.models.fetch import Packaged, cache_directory, fetch_file
+from rotate_core.models.tokens import token_strings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,6 +50,8 @@ HANSARD = Packaged(
 )
 EMBEDDED = (WIKIPEDIA, HANSARD.name)
 """The names of the embedded texts."""
+COUNTED = slice(1, -1)
+"""The positions of a window that count: all but the first and the last."""
 SPLITS = {"train": 0.5, "validation": 0.2, "test": 0.3}
 """Share of the documents."""
 _WIKIPEDIA_FILE = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
@@ -70,11 +74,23 @@ class Windows:
     document: Int[Tensor, " n_windows"]
     """Which document a window is of; an index into ``titles``."""
     titles: tuple[str, ...]
+    tokenizer: PreTrainedTokenizerBase | None = field(default=None, repr=False)
+    """What they were cut with; None where that is not known."""
+    source: str = ""
+    """What the text is called: in tables, and in what is made of it."""
+
+    @cached_property
+    def strings(self) -> tuple[str, ...]:
+        """The string of each token; its number in brackets, where there is no tokenizer."""
+        n = int(self.tokens.max()) + 1
+        if self.tokenizer is None:
+            return tuple(f"<{i}>" for i in range(n))
+        return token_strings(self.tokenizer.backend_tokenizer, n)
 
     @property
     def current(self) -> Int[Tensor, " n_positions"]:
         """The token at each counted position; see :meth:`counted`."""
-        return self.tokens[:, 1:-1].flatten()
+        return self.tokens[:, COUNTED].flatten()
 
     @property
     def next(self) -> Int[Tensor, " n_positions"]:
@@ -92,7 +108,7 @@ class Windows:
         A model's activations at the first position are those of an attention sink, whatever the
         token; after the last one there is no token to compare with.
         """
-        return values[:, 1:-1].flatten(0, 1)
+        return values[:, COUNTED].flatten(0, 1)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -151,6 +167,7 @@ def windows(
     *,
     length: int = 128,
     n_tokens: int | None = None,
+    source: str = "",
 ) -> Windows:
     """Cut documents into windows of ``length`` tokens; what is left of a document is dropped.
 
@@ -162,6 +179,7 @@ def windows(
         tokenizer: of the model. Where it starts a text with a token of its own, every window does.
         length: tokens per window, at least 3.
         n_tokens: stop at so many; None takes all.
+        source: what the text is called.
 
     Raises:
         ValueError: no document is as long as a window.
@@ -184,6 +202,8 @@ def windows(
         tokens=torch.tensor([ids for _, ids in chosen]),
         document=torch.tensor([n for n, _ in chosen]),
         titles=tuple(document.title for document in documents),
+        tokenizer=tokenizer,
+        source=source,
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rotate_core.atlas import Atlas
 from rotate_core.models import Model, load_model
 from rotate_core.rotation.settings import Settings
+from rotate_core.text import Activations, activations
 from rotate_core.text.corpus import (
     Document,
     Windows,
@@ -105,8 +106,40 @@ class Chapter:
             documents = read_documents(source)
             self._splits[source] = split_documents(documents, seed=self._all["seed"])
         documents = self._splits[source][split]
-        length = self._all["window"]
-        return windows(documents, self.model.tokenizer, length=length, n_tokens=n_tokens)
+        return windows(
+            documents,
+            self.model.tokenizer,
+            length=self._all["window"],
+            n_tokens=n_tokens,
+            source=f"{source}, {split}",
+        )
+
+    def activations(
+        self,
+        layers: Sequence[int],
+        site: str,
+        *,
+        split: str = "train",
+        n_tokens: int | None = None,
+        source: str | None = None,
+    ) -> dict[int, Activations]:
+        """Activations of the model on the parameters' text; kept beside the results, for others.
+
+        Args:
+            layers: from 0.
+            site: one of :data:`rotate_core.text.SITES`.
+            split: as for :meth:`windows`.
+            n_tokens: as for :meth:`windows`.
+            source: as for :meth:`windows`.
+        """
+        return activations(
+            self.model,
+            self.windows(split, n_tokens=n_tokens, source=source),
+            layers=layers,
+            site=site,
+            device=self._all.get("device"),
+            cache=self.results / "activations",
+        )
 
     # --- Telling --------------------------------------------------------------------------------
 

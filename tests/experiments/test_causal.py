@@ -21,8 +21,8 @@ from rotate_core.experiments.output_logits import active_contexts, logit_drops
 from rotate_core.null.evidence import tail_evidence
 from rotate_core.null.matched import matched_rotations
 from rotate_core.null.tails import heaviest, signed_z
-from rotate_core.text.activations import mlp_of
 from rotate_core.text.corpus import Windows
+from rotate_core.text.sites import mlp_of
 
 D, V, BLOCK = 64, 1500, 30
 

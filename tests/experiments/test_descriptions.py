@@ -34,8 +34,8 @@ from rotate_core.experiments.descriptions.weights import (
     merge,
     product_polarity,
 )
-from rotate_core.text.activations import mlp_of
 from rotate_core.text.corpus import Windows
+from rotate_core.text.sites import mlp_of
 
 V = 800
 WORDS = [f" Word{i}" for i in range(V - 2)] + [" cat", "Cat"]

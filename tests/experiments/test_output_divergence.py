@@ -15,8 +15,8 @@ from rotate_core.experiments.output_divergence import (
     kl_divergence,
     positions,
 )
-from rotate_core.text.activations import activation_function, mlp_inputs, neuron_activations
 from rotate_core.text.corpus import Windows
+from rotate_core.text.sites import activation_function, at_every_position, neuron_activations
 
 
 def test_kl_is_torchs_and_right_where_it_is_tiny():
@@ -111,7 +111,7 @@ def planted():
     windows.tokens[::2, 5] = 7
     windows.tokens[::4, 6] = 3  # half of the times it fires, its token follows
     fires = windows.tokens == 7
-    x = mlp_inputs(model, windows.tokens, {1: None}, progress=False)[1]
+    x = at_every_position(model, windows.tokens, [1], progress=False)[1]
     rows = mlp.gate_proj.weight[:1], mlp.up_proj.weight[:1]
     a = neuron_activations(x, *rows, activation_function(model)).detach()
     return model, windows, a, fires

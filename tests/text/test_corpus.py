@@ -3,10 +3,8 @@
 import pytest
 import torch
 import transformers
-from tiny_models import D_MLP, D_MODEL, TOKENS, tiny
 
-from rotate_core.models.architectures import ARCHITECTURES
-from rotate_core.text import activations, corpus
+from rotate_core.text import corpus
 
 
 class Letters:
@@ -94,52 +92,3 @@ def test_characters_that_were_decoded_wrongly_are_put_right():
     broken = "â€œIt cost Â£5,â€\x9d said the LÃ©gion; £6, by my count. Ã is whole"
     right = re.sub(r"[^\x00-\x7f]+", corpus._decoded, broken)
     assert right == "“It cost £5,” said the Légion; £6, by my count. Ã is whole"
-
-
-@pytest.mark.parametrize("family", ARCHITECTURES)
-def test_activations_are_what_the_mlp_computes(family):
-    """The MLP's output is the sum of its neurons' activations times what they write."""
-    model = tiny(family)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "mlp" in name and name.endswith("bias"):
-                parameter.zero_()  # GPT-2's
-    layer, seen = 1, {}
-    mlp = activations.mlp_of(model, layer)
-    handle = mlp.register_forward_hook(lambda _, args, output: seen.update(y=output))
-    x = activations.mlp_inputs(model, TOKENS, {layer: None}, batch=1, progress=False)[layer]
-    handle.remove()
-    weights = {name: p.detach() for name, p in mlp.named_parameters() if p.ndim == 2}
-    if family == "gpt2":
-        gate, in_, out = None, weights["c_fc.weight"].T, weights["c_proj.weight"]
-    elif family == "phi3":
-        gate, in_ = weights["gate_up_proj.weight"].split(D_MLP)
-        out = weights["down_proj.weight"].T
-    else:
-        gate, in_ = weights["gate_proj.weight"], weights["up_proj.weight"]
-        out = weights["down_proj.weight"].T
-    act = activations.activation_function(model)
-    with torch.no_grad():
-        a = activations.neuron_activations(x, gate, in_, act)
-    torch.testing.assert_close((a @ out)[-1], seen["y"][0], atol=1e-5, rtol=1e-4)
-
-
-def test_rows_are_products_with_the_input_and_hooks_go_away():
-    model = tiny("llama")
-    rows = torch.randn(3, D_MODEL)
-    x = activations.mlp_inputs(model, TOKENS, {0: None, 1: None}, progress=False)
-    products = activations.mlp_inputs(model, TOKENS, {1: rows}, batch=1, progress=False)
-    torch.testing.assert_close(products[1], x[1] @ rows.T)
-    assert not any(module._forward_pre_hooks for module in model.modules())
-
-
-def test_hooks_go_away_after_an_exception():
-    model = tiny("llama")
-    with pytest.raises(IndexError):
-        activations.mlp_inputs(model, TOKENS + 10_000, {0: None}, progress=False)
-    assert not any(module._forward_pre_hooks for module in model.modules())
-
-
-def test_too_much_memory_is_refused():
-    with pytest.raises(ValueError, match="ask for fewer"):
-        activations.mlp_inputs(tiny("llama"), TOKENS, {0: None}, memory=100)

@@ -18,8 +18,8 @@ from rotate_core.channels import Channels, VocabularyLike
 from rotate_core.experiments.descriptions.weights import BUDGET, Description, from_scores, sign_of
 from rotate_core.experiments.output_logits import logit_drops
 from rotate_core.null.matched import own_seed
-from rotate_core.text.activations import activation_function, mlp_inputs
 from rotate_core.text.corpus import Windows
+from rotate_core.text.sites import activation_function, at_every_position
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,7 +68,9 @@ def read_texts(
     act = activation_function(network)
     texts: dict[int, dict[str, Text]] = {layer: {} for layer in channels}
     for split, of_split in windows.items():
-        for layer, products in mlp_inputs(network, of_split.tokens, rows).items():
+        for layer, products in at_every_position(
+            network, of_split.tokens, list(rows), rows=rows
+        ).items():
             values = of_split.counted(products)
             gate, in_ = values.chunk(2, dim=1) if "gate" in channels[layer] else (None, values)
             activation = act(in_) if gate is None else act(gate) * in_
