@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import pickle
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from rotate_core.dictionaries.mixture import Mixture, orthogonal
-from rotate_core.dictionaries.regions import Regions
 from rotate_core.dictionaries.settings import PAPER_REGIONS, RegionSettings
 from rotate_core.storage import versions, write_whole
 from rotate_core.text.collected import Context
 
 FORMAT = "rotate_core regions 1"
 MANIFEST, TENSORS = "manifest.json", "regions.safetensors"
+OPTIONAL = ("top_rows", "contexts", "history")
+"""Fields that are not there where nothing is known."""
 PUBLISHED = ("mu", "dir_raw", "scale_rho", "psi_rho", "pi_logits")
 """Tensors of the authors' state_dict."""
 PUBLISHED_FLOOR = 1e-8
@@ -36,58 +38,81 @@ PUBLISHED_FLOOR = 1e-8
 does."""
 
 
-def write_regions(regions: Regions, folder: Path) -> Path:
-    """See :meth:`.Regions.write`."""
+def to_do(folder: Path, asked: Mapping[str, Any]) -> bool:
+    """Whether a folder still lacks the regions that are asked for; it is then theirs.
+
+    What is asked for is kept in asked.json, so that a run that was killed is gone on with, and
+    never one of something else.
+
+    Raises:
+        ValueError: the folder is of other regions; the message says what differs.
+    """
+    file = folder / "asked.json"
+    if file.exists():
+        try:
+            known = dict(json.loads(file.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged: {error}; delete the folder") from error
+        if others := [k for k in {*asked, *known} if known.get(k) != asked.get(k)]:
+            told = ", ".join(f"{k}: {known.get(k)} -> {asked.get(k)}" for k in sorted(others))
+            raise ValueError(f"{folder} is of other regions ({told}): wanted another folder")
+    else:
+        write_whole(file, (json.dumps(asked, indent=1) + "\n").encode())
+    return not (folder / TENSORS).exists()
+
+
+def write_fields(folder: Path, fields: Mapping[str, Any]) -> None:
+    """Write the fields of regions; see :meth:`.Regions.write`."""
+    tensors = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
     content: dict[str, Any] = {"format": FORMAT}
-    tensors: dict[str, Tensor] = {}
-    for field in dataclasses.fields(regions):
-        value = getattr(regions, field.name)
-        if isinstance(value, Tensor):
-            tensors[field.name] = value.contiguous()
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            content[field.name] = dataclasses.asdict(value)
-        else:
-            content[field.name] = None if value != value else value  # JSON has no NaN
+    for name in fields.keys() - tensors.keys():
+        value = fields[name]
+        if isinstance(value, RegionSettings):
+            value = dataclasses.asdict(value)
+        content[name] = None if value != value else value  # JSON has no NaN
     content["versions"] = versions("rotate_core", "torch")
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    manifest, file = folder / MANIFEST, folder / TENSORS
-    if file.exists():
+    if (folder / TENSORS).exists():
         raise FileExistsError(f"{folder} holds regions already: wanted another folder")
-    write_whole(manifest, text.encode())
-    write_whole(file, save(tensors))
-    return folder
+    write_whole(folder / MANIFEST, text.encode())
+    write_whole(folder / TENSORS, save({k: v.contiguous() for k, v in tensors.items()}))
 
 
-def read_regions(path: Path) -> Regions:
-    """See :meth:`.Regions.read`."""
+def read_fields(path: Path, names: Iterable[str]) -> dict[str, Any]:
+    """The fields of regions, of these names; see :meth:`.Regions.read`."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: there are no regions")
-    return _own(path) if path.is_dir() else published(path)
+    fields = _own(path, set(names)) if path.is_dir() else published(path)
+    mixture = Mixture(**{f.name: fields[f.name] for f in dataclasses.fields(Mixture)})
+    check_shapes(path, mixture)
+    if path.is_dir():
+        return fields
+    return fields | vars(orthogonal(mixture))
 
 
-def _own(folder: Path) -> Regions:
+def _own(folder: Path, names: set[str]) -> dict[str, Any]:
     for name in (MANIFEST, TENSORS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no whole regions: there is no {name} in it")
-    content = read_manifest(folder)
-    content.pop("versions", None)
+    fields = read_manifest(folder)
+    fields.pop("versions", None)
     path = folder / TENSORS
     try:
-        tensors = load(path.read_bytes())
-        content["settings"] = RegionSettings(**content["settings"])
-        if content["held_out"] is None:
-            content["held_out"] = math.nan
-        if content["history"] is not None:
-            content["history"] = tuple(content["history"])
-        if content["contexts"] is not None:
-            content["contexts"] = tuple(
-                tuple(Context(*context) for context in row) for row in content["contexts"]
+        fields |= load(path.read_bytes())
+        if odd := {*fields, *OPTIONAL} ^ {*names, *OPTIONAL}:
+            raise ValueError(f"fields that are missing, or not known: {', '.join(sorted(odd))}")
+        fields["settings"] = RegionSettings(**fields["settings"])
+        if fields["held_out"] is None:
+            fields["held_out"] = math.nan
+        if fields.get("history") is not None:
+            fields["history"] = tuple(fields["history"])
+        if fields.get("contexts") is not None:
+            fields["contexts"] = tuple(
+                tuple(Context(*context) for context in row) for row in fields["contexts"]
             )
-        regions = Regions(**content, **tensors)
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+    except (SafetensorError, ValueError, TypeError) as error:
         raise ValueError(f"{path} or its {MANIFEST} is damaged: {error}") from error
-    check_shapes(path, regions.mixture)
-    return regions
+    return fields
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -107,8 +132,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def published(path: Path) -> Regions:
-    """Read a checkpoint of the authors' layout: its tensors, and no code.
+def published(path: Path) -> dict[str, Any]:
+    """The fields of regions in a checkpoint of the authors' layout: its tensors, and no code.
 
     ``W = dir / |dir| * softplus(scale_rho)``, ``Psi = softplus(psi_rho) + eps_floor``,
     ``pi = softmax(pi_logits)``; how many tokens it was fitted to is not in it.
@@ -136,27 +161,22 @@ def published(path: Path) -> Regions:
             f"{tuple(scale.shape)}: wanted (K, d, R) and (K, R)"
         )
     length = softplus(scale).unsqueeze(1)
-    loadings = directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-12) * length
-    mixture = Mixture(logits.softmax(0), mu, loadings, softplus(noise) + floor)
-    check_shapes(path, mixture)
-    mixture = orthogonal(mixture)
-    k, _, rank = mixture.shape
-    kind = "own" if mixture.noise.ndim == 2 else "shared"
-    return Regions(
-        weights=mixture.weights,
-        centroids=mixture.centroids,
-        loadings=mixture.loadings,
-        noise=mixture.noise,
-        n_tokens=torch.zeros(k, dtype=torch.long),
-        log_likelihood=math.nan,
-        held_out=math.nan,
-        n_outliers=0,
-        n_reseeded=0,
-        n_iter=0,
-        converged=True,
-        settings=dataclasses.replace(PAPER_REGIONS, rank=rank, noise=kind),
-        seed=0,
-    )
+    kind = "own" if noise.ndim == 2 else "shared"
+    return {
+        "weights": logits.softmax(0),
+        "centroids": mu,
+        "loadings": directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-12) * length,
+        "noise": softplus(noise) + floor,
+        "n_tokens": torch.zeros(len(mu), dtype=torch.long),
+        "log_likelihood": math.nan,
+        "held_out": math.nan,
+        "n_outliers": 0,
+        "n_reseeded": 0,
+        "n_iter": 0,
+        "converged": True,
+        "settings": dataclasses.replace(PAPER_REGIONS, rank=directions.shape[2], noise=kind),
+        "seed": 0,
+    }
 
 
 def check_shapes(path: Path, mixture: Mixture) -> None:

@@ -10,12 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rotate_core.dictionaries.mixture import Mixture, Readers, read, readers
+from rotate_core.dictionaries.mixture import Mixture, Readers, chunks, read, readers
 
-MEMORY = 2**28
-"""Default bound in bytes on what a chunk of tokens takes beside the tokens themselves."""
-ARRAYS = 6
-"""Arrays of K (R + 1) values that a token takes at the peak."""
 ALIVE = 1e-6
 """Tokens' worth of weight below which a region's parameters are left as they are."""
 
@@ -48,20 +44,6 @@ class Statistics:
     def per_token(self) -> Statistics:
         """Means instead of sums: then n is 1."""
         return Statistics(**{f.name: getattr(self, f.name) / self.n for f in fields(self)})
-
-
-def chunks(n: int, mixture: Mixture, memory: float | None, itemsize: int) -> Iterator[slice]:
-    """Tokens at a time, so that the work stays within ``memory``.
-
-    Raises:
-        ValueError: it does not do for one token.
-    """
-    k, d, rank = mixture.shape
-    each = itemsize * (ARRAYS * k * (rank + 1) + 2 * d)
-    size = int((MEMORY if memory is None else memory) // each)
-    if size < 1:
-        raise ValueError(f"memory={memory} bytes: wanted at least {each}, for one token")
-    yield from (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 def expect(
@@ -172,11 +154,17 @@ def near(x: Float[Tensor, "n d"], mixture: Mixture, top: int) -> Int[Tensor, "n 
 def maximise(sums: Statistics, before: Mixture, *, noise: str, floor: float) -> Mixture:
     """The M step, in closed form: ``[W mu] = S_xz S_zz^-1``, and the noise that is left.
 
+    Then the posterior means and covariances of z, over a region's tokens, are moved into mu and W,
+    as if z had a free mean and covariance: the likelihood cannot fall by that, and EM takes a
+    fraction of the steps.
+
     Args:
         sums: of the E step.
         before: a region without tokens keeps what it had.
         noise: one of :data:`.NOISES`.
         floor: least variance; the likelihood cannot fall by it, as it has one maximum in each.
+
+    Source: Liu, Rubin and Wu (1998), Biometrika 85:755, parameter-expanded EM.
     """
     counts = sums.counts
     alive = counts > ALIVE * sums.n
@@ -191,7 +179,10 @@ def maximise(sums: Statistics, before: Mixture, *, noise: str, floor: float) -> 
     if noise == "isotropic":
         left = left.mean().expand(left.shape)
     centroids, loadings = before.centroids.double().clone(), before.loadings.double().clone()
-    loadings[alive], centroids[alive] = solved[..., :-1], solved[..., -1]
+    mean = z[:, :-1, -1:] / counts[alive].view(-1, 1, 1)
+    covariance = z[:, :-1, :-1] / counts[alive].view(-1, 1, 1) - mean @ mean.mT
+    loadings[alive] = solved[..., :-1] @ torch.linalg.cholesky(covariance)
+    centroids[alive] = x[..., -1] / counts[alive].unsqueeze(1)
     weights = counts.clamp_min(torch.finfo(torch.float32).tiny)
     return Mixture(weights / weights.sum(), centroids, loadings, left.clamp_min(floor))
 
@@ -247,11 +238,3 @@ def fit(
         if len(dead):
             worst = each.topk(len(dead), largest=False).indices
             mixture = reseed(mixture, dead, x[worst], 1 / len(x))
-
-
-def mean_log_prob(x: Float[Tensor, "n d"], mixture: Mixture, memory: float | None) -> float:
-    """Mean log likelihood a token; NaN of none."""
-    made = readers(mixture, x)
-    rows = chunks(len(x), mixture, memory, x.element_size())
-    total = sum(float(read(x[part], made)[0].logsumexp(1).double().sum()) for part in rows)
-    return total / len(x) if len(x) else math.nan

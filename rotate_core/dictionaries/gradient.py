@@ -63,7 +63,7 @@ def fit(
             adam.zero_grad()
             part = x[rows]
             value = read(part, readers(_mixture(*parameters), part))[0].logsumexp(1)
-            (-value.mean()).backward()  # type: ignore[no-untyped-call]
+            (-value.mean()).backward()
             adam.step()
             total += value.detach().double().sum()
         last = float(total / len(x))

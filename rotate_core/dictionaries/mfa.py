@@ -16,7 +16,14 @@ from tqdm.auto import tqdm
 from rotate_core.decomposition import ConvergenceWarning
 from rotate_core.dictionaries import em, gradient
 from rotate_core.dictionaries.checks import check, checked, floor_of, within
-from rotate_core.dictionaries.mixture import Mixture, orthogonal, read, readers
+from rotate_core.dictionaries.mixture import (
+    Mixture,
+    chunks,
+    mean_log_prob,
+    orthogonal,
+    read,
+    readers,
+)
 from rotate_core.dictionaries.regions import Regions
 from rotate_core.dictionaries.settings import RegionSettings
 from rotate_core.dictionaries.start import best_start
@@ -79,10 +86,10 @@ def mfa(
         order = rows[torch.randperm(len(rows), generator=generator)]
         n_held = int(settings.held_share * len(rows))
         held, fitted = order[:n_held].sort().values, order[n_held:].sort().values
-    check(values[fitted.to(values.device)], n_regions, settings)
-
-    mean = values[kept].double().mean(0)
-    tokens = values[fitted.to(values.device)] - mean.to(values)
+    tokens = values[fitted.to(values.device)]
+    check(tokens, n_regions, settings)
+    mean = tokens.double().mean(0)
+    tokens = tokens - mean.to(values)
     if held_out is None:
         unseen = values[held.to(values.device)]
     else:
@@ -99,7 +106,7 @@ def mfa(
         **parameters(mixture.shifted(mean), values.dtype),
         n_tokens=counts,
         log_likelihood=run.history[-1],
-        held_out=em.mean_log_prob(unseen, mixture, memory),
+        held_out=mean_log_prob(unseen, mixture, memory),
         n_outliers=int((~kept).sum()),
         n_reseeded=run.n_reseeded,
         n_iter=len(run.history) - 1,
@@ -160,7 +167,7 @@ def _run(
     return _Run(mixture, history, n_reseeded, converged)
 
 
-def parameters(mixture: Mixture, dtype: torch.dtype) -> dict[str, Tensor]:
+def parameters(mixture: Mixture, dtype: torch.dtype) -> dict[str, Any]:
     """The parameters as fields of :class:`Regions`."""
     like = torch.empty(0, dtype=dtype)
     return {f.name: getattr(mixture.to(like), f.name) for f in dataclasses.fields(Mixture)}
@@ -170,9 +177,7 @@ def _top(x: Tensor, mixture: Mixture, memory: float | None) -> tuple[Tensor, Ten
     """Tokens that each region is most responsible for: how many; rows of the densest, padded."""
     made = readers(mixture, x)
     k = len(made.constant)
-    joint = [
-        read(x[part], made)[0].max(1) for part in em.chunks(len(x), mixture, memory, x.itemsize)
-    ]
+    joint = [read(x[part], made)[0].max(1) for part in chunks(len(x), mixture, memory, x.itemsize)]
     density = torch.cat([part.values for part in joint]).cpu()
     member = torch.cat([part.indices for part in joint]).cpu()
     top = torch.full((k, N_TOP), -1)

@@ -15,12 +15,18 @@ Source: Ghahramani and Hinton (1996), CRG-TR-96-1; for language models arXiv:260
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+MEMORY = 2**28
+"""Default bound in bytes on what a chunk of tokens takes beside the tokens themselves."""
+ARRAYS = 6
+"""Arrays of K (R + 1) values that a token takes at the peak."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +131,28 @@ def read(
     z = torch.einsum("nks,ksr->nkr", whitened, readers.root)
     square = x.square() @ readers.precision
     return readers.constant - 0.5 * (square - (v * z).sum(2)) + products[..., rank], z
+
+
+def chunks(n: int, mixture: Mixture, memory: float | None, itemsize: int) -> Iterator[slice]:
+    """Tokens at a time, so that the work stays within ``memory``.
+
+    Raises:
+        ValueError: it does not do for one token.
+    """
+    k, d, rank = mixture.shape
+    each = itemsize * (ARRAYS * k * (rank + 1) + 2 * d)
+    size = int((MEMORY if memory is None else memory) // each)
+    if size < 1:
+        raise ValueError(f"memory={memory} bytes: wanted at least {each}, for one token")
+    yield from (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def mean_log_prob(x: Float[Tensor, "n d"], mixture: Mixture, memory: float | None) -> float:
+    """Mean log likelihood a token; NaN of none."""
+    made = readers(mixture, x)
+    rows = chunks(len(x), mixture, memory, x.element_size())
+    total = sum(float(read(x[part], made)[0].logsumexp(1).double().sum()) for part in rows)
+    return total / len(x) if len(x) else math.nan
 
 
 def orthogonal(mixture: Mixture) -> Mixture:

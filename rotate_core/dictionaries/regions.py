@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rotate_core.dictionaries.em import chunks
-from rotate_core.dictionaries.mixture import Mixture, Readers, read, readers
+from rotate_core.dictionaries.checkpoint import read_fields, write_fields
+from rotate_core.dictionaries.mixture import Mixture, Readers, chunks, read, readers
 from rotate_core.dictionaries.settings import RegionSettings
 from rotate_core.models.tokens import visible
 from rotate_core.text.collected import Context
@@ -79,9 +80,8 @@ class Regions:
             FileNotFoundError: there is nothing.
             ValueError: it is damaged, or something else.
         """
-        from rotate_core.dictionaries.checkpoint import read_regions
-
-        return read_regions(Path(path))
+        names = (field.name for field in dataclasses.fields(Regions))
+        return Regions(**read_fields(Path(path), names))
 
     def write(self, folder: str | Path) -> Path:
         """Write manifest.json and regions.safetensors, each whole or not at all.
@@ -89,9 +89,9 @@ class Regions:
         Raises:
             FileExistsError: there are other regions in the folder.
         """
-        from rotate_core.dictionaries.checkpoint import write_regions
-
-        return write_regions(self, Path(folder))
+        names = (field.name for field in dataclasses.fields(self))
+        write_fields(Path(folder), {name: getattr(self, name) for name in names})
+        return Path(folder)
 
     # --- Reading activations --------------------------------------------------------------------
 

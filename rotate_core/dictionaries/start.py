@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rotate_core.dictionaries import em
 from rotate_core.dictionaries.checks import floor_of
-from rotate_core.dictionaries.mixture import Mixture
+from rotate_core.dictionaries.mixture import Mixture, mean_log_prob
 from rotate_core.dictionaries.settings import RegionSettings
 
 CANDIDATES, ROUNDS = 4, 10
@@ -44,7 +44,7 @@ def best_start(
         passes = em.fit(some, mixture, noise=s.noise, floor=floor, top=s.top, memory=memory)
         mixture, value, _ = next(islice(passes, s.start_iter, None))
         if len(unseen):
-            value = em.mean_log_prob(unseen, mixture, memory)
+            value = mean_log_prob(unseen, mixture, memory)
         if value > best_value or best is None:
             best, best_value = mixture, value
     assert best is not None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from rotate_core.dictionaries import em
 from rotate_core.dictionaries.checks import check, checked, floor_of
 from rotate_core.dictionaries.mfa import parameters
-from rotate_core.dictionaries.mixture import Mixture, orthogonal
+from rotate_core.dictionaries.mixture import Mixture, mean_log_prob, orthogonal
 from rotate_core.dictionaries.regions import Regions
 from rotate_core.dictionaries.settings import RegionSettings
 from rotate_core.dictionaries.start import best_start
@@ -103,7 +103,7 @@ def mfa_stream(
         **parameters(mixture.shifted(state.mean.double()), state.mean.dtype),
         n_tokens=(state.sums.counts * state.n_tokens).round().long().cpu(),
         log_likelihood=float(state.sums.log_likelihood),
-        held_out=em.mean_log_prob(state.unseen, mixture, memory),
+        held_out=mean_log_prob(state.unseen, mixture, memory),
         n_outliers=state.n_outliers,
         n_reseeded=state.n_reseeded,
         n_iter=state.n_batches,
@@ -174,18 +174,18 @@ class _State:
         Raises:
             ValueError: it is damaged, or of something else.
         """
-        from safetensors import safe_open
-
         try:
             with safe_open(file, "pt") as opened:
                 labels = opened.metadata() or {}
             tensors = {k: v.to(device or "cpu") for k, v in load(file.read_bytes()).items()}
             known, plain = json.loads(labels["asked"]), json.loads(labels["plain"])
-            parts = [
-                kind(**{k.split(".")[1]: v for k, v in tensors.items() if k.startswith(name)})
-                for kind, name in ((Mixture, "Mixture."), (em.Statistics, "Statistics."))
-            ]
-            state = _State(*parts, tensors["mean"], tensors["unseen"], **plain)
+            state = _State(
+                mixture=Mixture(**_part(tensors, "Mixture")),
+                sums=em.Statistics(**_part(tensors, "Statistics")),
+                mean=tensors["mean"],
+                unseen=tensors["unseen"],
+                **plain,
+            )
         except (SafetensorError, ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{file} is damaged: {error}. Delete it to begin again") from error
         if differences := [k for k in asked if known.get(k) != asked[k]]:
@@ -195,6 +195,11 @@ class _State:
                 "folder"
             )
         return state
+
+
+def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefix = f"{name}."
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _begin(

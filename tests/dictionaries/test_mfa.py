@@ -120,9 +120,9 @@ def test_a_gaussian_has_no_regions() -> None:
 
 def test_the_papers_adam_reaches_what_em_reaches() -> None:
     x = planted(n=500, apart=1.0).x
-    em = mfa(x, 6, **QUIET)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        em = mfa(x, 6, **QUIET)
         adam = mfa(
             x, 6, solver="gradient", learning_rate=0.01, batch=64, max_iter=25, history=True,
             **QUIET,
@@ -182,7 +182,7 @@ def test_bad_input_is_refused(x, k, options, message) -> None:
     ],
 )  # fmt: skip
 def test_settings_are_checked(options) -> None:
-    with pytest.raises(ValueError, match="wanted|gradient"):
+    with pytest.raises(ValueError, match=r"wanted|gradient"):
         RegionSettings(**options)
 
 
