@@ -46,10 +46,7 @@ class Kept:
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                manifest, values = (
-                    (file.metadata() or {}).get("manifest"),
-                    file.get_tensor("values"),
-                )
+                metadata, values = file.metadata() or {}, file.get_tensor("values")
             if values.shape == shape and metadata.get("manifest") == _manifest(made_with, values):
                 return values
             reason: object = "it does not hold what its name says"

@@ -178,7 +178,8 @@ def test_merging_takes_turns():
 def test_a_text_has_the_activations_of_the_running_model():
     model, seen = tiny("llama"), []
     mlp = mlp_of(model, 1)
-    mlp.down_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    mlp.down_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    model(TOKENS)
     windows = Windows(TOKENS, torch.arange(2), ("",) * 2)
     kinds = {
         kind: SimpleNamespace(weight_vectors=rows.weight[:3].detach())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rotate_core.verdicts.chapter import Chapter
 
@@ -20,6 +22,25 @@ def test_the_parameters_are_the_literals_of_the_notebook() -> None:
 def test_names_that_have_another_value_by_now_are_noticed() -> None:
     with pytest.raises(ValueError, match="run the parameters cell again"):
         Chapter("00_toy", {**PARAMETERS, "model": object()})
+
+
+def test_chapters_share_activations(make_checkpoint: Any, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.mkdir()
+    for name in "abcdef":
+        (text / f"{name}.txt").write_text("The cat sat on the mat. " * 20)
+    parameters = {"model": str(make_checkpoint("llama")), "text": str(text), "window": 16}
+    results = tmp_path / "results"
+    first, second = (
+        Chapter(name, PARAMETERS | parameters, results=results).activations(
+            [0, 2], "residual", split="test", n_tokens=64
+        )
+        for name in ("00_one", "01_other")
+    )
+    assert len(first[2]) == 4 * 14
+    assert first[2].source == f"{text}, test"
+    assert torch.equal(first[2].values, second[2].values)
+    assert len(list((results / "activations").iterdir())) == 2
 
 
 def test_prose_is_filled_in_and_roles_and_mathematics_are_left_alone(
