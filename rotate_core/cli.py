@@ -259,7 +259,12 @@ def regions(
         if not to_do(out, asked):
             typer.echo(repr(Regions.read(out)))
             return
-        options: dict[str, Any] = {"settings": settings, "seed": seed, "device": device, "progress": progress}
+        options: dict[str, Any] = {
+            "settings": settings,
+            "seed": seed,
+            "device": device,
+            "progress": progress,
+        }
         if whole_text:
             batch = 64  # windows
 

@@ -73,7 +73,7 @@ def expect(
     )
     made = readers(mixture, x)
     log_likelihood = []
-    for rows in chunks(len(x), mixture, memory, x.element_size()):
+    for rows in chunks(x, mixture, memory):
         chunk = x[rows]
         if top is None or top >= k:
             log_likelihood.append(_weigh_all(chunk, made, sums))

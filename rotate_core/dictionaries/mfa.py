@@ -177,7 +177,7 @@ def _top(x: Tensor, mixture: Mixture, memory: float | None) -> tuple[Tensor, Ten
     """Tokens that each region is most responsible for: how many; rows of the densest, padded."""
     made = readers(mixture, x)
     k = len(made.constant)
-    joint = [read(x[part], made)[0].max(1) for part in chunks(len(x), mixture, memory, x.itemsize)]
+    joint = [read(x[part], made)[0].max(1) for part in chunks(x, mixture, memory)]
     density = torch.cat([part.values for part in joint]).cpu()
     member = torch.cat([part.indices for part in joint]).cpu()
     top = torch.full((k, N_TOP), -1)

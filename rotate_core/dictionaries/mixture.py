@@ -25,6 +25,8 @@ from torch import Tensor
 
 MEMORY = 2**28
 """Default bound in bytes on what a chunk of tokens takes beside the tokens themselves."""
+MOST_ON_CPU = 2048
+"""Tokens at a time that a CPU's caches are good for."""
 ARRAYS = 6
 """Arrays of K (R + 1) values that a token takes at the peak."""
 
@@ -133,24 +135,26 @@ def read(
     return readers.constant - 0.5 * (square - (v * z).sum(2)) + products[..., rank], z
 
 
-def chunks(n: int, mixture: Mixture, memory: float | None, itemsize: int) -> Iterator[slice]:
+def chunks(x: Float[Tensor, "n d"], mixture: Mixture, memory: float | None) -> Iterator[slice]:
     """Tokens at a time, so that the work stays within ``memory``.
 
     Raises:
         ValueError: it does not do for one token.
     """
     k, d, rank = mixture.shape
-    each = itemsize * (ARRAYS * k * (rank + 1) + 2 * d)
+    each = x.element_size() * (ARRAYS * k * (rank + 1) + 2 * d)
     size = int((MEMORY if memory is None else memory) // each)
     if size < 1:
         raise ValueError(f"memory={memory} bytes: wanted at least {each}, for one token")
-    yield from (slice(start, min(start + size, n)) for start in range(0, n, size))
+    if x.device.type == "cpu":
+        size = min(size, MOST_ON_CPU)
+    yield from (slice(i, min(i + size, len(x))) for i in range(0, len(x), size))
 
 
 def mean_log_prob(x: Float[Tensor, "n d"], mixture: Mixture, memory: float | None) -> float:
     """Mean log likelihood a token; NaN of none."""
     made = readers(mixture, x)
-    rows = chunks(len(x), mixture, memory, x.element_size())
+    rows = chunks(x, mixture, memory)
     total = sum(float(read(x[part], made)[0].logsumexp(1).double().sum()) for part in rows)
     return total / len(x) if len(x) else math.nan
 

@@ -166,7 +166,7 @@ class Regions:
         values = values.to(torch.promote_types(values.dtype, torch.float32))
         m = self.mixture.to(values.new_empty(0, dtype=torch.float64))
         made = readers(m.shifted(-m.mean), values)
-        rows = chunks(len(values), m, None, values.element_size())
+        rows = chunks(values, m, None)
         mean = m.mean.to(values)
         parts = [of(values[part] - mean, made) for part in rows]
         return torch.cat(parts) if parts else of(values, made)
