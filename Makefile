@@ -125,9 +125,10 @@ check: $(ENV)  ## lint, format, types, floors, spelling
 	$(BIN)/lint-imports
 	git ls-files -z | xargs -0 $(BIN)/codespell
 
-bench: $(ENV) $(call fetched,smollm2-135m)  ## the benchmarks of the solver and of the experiments
+bench: $(ENV) $(call fetched,smollm2-135m)  ## the benchmarks of the solver, the experiments and the regions
 	$(BIN)/python benchmarks/solver.py
 	$(BIN)/python benchmarks/experiments.py
+	$(BIN)/python benchmarks/mfa.py
 
 # --- housekeeping ------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ Source: interchange interventions as of arXiv:2602.02464's evaluation; templates
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -55,9 +55,17 @@ class Prompts:
     nouns: tuple[str, ...]
     """Those whose both numbers are one token."""
 
+    def split(self) -> tuple[Prompts, Prompts]:
+        """The prompts of every other noun, and those of the rest: to fit to, and to test on."""
+        first, second = (
+            replace(self, tokens=tuple(g[i::2] for g in self.tokens), nouns=self.nouns[i::2])
+            for i in (0, 1)
+        )
+        return first, second
 
-def prompts(tokenizer: PreTrainedTokenizerBase) -> Prompts:
-    """The prompts as a model reads them."""
+
+def prompts(tokenizer: PreTrainedTokenizerBase, *, n_templates: int = len(TEMPLATES)) -> Prompts:
+    """The prompts of the first templates, as a model reads them."""
 
     def ids(text: str) -> list[int]:
         return list(tokenizer(text).input_ids)
@@ -66,7 +74,7 @@ def prompts(tokenizer: PreTrainedTokenizerBase) -> Prompts:
     return Prompts(
         tokens=tuple(
             torch.tensor([[ids(t.format(word)) for word in pair] for pair in single])
-            for t in TEMPLATES
+            for t in TEMPLATES[:n_templates]
         ),
         verbs=torch.tensor(
             [[tokenizer(v, add_special_tokens=False).input_ids[0] for v in pair] for pair in VERBS]
@@ -114,7 +122,7 @@ def interchange(
     import pandas as pd
 
     rows = []
-    for template, group in zip(TEMPLATES, given.tokens, strict=True):
+    for template, group in zip(TEMPLATES, given.tokens, strict=False):
         for number in (0, 1):
             base, other = group[:, number], group[:, 1 - number].roll(-1, 0)
             right = prefers_plural(network, base, given.verbs) == bool(number)

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rotate_core.dictionaries import Regions, mfa
+from rotate_core.dictionaries import Regions, RegionSettings, mfa
+from rotate_core.dictionaries.mixture import Mixture, read, readers
 from rotate_core.null.matched import own_seed
 from rotate_core.text import Activations
 from rotate_core.verdicts.agreement import adjusted_rand_index
@@ -52,6 +53,28 @@ def equal_rank(n_regions: int, rank: int, d: int) -> int:
     return min(n_regions * (rank + 1) - 1, d // 2)
 
 
+def one_component(x: Float[Tensor, "n d"], rank: int, *, n_iter: int = 20) -> Mixture:
+    """The maximum likelihood factor analysis of a rank, in float64: one region.
+
+    Loadings given the noise are in closed form, from the eigenvectors of the covariance in units of
+    noise; noise given the loadings is what they leave. EM needs hundreds of passes at such ranks.
+
+    Source: Joreskog (1967), Psychometrika 32:443; as scikit-learn's FactorAnalysis.
+    """
+    values = x.double()
+    covariance = torch.cov(values.T, correction=0)
+    variance = covariance.diagonal()
+    noise, floor = variance.clone(), RegionSettings().floor * variance.mean()
+    for _ in range(n_iter):
+        scale = noise.sqrt()
+        lengths, vectors = torch.linalg.eigh(covariance / scale / scale.unsqueeze(1))
+        beyond = (lengths[-rank:] - 1).clamp_min(0).sqrt()
+        loadings = scale.unsqueeze(1) * vectors[:, -rank:] * beyond
+        noise = (variance - loadings.square().sum(1)).clamp_min(floor)
+    weights = torch.ones(1, dtype=torch.float64)
+    return Mixture(weights, values.mean(0, keepdim=True), loadings.unsqueeze(0), noise)
+
+
 def likelihoods(
     texts: dict[str, tuple[Activations, Activations]],
     sizes: Sequence[int],
@@ -78,14 +101,11 @@ def likelihoods(
         d = train.values.shape[1]
         ones: dict[int, Tensor] = {}
         for k in sizes:
-            fits[what, k] = mfa(train, k, rank=rank, seed=seed, progress=False)
+            fits[what, k] = mfa(train, k, rank=rank, held_share=0.0, seed=seed, progress=False)
             wide = equal_rank(k, rank, d)
             if wide not in ones:
-                one = mfa(
-                    train, 1, rank=wide, n_starts=1, start_tokens=len(train), seed=seed,
-                    progress=False,
-                )  # fmt: skip
-                ones[wide] = one.log_prob(test)
+                one = one_component(train.values, wide)
+                ones[wide] = read(test.values.double(), readers(one, one.noise))[0][:, 0]
             each = pd.DataFrame(
                 {"document": test.document, "mixture": fits[what, k].log_prob(test)}
             ).assign(one=ones[wide].numpy())
@@ -93,6 +113,12 @@ def likelihoods(
             means["gain"] = (means["mixture"] - means["one"]) / d
             rows.append(means.assign(what=what, n_regions=k, rank_of_one=wide))
     return pd.concat(rows, ignore_index=True), fits
+
+
+def explained(fit: Regions, x: Activations, *, parts: str) -> float:
+    """Share of the squared distance from the mean that a reconstruction explains."""
+    left = x.values - fit.reconstruct(x, parts=parts)
+    return float(1 - left.square().sum() / (x.values - x.values.mean(0)).square().sum())
 
 
 def agreement(first: Regions, second: Regions, test: Activations) -> pd.DataFrame:
@@ -171,10 +197,10 @@ def sums_of_factors(
 ) -> pd.DataFrame:
     """R^2 of planted factors, several of which add up in a token, from a mixture's regions.
 
-    A factor is active in a token with a probability of 3 / n_factors. Of each, the region whose
-    subspace is nearest is asked: for ``r_k`` and ``r_k z_k``, the mixture's own reading, and for
-    the coordinates of the same subspace when all subspaces together are fitted by least squares.
-    The factor's coordinates are regressed on each in one half of the tokens, scored in the other.
+    A factor is active in a token with a probability of 3 / n_factors. It is read from all regions:
+    from ``r_k`` and ``r_k z_k``, the mixture's own account of a token; and from the coordinates of
+    the token in the same subspaces, fitted together by least squares, so that they may add up. Each
+    reading is a regression in one half of the tokens, scored in the other.
 
     Returns:
         One row per factor: mixture, additive (R^2).
@@ -189,18 +215,16 @@ def sums_of_factors(
     noise = 0.3 * torch.randn(n, d, generator=g, dtype=torch.float64)
     x = torch.einsum("nfr,fdr->nd", z, bases) + noise
     regions = mfa(x, n_factors, rank=rank, seed=seed, progress=False, tolerance=1e-4)
-    spans = torch.linalg.qr(regions.loadings)[0]
-    near = torch.linalg.svdvals(torch.einsum("fdr,kds->fkrs", bases, spans)).square().mean(-1)
     r = regions.responsibilities(x)
-    together = torch.linalg.lstsq(spans.permute(1, 0, 2).flatten(1), x.T).solution
-    coordinates = together.T.unflatten(1, (n_factors, rank))
-    rows = []
-    for factor in range(n_factors):
-        k = int(near[factor].argmax())
-        own = torch.cat([r[:, k : k + 1], r[:, k : k + 1] * regions.local(x, k)], 1)
-        readings = {"mixture": own, "additive": coordinates[:, k]}
-        rows.append({name: _r2(part, z[:, factor]) for name, part in readings.items()})
-    return pd.DataFrame(rows).rename_axis("factor").reset_index()
+    local = [r[:, k : k + 1] * regions.local(x, k) for k in range(n_factors)]
+    spans = regions.loadings.permute(1, 0, 2).flatten(1)  # (d, n_factors * rank)
+    together = torch.linalg.lstsq(spans, x.T, driver="gelsd").solution.T
+    readings = {"mixture": torch.cat([r, *local], 1), "additive": together}
+    rows = [
+        {"factor": factor} | {name: _r2(part, z[:, factor]) for name, part in readings.items()}
+        for factor in range(n_factors)
+    ]
+    return pd.DataFrame(rows)
 
 
 def _r2(x: Tensor, y: Tensor) -> float:

@@ -14,7 +14,7 @@ ABSTRACT, SECOND_HAND = "abstract", "second-hand"
 """Where a claim and its figure are known from: the paper's abstract, or a note about the paper."""
 
 ROTATE, MFA = "2604.06005", "2602.02464"
-"""The papers on arXiv: channels of neurons, and regions of activations."""
+"""The papers on arXiv: of channels of neurons, and of regions of activations."""
 FAITHFULNESS, COMPLETENESS = (0.46, 0.71), (0.49, 0.60)
 
 
