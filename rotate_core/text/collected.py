@@ -1,4 +1,4 @@
-"""Activations of a model on text, each with the token, its context and its document.
+"""Activations of a model on text.
 
     from rotate_core.text import activations
     x = activations(model, "gensim-wikipedia", layers=[15], site="residual", n_tokens=20_000)[15]
@@ -10,15 +10,11 @@ folder, and a pass is made only for the layers that are not there.
 
 from __future__ import annotations
 
-import dataclasses
-import html
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rotate_core.models import Model
@@ -33,79 +29,11 @@ from rotate_core.text.corpus import (
     windows,
 )
 from rotate_core.text.kept import Kept
+from rotate_core.text.labelled import Activations
 from rotate_core.text.sites import MEMORY, at_every_position, check_memory, check_site, read_site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-class Context(NamedTuple):
-    """A token in its text."""
-
-    left: str
-    token: str
-    right: str
-    title: str
-    """Of the document."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Activations:
-    """Activations at one site of one layer; a row is a token of a text."""
-
-    values: Float[Tensor, "n_tokens width"]
-    """float32, on the CPU; neither centred nor scaled."""
-    window: Int[Tensor, " n_tokens"]
-    """Which of the windows each token is in ..."""
-    place: Int[Tensor, " n_tokens"]
-    """... and where: never the first position or the last (see :meth:`Windows.counted`)."""
-    windows: Windows = dataclasses.field(repr=False)
-    """The text."""
-    model: str
-    layer: int
-    site: str
-    """One of :data:`.SITES`."""
-
-    @property
-    def token_ids(self) -> Int[Tensor, " n_tokens"]:
-        """The token of each row."""
-        return self.windows.tokens[self.window, self.place]
-
-    @property
-    def document(self) -> Int[Tensor, " n_tokens"]:
-        """Which document each row is from; an index into ``windows.titles``."""
-        return self.windows.document[self.window]
-
-    @property
-    def source(self) -> str:
-        """What the text is called."""
-        return self.windows.source
-
-    def context(self, row: int, n: int = 10) -> Context:
-        """The token of a row with n tokens on its left and its right, as far as its window goes."""
-        at, window = int(self.place[row]), int(self.window[row])
-        words = [self.windows.strings[i] for i in self.windows.tokens[window].tolist()]
-        left, right = "".join(words[max(0, at - n) : at]), "".join(words[at + 1 : at + 1 + n])
-        return Context(left, words[at], right, self.windows.titles[self.windows.document[window]])
-
-    def take(self, rows: Int[Tensor, " n"] | Bool[Tensor, " n_tokens"]) -> Activations:
-        """Some of the rows, by number or by mask."""
-        kept = {name: getattr(self, name)[rows] for name in ("values", "window", "place")}
-        return dataclasses.replace(self, **kept)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __repr__(self) -> str:
-        n, width = self.values.shape
-        text = f", {self.source}" if self.source else ""
-        return (
-            f"Activations({n:,} tokens of {len(self.document.unique())} documents x {width}; "
-            f"{self.model}, layer {self.layer}, {self.site}{text})"
-        )
-
-    def _repr_html_(self) -> str:
-        return f"<code>{html.escape(repr(self))}</code>"
 
 
 def activations(
@@ -230,9 +158,11 @@ def stream(
         The counted positions of a batch of windows; all but the last batch are of one size.
 
     Raises:
-        As :func:`activations` does, when the first batch is asked for.
+        ValueError: skip is below 0; and what :func:`activations` raises. When the first batch is
+            asked for: until then nothing is read.
     """
-    check_site(site)
+    if skip < 0:
+        raise ValueError(f"skip={skip}: wanted a number of windows, 0 or more")
     cut = _windows(model, text, split, window, None, seed)
     network = _network(model, dtype, device)
     for start in range(skip, len(cut), batch):

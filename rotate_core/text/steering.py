@@ -37,7 +37,7 @@ def steer(
         function: gets float32 (float64 in a float64 model), on the network's device, and returns as
             many values. They are rounded to the network's precision: a function that returns what
             it gets changes no bit.
-        site: one of :data:`SITES`.
+        site: one of :data:`.SITES`.
 
     Yields:
         The network.

@@ -147,6 +147,8 @@ def test_what_cannot_be_read_is_refused(network, model, text):
         activations(network, WINDOWS, **read, memory=100)
     with pytest.raises(ValueError, match="site='mlp'"):
         activations(network, WINDOWS, layers=[0], site="mlp")
+    with pytest.raises(ValueError, match="skip=-1"):
+        next(stream(network, WINDOWS, layer=0, site="residual", skip=-1))
     with pytest.raises(IndexError, match=f"layers 0 to {LAYERS - 1}"):
         activations(network, WINDOWS, layers=[0, LAYERS], site="residual")
     with pytest.raises(TypeError, match="needs a tokenizer"):
