@@ -38,7 +38,7 @@ def planted(n: int = 2560, d: int = 128, k: int = 16, rank: int = 8) -> Tensor:
     centroids, loadings = torch.randn(k, d, generator=g) * 3, torch.randn(k, d, rank, generator=g)
     member = torch.randint(k, (n,), generator=g)
     z = torch.randn(n, rank, generator=g)
-    x = centroids[member] + torch.einsum("ndr,nr->nd", loadings[member], z)
+    x = centroids[member] + torch.einsum("tdr,tr->td", loadings[member], z)
     return x + 0.5 * torch.randn(n, d, generator=g)
 
 

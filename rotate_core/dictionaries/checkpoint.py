@@ -25,7 +25,7 @@ from torch.nn.functional import softplus
 from rotate_core.dictionaries.mixture import Mixture, orthogonal
 from rotate_core.dictionaries.settings import PAPER_REGIONS, RegionSettings
 from rotate_core.storage import versions, write_whole
-from rotate_core.text.collected import Context
+from rotate_core.text.labelled import Context
 
 FORMAT = "rotate_core regions 1"
 MANIFEST, TENSORS = "manifest.json", "regions.safetensors"

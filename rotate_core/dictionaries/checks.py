@@ -13,7 +13,7 @@ from rotate_core.decomposition import check_device
 from rotate_core.dictionaries.settings import RegionSettings
 
 if TYPE_CHECKING:
-    from rotate_core.text.collected import Activations
+    from rotate_core.text.labelled import Activations
 
 
 def checked(x: Tensor | Activations, device: str | torch.device | None) -> Tensor:

@@ -29,7 +29,7 @@ from rotate_core.dictionaries.settings import RegionSettings
 from rotate_core.dictionaries.start import best_start
 
 if TYPE_CHECKING:
-    from rotate_core.text.collected import Activations
+    from rotate_core.text.labelled import Activations
 
 N_TOP = 50
 """Top positions kept of each region."""

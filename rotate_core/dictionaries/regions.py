@@ -17,13 +17,13 @@ from rotate_core.dictionaries.checkpoint import read_fields, write_fields
 from rotate_core.dictionaries.mixture import Mixture, Readers, chunks, read, readers
 from rotate_core.dictionaries.settings import RegionSettings
 from rotate_core.models.tokens import visible
-from rotate_core.text.collected import Context
+from rotate_core.text.labelled import Context
 from rotate_core.text.steering import added, pulled
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rotate_core.text.collected import Activations
+    from rotate_core.text.labelled import Activations
 
 PARTS = ("both", "centroid", "local")
 

@@ -27,7 +27,7 @@ from rotate_core.dictionaries.start import best_start
 from rotate_core.storage import write_whole
 
 if TYPE_CHECKING:
-    from rotate_core.text.collected import Activations
+    from rotate_core.text.labelled import Activations
 
 DECAY = 0.7
 """Of the step sizes ``(t + 2)^-DECAY``: within (1/2, 1] they converge."""

@@ -213,7 +213,7 @@ def sums_of_factors(
     z = 3 * torch.randn(n, n_factors, rank, generator=g, dtype=torch.float64)
     z = z * active.unsqueeze(2)
     noise = 0.3 * torch.randn(n, d, generator=g, dtype=torch.float64)
-    x = torch.einsum("nfr,fdr->nd", z, bases) + noise
+    x = torch.einsum("tfr,fdr->td", z, bases) + noise
     regions = mfa(x, n_factors, rank=rank, seed=seed, progress=False, tolerance=1e-4)
     r = regions.responsibilities(x)
     local = [r[:, k : k + 1] * regions.local(x, k) for k in range(n_factors)]

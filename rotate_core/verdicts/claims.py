@@ -8,6 +8,7 @@ beside the input and the output chapter alike.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 ABSTRACT, SECOND_HAND = "abstract", "second-hand"
@@ -148,6 +149,12 @@ CLAIMS: dict[str, Claim] = {
 }
 """By name. What other parts of the method do (reflections, lambda) are ablations of ours: chapter 7
 shows them as choices, and they are no claims."""
+
+
+def on_the_scoreboard(outcomes: Iterable[str]) -> dict[str, Claim]:
+    """The claims of ROTATE's paper, and those of other papers that there is an outcome of."""
+    there = set(outcomes)
+    return {name: c for name, c in CLAIMS.items() if c.arxiv == ROTATE or name in there}
 
 
 @dataclass(frozen=True)

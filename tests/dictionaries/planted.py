@@ -27,7 +27,7 @@ def planted(
     noise = 0.25 + 0.5 * torch.rand(d, **like)
     member = torch.randint(k, (n,), generator=g)
     z = torch.randn(n, rank, **like)
-    x = centroids[member] + torch.einsum("ndr,nr->nd", loadings[member], z)
+    x = centroids[member] + torch.einsum("tdr,tr->td", loadings[member], z)
     x += noise.sqrt() * torch.randn(n, d, **like)
     weights = torch.full((k,), 1 / k, dtype=torch.float64)
     return Planted(x, member, Mixture(weights, centroids, loadings, noise))

@@ -13,7 +13,7 @@ from planted import planted
 from torch.nn.functional import softplus
 
 from rotate_core.dictionaries import Regions, mfa
-from rotate_core.text.collected import Context
+from rotate_core.text.labelled import Context
 
 
 @pytest.fixture(scope="module")

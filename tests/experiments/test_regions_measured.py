@@ -56,10 +56,10 @@ def test_one_component_is_the_sample_covariance_at_its_most(clusters) -> None:
     assert torch.allclose(one.noise, noise, rtol=0.1)
     w = one.loadings[0]
     assert torch.allclose(w @ w.T, loadings @ loadings.T, atol=0.1)
-    em = mfa(x[:2000], 1, rank=2, held_share=0.0, progress=False, tolerance=1e-8)
+    em = mfa(x[:2000], 1, rank=2, held_share=0.0, progress=False, outliers=None, max_iter=500)
     closed = regions.one_component(x[:2000], 2, n_iter=200)
     value = read(x[:2000], readers(closed, closed.noise))[0].mean()
-    assert value == pytest.approx(em.log_likelihood, abs=1e-3)
+    assert value == pytest.approx(em.log_likelihood, abs=0.01)
 
 
 def test_regions_gain_where_there_are_some_and_nowhere_else(clusters) -> None:
