@@ -6,6 +6,7 @@ command that cannot be understood; 130 for an interruption, after which the same
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 try:
     import typer
@@ -202,6 +203,86 @@ def info(atlas: AtlasPath, as_json: AsJson = False) -> None:
                 typer.echo(f"layer {where}: {', '.join(f'{a}={b}' for a, b in changes.items())}")
             typer.echo(f"seed {m.seed}, {m.null} matched vectors a layer and kind; {versions}\n")
         _print(opened.summary(), "", as_json)
+
+
+@app.command()
+def regions(
+    model: Annotated[str, Argument(metavar="MODEL", help="As for decompose.")],
+    layer: Annotated[int, Option(min=0, help="From 0.")],
+    out: Annotated[Path, Option(help="The regions' folder: made, or gone on with.")],
+    n_regions: Annotated[int, Option("--regions", min=1, help="How many.")] = 32,
+    rank: Annotated[int, Option(min=1, help="Directions that a region extends in.")] = 8,
+    noise: Annotated[
+        Literal["shared", "isotropic", "own"], Option(help="Variance beside them.")
+    ] = "shared",
+    text: Annotated[
+        str, Option(help="gensim-wikipedia, hansard, a folder of .txt files, or a hub's data set.")
+    ] = "gensim-wikipedia",
+    tokens: Annotated[int, Option(min=1, help="Of the text, at most.")] = 20_000,
+    site: Annotated[
+        Literal["mlp_in", "hidden", "mlp_out", "residual"], Option(help="Where in the layer.")
+    ] = "residual",
+    whole_text: Annotated[
+        bool,
+        Option("--stream", help="Read the whole text; never hold its activations in memory."),
+    ] = False,
+    top: Annotated[
+        int | None, Option(min=1, help="Weigh a token between so many regions: for thousands.")
+    ] = None,
+    seed: Annotated[int, Option(min=0, help="Of the starts.")] = 0,
+    device: Annotated[str, Option(help="Such as cuda.")] = "cpu",
+    accept_terms: Annotated[
+        bool, Option("--accept-terms", help="Accept the terms of gemma3-270m.")
+    ] = False,
+    progress: Annotated[bool, Option(help="Show a bar.")] = True,
+) -> None:
+    """Fit a mixture of factor analyzers to activations: regions of a layer.
+
+    The same command again goes on where the last one ended. Nothing is written where there are
+    regions already.
+    """
+    with _errors(resumable=True):
+        from rotate_core import load_model
+        from rotate_core import text as texts
+        from rotate_core.dictionaries import Regions, RegionSettings, mfa, mfa_stream
+        from rotate_core.dictionaries.checkpoint import to_do
+
+        _check_device(device)
+        settings = RegionSettings(rank=rank, noise=noise, top=top)
+        read = load_model(model, accept_terms=accept_terms)
+        asked = {
+            "model": read.name, "checksum": read.checksum, "layer": layer, "site": site,
+            "regions": n_regions, "rank": rank, "noise": noise, "top": top, "seed": seed,
+            "text": text, "tokens": None if whole_text else tokens,
+        }  # fmt: skip
+        if not to_do(out, asked):
+            typer.echo(repr(Regions.read(out)))
+            return
+        options: dict[str, Any] = {
+            "settings": settings,
+            "seed": seed,
+            "device": device,
+            "progress": progress,
+        }
+        if whole_text:
+            batch = 64  # windows
+
+            def batches(first: int) -> Iterator[texts.Activations]:
+                return texts.stream(
+                    read, text, layer=layer, site=site, batch=batch, skip=first * batch,
+                    device=device,
+                )  # fmt: skip
+
+            found = mfa_stream(batches, n_regions, folder=out, **options)
+            found = dataclasses.replace(found, model=read.name, layer=layer, site=site)
+        else:
+            x = texts.activations(
+                read, text, layers=[layer], site=site, n_tokens=tokens, device=device,
+                progress=progress,
+            )[layer]  # fmt: skip
+            found = mfa(x, n_regions, **options)
+        found.write(out)
+        typer.echo(repr(found))
 
 
 # --- Options as people write them ---------------------------------------------------------------

@@ -67,6 +67,34 @@ def ask(*arguments: object):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+# --- Regions ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    for i in range(12):
+        (folder / f"{i}.txt").write_text(f"the cat sat on {i} mats, and then {i * 7} " * 100)
+    return folder
+
+
+@pytest.mark.parametrize("how", [[], ["--stream"]])
+def test_regions_are_made_once_and_for_one_question(
+    checkpoints, texts: Path, tmp_path: Path, how: list[str]
+) -> None:
+    out = tmp_path / "regions"
+    asked = ["regions", checkpoints("llama"), "--layer", 1, "--regions", 3, "--rank", 2]
+    asked += ["--text", texts, "--out", out, "--no-progress", *how]
+    first = ask(*asked)
+    assert first.exit_code == 0, first.output
+    assert "layer 1, residual: 3 regions of rank 2" in first.stdout
+    again = ask(*asked)
+    assert again.stdout == first.stdout
+    other = ask(*asked, "--seed", 1)
+    assert other.exit_code == 1
+    assert "is of other regions (seed: 0 -> 1)" in other.stderr
+
+
 # --- Questions ----------------------------------------------------------------------------------
 
 

@@ -140,9 +140,9 @@ def begin_at_tails(
     settings: Settings,
     precondition: Tensor | None,
 ) -> tuple[State, Float[Tensor, " two_n_neurons"]]:
-    """Two climbs of each neuron, the first iteration done, and F before it: towards either tail of its own logits.
+    """Two climbs of each neuron, towards either tail of its own logits; and F at w.
 
-    Instead of F's gradient, that iteration follows the sum of the columns of the tokens beyond
+    The first iteration is done: instead of F's gradient, it followed the sum of the columns of the tokens beyond
     :data:`TAIL` standard deviations on one side: first all climbs towards positive tails, then
     towards negative ones. Where a tail is empty, the climb is still at w.
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rotate_core.verdicts.claims import BASELINES, CLAIMS
+from rotate_core.verdicts.claims import BASELINES, CLAIMS, ROTATE, on_the_scoreboard
 from rotate_core.verdicts.intervals import Estimate
 from rotate_core.verdicts.rules import Outcome, verdict
 
@@ -31,7 +31,8 @@ def table(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
     if unknown := set(outcomes) - set(CLAIMS):
         raise KeyError(f"no claims {sorted(unknown)}; known are {', '.join(CLAIMS)}")
     rows = []
-    for name, claim in CLAIMS.items():
+    claims = on_the_scoreboard(outcomes)
+    for name, claim in claims.items():
         outcome = outcomes.get(name)
         decision, why = verdict(claim, outcome)
         rows.append(
@@ -49,7 +50,7 @@ def table(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
                 "notebook": claim.notebook,
             }
         )
-    return pd.DataFrame(rows, index=list(CLAIMS))
+    return pd.DataFrame(rows, index=list(claims))
 
 
 def shown(outcomes: Mapping[str, Outcome]) -> Styler:
@@ -84,7 +85,7 @@ def paper_rows(
 
 
 def collect(folder: str | Path, *, checksum: str | None = None) -> dict[str, Outcome]:
-    """The outcomes that the chapters left in results/*.json.
+    """The outcomes of ROTATE's claims that the chapters left in results/*.json.
 
     Args:
         folder: of the files.
@@ -94,6 +95,7 @@ def collect(folder: str | Path, *, checksum: str | None = None) -> dict[str, Out
         name: Outcome.of(outcome)
         for record in _records(folder, checksum)
         for name, outcome in record.get("claims", {}).items()
+        if CLAIMS[name].arxiv == ROTATE
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from rotate_core.verdicts.claims import CLAIMS, Claim
+from rotate_core.verdicts.claims import Claim, on_the_scoreboard
 from rotate_core.verdicts.intervals import Estimate
 from rotate_core.verdicts.rules import LEAST_NEURONS, Outcome, beats_null, reaches_paper, verdict
 
@@ -47,7 +47,8 @@ def sentence(claim: Claim, outcome: Outcome | None) -> str:
 
 def sentences(outcomes: Mapping[str, Outcome]) -> list[str]:
     """:func:`sentence` of each claim, in the order of the scoreboard."""
-    return [sentence(claim, outcomes.get(name)) for name, claim in CLAIMS.items()]
+    claims = on_the_scoreboard(outcomes)
+    return [sentence(claim, outcomes.get(name)) for name, claim in claims.items()]
 
 
 def finding(
