@@ -17,7 +17,7 @@ from .moments import Sample, centred_logits
 from .settings import Settings
 from .threads import team
 
-RACE = 8
+RACE = 9
 """Iterations after which the best ``restarts`` of a neuron's climbs go on."""
 SOLVED = ("vectors", "objective", "gradient_norm", "n_iter", "converged")
 READ_OUT = ("kurtosis", "skewness", "polarity", "top_ids", "top_z", "n_masked", "cosine")

@@ -142,9 +142,10 @@ def begin_at_tails(
 ) -> tuple[State, Float[Tensor, " two_n_neurons"]]:
     """Two climbs of each neuron, towards either tail of its own logits; and F at w.
 
-    The first iteration is done: instead of F's gradient, it followed the sum of the columns of the tokens beyond
-    :data:`TAIL` standard deviations on one side: first all climbs towards positive tails, then
-    towards negative ones. Where a tail is empty, the climb is still at w.
+    The first iteration is done. It did not follow F's gradient, but the preconditioned sum of the
+    columns of the tokens beyond :data:`TAIL` standard deviations on one side. First come all climbs
+    towards positive tails, then those towards negative ones. Where a tail is empty, the climb is
+    still at w.
 
     Source: ours. Climbs that follow the gradient from w itself end on lower hills.
     """
@@ -159,8 +160,10 @@ def begin_at_tails(
         beyond = (state.a[:, block] * side > least).to(w)
         return beyond.mul_(sample.p_block(block)).mul_(side)
 
-    towards = tangent(sample.adjoint(len(state), values), state.s)
-    advance(state, towards, settings, precondition)
+    towards = sample.adjoint(len(state), values)
+    if precondition is not None:  # of the whole sum, not of its tangent part as for gradients
+        towards = towards @ precondition
+    advance(state, tangent(towards, state.s), settings, None)
     before = state.value - state.gain
     state.d = torch.zeros_like(state.d)  # the next iteration begins with F's own gradient,
     state.gain = torch.full_like(state.gain, math.inf)  # whatever this one has gained

@@ -6,7 +6,7 @@ const ROUNDING = 2 ** -23;
 /** Standard deviations beyond which a token is in the tail that a climb begins towards. */
 const TAIL = 2;
 /** Iterations after which the better of the two climbs goes on alone. */
-const RACE = 8;
+const RACE = 9;
 
 /**
  * A climb on its way. The backend has its logits from before the last iteration, until they are moved.
@@ -77,7 +77,10 @@ async function beginAtTail(problem, side) {
   if (!(m2 > 0)) throw new Error("This neuron's logits have no variance, so no kurtosis.");
   state.value = objective(m2, m4, 1, problem);
   const sums = await backend.towardsTail(side, TAIL * Math.sqrt(m2));
-  await advance(problem, state, tangent(lessMean(sums, mean), w));
+  const towards = lessMean(sums, mean);
+  const { precondition } = problem; // of the whole sum, not of its tangent part as for gradients
+  const g = tangent(precondition ? multiply(precondition, towards) : towards, w);
+  await advance({ ...problem, precondition: undefined }, state, g);
   return Object.assign(state, { d: undefined, gain: Infinity });
 }
 
