@@ -230,7 +230,7 @@ def regions(
         int | None, Option(min=1, help="Weigh a token between so many regions: for thousands.")
     ] = None,
     seed: Annotated[int, Option(min=0, help="Of the starts.")] = 0,
-    device: Annotated[str, Option(help="Such as cuda.")] = "cpu",
+    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     accept_terms: Annotated[
         bool, Option("--accept-terms", help="Accept the terms of gemma3-270m.")
     ] = False,
@@ -244,10 +244,11 @@ def regions(
     with _errors(resumable=True):
         from rotate_core import load_model
         from rotate_core import text as texts
+        from rotate_core.decomposition import usable_device
         from rotate_core.dictionaries import Regions, RegionSettings, mfa, mfa_stream
         from rotate_core.dictionaries.checkpoint import to_do
 
-        _check_device(device)
+        usable = usable_device(device)  # before a model is fetched
         settings = RegionSettings(rank=rank, noise=noise, top=top)
         read = load_model(model, accept_terms=accept_terms)
         asked = {
@@ -261,7 +262,7 @@ def regions(
         options: dict[str, Any] = {
             "settings": settings,
             "seed": seed,
-            "device": device,
+            "device": usable,
             "progress": progress,
         }
         if whole_text:
@@ -270,14 +271,14 @@ def regions(
             def batches(first: int) -> Iterator[texts.Activations]:
                 return texts.stream(
                     read, text, layer=layer, site=site, batch=batch, skip=first * batch,
-                    device=device,
+                    device=usable,
                 )  # fmt: skip
 
             found = mfa_stream(batches, n_regions, folder=out, **options)
             found = dataclasses.replace(found, model=read.name, layer=layer, site=site)
         else:
             x = texts.activations(
-                read, text, layers=[layer], site=site, n_tokens=tokens, device=device,
+                read, text, layers=[layer], site=site, n_tokens=tokens, device=usable,
                 progress=progress,
             )[layer]  # fmt: skip
             found = mfa(x, n_regions, **options)

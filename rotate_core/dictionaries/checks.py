@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rotate_core.decomposition import check_device
+from rotate_core.decomposition import usable_device
 from rotate_core.dictionaries.settings import RegionSettings
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ def checked(x: Tensor | Activations, device: str | torch.device | None) -> Tenso
         )
     if bad := int((~values.isfinite().all(1)).sum()):
         raise ValueError(f"{bad} of {len(values)} tokens are not finite: wanted none")
-    device = device or values.device
-    check_device(device)
+    device = usable_device(device or values.device)
     return values.to(device, torch.promote_types(values.dtype, torch.float32))
 
 

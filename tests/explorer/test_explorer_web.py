@@ -42,8 +42,8 @@ def toy_neurons() -> torch.Tensor:
     """Three that lie near both blocks, and two of many hills, whose climbs race."""
     near = 0.02 * torch.randn(3, D_MODEL, generator=torch.Generator().manual_seed(1))
     near[:, :2] += torch.tensor([[1.0, 0.8], [-0.7, 1.0], [0.5, -0.9]])
-    drawn = torch.randn(40, D_MODEL, generator=torch.Generator().manual_seed(1))
-    return torch.cat([near, drawn[[31, 39]]])
+    drawn = torch.randn(400, D_MODEL, generator=torch.Generator().manual_seed(1))
+    return torch.cat([near, drawn[[102, 184]]])
 
 
 def toy_vectors() -> dict[str, object]:
