@@ -119,7 +119,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def hardware() -> dict[str, str | int | None]:
-    """Processor, PyTorch's threads on it, and GPU (None: there is none), as the system says."""
+    """Processor, the vector instructions and threads that PyTorch uses of it, and GPU or None."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(
@@ -128,4 +128,6 @@ def hardware() -> dict[str, str | int | None]:
     except (OSError, StopIteration):
         processor = platform.processor() or platform.machine()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"processor": processor, "threads": torch.get_num_threads(), "gpu": gpu}
+    instructions = torch.backends.cpu.get_cpu_capability()
+    threads = torch.get_num_threads()
+    return {"processor": processor, "instructions": instructions, "threads": threads, "gpu": gpu}
