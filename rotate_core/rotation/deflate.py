@@ -181,6 +181,8 @@ class Climbs:
                 ends = {climb: self.ends.pop(climb) for climb in climbs}
                 highest = max(climbs, key=lambda climb: ends[climb]["objective"].item())
                 self.work.curves[neuron, self.work.n_found[neuron]] = self.curves[highest]
+                for climb in climbs:
+                    del self.curves[climb]
                 found.append(neuron)
                 best.append(ends[highest])
                 del self.climbs[neuron]
@@ -210,7 +212,10 @@ class Climbs:
         for climbs in self.climbs.values():
             climbs.sort(key=lambda climb: -self.curves[climb][-1])
             if len(self.curves[climbs[-1]]) > RACE:
-                beaten.update(climbs[self.work.settings.restarts :])
+                for climb in climbs[self.work.settings.restarts :]:
+                    beaten.add(climb)
+                    del self.curves[climb]
+                    self.ends.pop(climb, None)
                 del climbs[self.work.settings.restarts :]
         return beaten
 

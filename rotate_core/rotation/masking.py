@@ -40,15 +40,14 @@ class Work:
     def __post_init__(self) -> None:
         self.unweighted = Sample.uniform(self.projection)
         longest = self.projection.norm(dim=0).max()
-        self.rounding = (
-            torch.finfo(self.w.dtype).eps * longest.double()
-        )  # of a unit vector's logits
+        self.rounding = torch.finfo(self.w.dtype).eps * longest.double()  # of a unit vector
+        m = self.token_weights.unsqueeze(0)
+        self.unmasked = Sample.of(self.projection, m, self.settings.moments)
 
     def take_in(self, neurons: list[int]) -> list[int]:
         """Begin with neurons: their given channels. Returns those that have more to find."""
         w = self.w[self.rows(neurons)]
-        sample = Sample.of(self.projection, self.token_weights.unsqueeze(0), self.settings.moments)
-        _, m2, _ = centred_logits(w, sample)
+        _, m2, _ = centred_logits(w, self.unmasked)
         rounding = self.rounding * w.norm(dim=1)
         why = "their logits do not vary over the tokens that count, so they have no kurtosis; "
         why += "wanted a projection with distinct columns"

@@ -11,20 +11,33 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .moments import Sample, centred_logits, slog_kurtosis_gradient
 from .settings import Settings
-from .sphere import Solution, begin, gradient
+from .sphere import begin, gradient
 
 WARM_UP = 100  # step s < 100 uses s / 100 of the learning rate
 BETAS, EPSILON, WEIGHT_DECAY = (0.9, 0.999), 1e-8, 0.01
 SCORE_EVERY = 100  # steps between two candidates
 STOP_FROM, STOP_WINDOW, STOP_DEVIATION = 2000, 100, 1e-4
 """Converged: from step 2,000 on, the last 100 losses have a standard deviation below this."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A solver's result, one row per neuron."""
+
+    vectors: Float[Tensor, "n_neurons d_model"]  # the channels, each of its neuron's norm
+    objective: Float[Tensor, " n_neurons"]  # F there, float64
+    gradient_norm: Float[Tensor, " n_neurons"]  # of F along the unit sphere there, float64
+    n_iter: Int[Tensor, " n_neurons"]  # iterations taken
+    converged: Bool[Tensor, " n_neurons"]  # whether the solver's own stopping rule was met
+    history: list[Float[Tensor, " n_neurons"]]  # F after each iteration, NaN once a neuron has left
 
 
 def reflect(
@@ -56,9 +69,15 @@ def solve(
     ablation) is scored by the absolute kurtosis of its unweighted projection; the best is the
     channel.
 
-    Args as of :func:`.sphere.solve`, but that ``start`` is u, drawn from a standard normal in the
-    paper. ``settings.joint`` minimises the mean of the batch's losses, as the authors' code does: a
-    neuron that has converged goes on moving and being scored until all have.
+    ``settings.joint`` minimises the mean of the batch's losses, as the authors' code does: a neuron
+    that has converged goes on moving and being scored until all have.
+
+    Args:
+        w: weight vectors, none of norm 0.
+        projection: U.
+        token_weights: m, one row per neuron.
+        settings: objective, steps, learning rate.
+        start: u, drawn from a standard normal in the paper.
 
     Source: arXiv:2604.06005, section 3.2, and the method page of the authors' repository.
     """

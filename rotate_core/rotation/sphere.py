@@ -39,18 +39,6 @@ KICK = 0.03  # radians that a neuron is moved by, where it stalls: so small that
 TAIL = 2.0  # standard deviations beyond which a token is in the tail that a climb begins towards
 
 
-@dataclass(frozen=True)
-class Solution:
-    """A solver's result, one row per neuron."""
-
-    vectors: Float[Tensor, "n_neurons d_model"]  # the channels, each of its neuron's norm
-    objective: Float[Tensor, " n_neurons"]  # F there, float64
-    gradient_norm: Float[Tensor, " n_neurons"]  # of F along the unit sphere there, float64
-    n_iter: Int[Tensor, " n_neurons"]  # iterations taken
-    converged: Bool[Tensor, " n_neurons"]  # whether the solver's own stopping rule was met
-    history: list[Float[Tensor, " n_neurons"]]  # F after each iteration, NaN once a neuron has left
-
-
 @dataclass
 class State:
     """A batch of climbs; one row for each that is still on its way, in any order."""
@@ -118,7 +106,7 @@ class State:
 def begin(
     w: Tensor, start: Tensor, projection: Tensor, token_weights: Tensor, settings: Settings
 ) -> State:
-    """The batch before its first iteration; arguments as of :func:`solve`, but w has norm 1."""
+    """The batch before its first iteration; w of norm 1, start of any norm but 0."""
     s = start / start.norm(dim=1, keepdim=True)
     sample = Sample.of(projection, token_weights, settings.moments)
     a, m2, m4, value = evaluate(w, s, sample, settings)
@@ -182,7 +170,7 @@ def leave(
     better by ``tolerance``.
 
     Returns:
-        Of those that went: "climb", "vectors" of norm 1, and a :class:`Solution`'s other arrays.
+        Of those that went: "climb", "vectors" of norm 1, and the others of `SOLVED` by name.
     """
     g = state.g = gradient(state, settings)
     steepness = g.norm(dim=1).double()

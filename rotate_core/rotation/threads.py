@@ -2,8 +2,8 @@
 
 PyTorch divides every single operation among its threads. An iteration is thousands of operations of
 some 50 microseconds, and each ends when its slowest thread does: beside one busy process a thread
-waits milliseconds for a core, every time. Here a piece is a sixteenth of the vocabulary, worked
-through by one thread; the next free thread takes the next piece.
+waits milliseconds for a core, every time. Here a piece is a part of the vocabulary, worked through
+by one thread; the next free thread takes the next piece.
 """
 
 from __future__ import annotations

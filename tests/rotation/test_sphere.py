@@ -14,6 +14,7 @@ from rotate_core.rotation.moments import (
     joint_moments,
     moments_along,
 )
+from rotate_core.rotation.reflection import Solution
 from rotate_core.rotation.settings import Settings
 from rotate_core.rotation.sphere import line_search
 
@@ -36,7 +37,7 @@ def solve(w, projection, weights, settings, *, start=None, precondition=None, ki
     order = arrays.pop("climb").argsort()
     arrays = {name: values[order] for name, values in arrays.items()}
     arrays["vectors"] *= w.norm(dim=1, keepdim=True)
-    return sphere.Solution(**arrays, history=history)
+    return Solution(**arrays, history=history)
 
 
 def problem(moments, n_neurons=4, d_model=12, d_vocab=300, seed=0, dtype=torch.float64):
