@@ -1,8 +1,32 @@
-"""Directions learned from activations: mixtures of factor analyzers."""
+"""Directions learned from activations: regions (MFA) and factors (SNMF)."""
 
+from rotate_core.dictionaries.factors import Factors
+from rotate_core.dictionaries.hierarchy import Hierarchy, hierarchy
 from rotate_core.dictionaries.mfa import mfa
 from rotate_core.dictionaries.regions import Regions
-from rotate_core.dictionaries.settings import PAPER_REGIONS, RegionSettings
+from rotate_core.dictionaries.settings import (
+    PAPER_FACTORS,
+    PAPER_REGIONS,
+    FactorSettings,
+    RegionSettings,
+)
+from rotate_core.dictionaries.snmf import snmf
+from rotate_core.dictionaries.snmf_stream import snmf_stream
+from rotate_core.dictionaries.stability import stability
 from rotate_core.dictionaries.stream import mfa_stream
 
-__all__ = ["PAPER_REGIONS", "RegionSettings", "Regions", "mfa", "mfa_stream"]
+__all__ = [
+    "PAPER_FACTORS",
+    "PAPER_REGIONS",
+    "FactorSettings",
+    "Factors",
+    "Hierarchy",
+    "RegionSettings",
+    "Regions",
+    "hierarchy",
+    "mfa",
+    "mfa_stream",
+    "snmf",
+    "snmf_stream",
+    "stability",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -54,6 +54,23 @@ def check(x: Float[Tensor, "n d"], n_regions: int, settings: RegionSettings) -> 
         raise ValueError(f"all {n} tokens are the same: wanted activations that vary")
 
 
+def check_factors(x: Float[Tensor, "n d"], n_features: int) -> None:
+    """Refuse tokens that nothing can be factorised of; for what a fit sees of them.
+
+    Raises:
+        ValueError: see :func:`.snmf`.
+    """
+    if n_features < 1:
+        raise ValueError(f"n_features={n_features}: wanted at least 1")
+    if len(x) < n_features:
+        raise ValueError(
+            f"{len(x)} tokens for {n_features} features: wanted at least as many (outliers are not "
+            "counted)"
+        )
+    if not x.any():
+        raise ValueError(f"all {len(x)} tokens are zero: wanted activations")
+
+
 def floor_of(x: Float[Tensor, "n d"], settings: RegionSettings) -> float:
     """The least noise, in the activations' own unit."""
     return settings.floor * float(x.double().var(0, correction=0).mean())
@@ -63,3 +80,12 @@ def within(x: Tensor, outliers: float | None) -> Bool[Tensor, " n"]:
     """Whether each token's norm is within so many times the median."""
     norms = x.norm(dim=1)
     return norms <= (math.inf if outliers is None else outliers * norms.median())
+
+
+def origin(x: Tensor | Activations, top_rows: Tensor) -> dict[str, Any]:
+    """What activations know of themselves, as fields of a fit."""
+    if isinstance(x, Tensor):
+        return {}
+    return {
+        "model": x.model, "layer": x.layer, "site": x.site, "contexts": x.contexts(top_rows),
+    }  # fmt: skip

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from rotate_core.decomposition import ConvergenceWarning
 from rotate_core.dictionaries import em, gradient
-from rotate_core.dictionaries.checks import check, checked, floor_of, within
+from rotate_core.dictionaries.checks import check, checked, floor_of, origin, within
 from rotate_core.dictionaries.mixture import (
     Mixture,
     chunks,
@@ -115,7 +115,7 @@ def mfa(
         seed=seed,
         history=tuple(run.history) if history else None,
         top_rows=top_rows,
-        **_origin(x, top_rows),
+        **origin(x, top_rows),
     )
     if not regions.converged:
         warnings.warn(
@@ -186,11 +186,3 @@ def _top(x: Tensor, mixture: Mixture, memory: float | None) -> tuple[Tensor, Ten
         rows = rows[density[rows].argsort(descending=True, stable=True)[:N_TOP]]
         top[region, : len(rows)] = rows
     return member.bincount(minlength=k), top
-
-
-def _origin(x: Tensor | Activations, top_rows: Tensor) -> dict[str, Any]:
-    """What activations know of themselves, as fields of :class:`Regions`."""
-    if isinstance(x, Tensor):
-        return {}
-    contexts = tuple(tuple(x.context(i) for i in row if i >= 0) for row in top_rows.tolist())
-    return {"model": x.model, "layer": x.layer, "site": x.site, "contexts": contexts}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rotate_core.dictionaries.checkpoint import read_fields, write_fields
+from rotate_core.dictionaries.learned import Learned, check_number
 from rotate_core.dictionaries.mixture import Mixture, Readers, chunks, read, readers
 from rotate_core.dictionaries.settings import RegionSettings
-from rotate_core.models.tokens import visible
-from rotate_core.text.labelled import Context
 from rotate_core.text.steering import added, pulled
 
 if TYPE_CHECKING:
@@ -28,12 +26,14 @@ if TYPE_CHECKING:
 PARTS = ("both", "centroid", "local")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Regions:
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Regions(Learned):
     """K regions of activation space: a mixture of factor analyzers (arXiv:2602.02464).
 
     Every tensor is on the CPU, in the precision of the activations; a function given activations
-    works in theirs, where they are.
+    works in theirs, where they are. ``history`` is of log likelihoods a token, which fall by
+    reseeding alone; a region is strongest where its density is highest, of the tokens that it is
+    most responsible for.
     """
 
     centroids: Float[Tensor, "K d"]
@@ -50,24 +50,9 @@ class Regions:
     """Of the tokens of the fit, nats a token."""
     held_out: float
     """The same of tokens that the fit did not see; NaN: there were none."""
-    n_outliers: int
-    """Tokens left out for their norm; see :class:`RegionSettings`."""
     n_reseeded: int
     """Times that a region without tokens was put elsewhere."""
-    n_iter: int
-    converged: bool
     settings: RegionSettings
-    seed: int
-    model: str | None = None
-    layer: int | None = None
-    site: str | None = None
-    history: tuple[float, ...] | None = None
-    """Log likelihood a token of every pass, if asked for. It falls by reseeding alone."""
-    top_rows: Int[Tensor, "K n_top"] | None = None
-    """Rows of the activations where a region's density is highest, of those it is most responsible
-    for; -1 where there are no more."""
-    contexts: tuple[tuple[Context, ...], ...] | None = None
-    """Each of ``top_rows`` in its text, where the activations know it."""
 
     @staticmethod
     def read(path: str | Path) -> Regions:
@@ -100,6 +85,8 @@ class Regions:
         """K."""
         return len(self.weights)
 
+    n_parts = n_regions
+
     @property
     def mixture(self) -> Mixture:
         """The parameters alone."""
@@ -121,7 +108,7 @@ class Regions:
             region: k; None: of each token the one that is most responsible for it.
         """
         if region is not None:
-            self._check(region)
+            check_number(region, self.n_regions, "region")
 
         def coordinates(y: Tensor, r: Readers) -> Tensor:
             joint, z = read(y, r)
@@ -171,10 +158,6 @@ class Regions:
         parts = [of(values[part] - mean, made) for part in rows]
         return torch.cat(parts) if parts else of(values, made)
 
-    def _check(self, region: int) -> None:
-        if not 0 <= region < self.n_regions:
-            raise IndexError(f"region={region}: there are {self.n_regions}, counted from 0")
-
     # --- Steering -------------------------------------------------------------------------------
 
     def towards(self, region: int, alpha: float) -> Callable[[Tensor], Tensor]:
@@ -182,12 +165,12 @@ class Regions:
 
         A centroid is a position, so x is moved towards it and not by it; alpha 1 lands on it.
         """
-        self._check(region)
+        check_number(region, self.n_regions, "region")
         return pulled(self.centroids[region], alpha)
 
     def moved(self, region: int, z: Float[Tensor, " R"]) -> Callable[[Tensor], Tensor]:
         """The function ``x -> x + W_k z``; a z of N(0, I) is what the region's own tokens have."""
-        self._check(region)
+        check_number(region, self.n_regions, "region")
         by = torch.as_tensor(z, dtype=self.loadings.dtype)
         if by.shape != self.loadings.shape[2:]:
             raise ValueError(
@@ -196,24 +179,6 @@ class Regions:
         return added(self.loadings[region] @ by)
 
     # --- Showing --------------------------------------------------------------------------------
-
-    def top_positions(self, region: int, k: int = 20) -> pd.DataFrame:
-        """The k tokens of the fit where a region's density is highest: row, and the text around.
-
-        Raises:
-            ValueError: they are not known, as of a checkpoint of the authors'.
-        """
-        import pandas as pd
-
-        self._check(region)
-        if self.top_rows is None:
-            raise ValueError("these regions do not know the tokens that they were fitted to")
-        rows = [row for row in self.top_rows[region].tolist() if row >= 0][:k]
-        frame = pd.DataFrame({"row": rows})
-        if self.contexts is not None:
-            contexts = pd.DataFrame(self.contexts[region][: len(rows)], columns=Context._fields)
-            frame = frame.join(contexts)
-        return frame
 
     def effective_rank(self) -> Float[Tensor, " K"]:
         """How many directions a region extends in: ``(sum s)^2 / sum s^2`` of squared lengths s."""
@@ -230,39 +195,15 @@ class Regions:
             "n_tokens": self.n_tokens.numpy(),
             "effective_rank": self.effective_rank().numpy(),
         }
-        if self.contexts is not None:
-            columns["top_tokens"] = [
-                list(dict.fromkeys(context.token for context in contexts))[:k]
-                for contexts in self.contexts
-            ]
+        if (tokens := self.top_tokens(k)) is not None:
+            columns["top_tokens"] = tokens
         return pd.DataFrame(columns).sort_values("weight", ascending=False, ignore_index=True)
 
     def _title(self) -> str:
         k, d, rank = self.mixture.shape
-        origin = f"{self.model}, layer {self.layer}, {self.site}: " if self.model else ""
         return (
-            f"{origin}{k} regions of rank {rank} in {d} dimensions, {self.settings.noise} noise; "
+            f"{self._origin()}{k} regions of rank {rank} in {d} dimensions, "
+            f"{self.settings.noise} noise; "
             f"{self.log_likelihood:.1f} nats a token, held out {self.held_out:.1f}; "
             f"{self.n_iter} passes{'' if self.converged else ', not converged'}"
         )
-
-    def _display(self, most: int) -> pd.DataFrame:
-        shown = self.table(k=8).head(most).round(3)
-        if "top_tokens" in shown:
-            lines = shown["top_tokens"].map(lambda row: " ".join(map(visible, row)))
-            shown = shown.assign(top_tokens=lines)
-        return shown
-
-    def __repr__(self) -> str:
-        try:
-            table = self._display(20).to_string(index=False, max_colwidth=80)
-        except ModuleNotFoundError:  # the base install has no pandas
-            table = 'for a table: pip install "rotate_core[atlas]"'
-        return f"Regions of {self._title()}\n{table}"
-
-    def _repr_html_(self) -> str | None:
-        try:
-            table = self._display(60).to_html(index=False, escape=True, border=0)
-        except ModuleNotFoundError:
-            return None
-        return f"<p><strong>Regions</strong> of {html.escape(self._title())}</p>{table}"

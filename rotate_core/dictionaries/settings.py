@@ -1,12 +1,35 @@
-"""How a mixture of factor analyzers is fitted."""
+"""How regions and factors are fitted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 NOISES = ("shared", "isotropic", "own")
 SOLVERS = ("em", "gradient")
 STARTS = ("pca", "random")
+FACTOR_SOLVERS = ("hals", "multiplicative")
+FACTOR_STARTS = ("tokens", "pca", "random")
+
+
+def _one_of(settings: Any, **known: tuple[str, ...]) -> None:
+    for name, values in known.items():
+        if getattr(settings, name) not in values:
+            raise ValueError(f"{name}={getattr(settings, name)!r}: wanted {', '.join(values)}")
+
+
+def _whole(settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name}={value!r}: wanted a whole number of at least 1")
+
+
+def _tolerant(settings: Any) -> None:
+    if not settings.tolerance >= 0:
+        raise ValueError(f"tolerance={settings.tolerance}: wanted at least 0")
+    if settings.outliers is not None and not settings.outliers > 1:
+        raise ValueError(f"outliers={settings.outliers}: wanted None, or above 1 median")
 
 
 @dataclass(frozen=True)
@@ -49,22 +72,16 @@ class RegionSettings:
     """Tokens a step of Adam."""
 
     def __post_init__(self) -> None:
-        for name, known in (("noise", NOISES), ("solver", SOLVERS), ("start", STARTS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r}: wanted {', '.join(known)}")
-        for name in ("rank", "n_starts", "start_iter", "start_tokens", "max_iter", "batch", "top"):
-            value = getattr(self, name)
-            if (value is not None or name != "top") and (type(value) is not int or value < 1):
-                raise ValueError(f"{name}={value!r}: wanted a whole number of at least 1")
+        _one_of(self, noise=NOISES, solver=SOLVERS, start=STARTS)
+        _whole(self, "rank", "n_starts", "start_iter", "start_tokens", "max_iter", "batch")
+        if self.top is not None:
+            _whole(self, "top")
         for name in ("floor", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: wanted a number above 0")
-        if not self.tolerance >= 0:
-            raise ValueError(f"tolerance={self.tolerance}: wanted at least 0")
         if not 0 <= self.held_share < 1:
             raise ValueError(f"held_share={self.held_share}: wanted a share from 0 to below 1")
-        if self.outliers is not None and not self.outliers > 1:
-            raise ValueError(f"outliers={self.outliers}: wanted None, or above 1 median")
+        _tolerant(self)
         if self.solver == "gradient" and (self.noise == "isotropic" or self.top is not None):
             raise ValueError("solver='gradient' has noise shared or own, and weighs all regions")
 
@@ -75,4 +92,56 @@ PAPER_REGIONS = RegionSettings(
 """As the authors' tutorial fits: 10 passes of Adam, 128 tokens a step, learning rate 1e-3.
 
 Source: arXiv:2602.02464 and its released code (MIT), by notes on both.
+"""
+
+
+@dataclass(frozen=True)
+class FactorSettings:
+    """Settings of :func:`.snmf`; the defaults are ours, :data:`PAPER_FACTORS` the paper's."""
+
+    share: float = 0.01
+    """Of the neurons that a feature may use, rounded up; 1: all."""
+    scale_neurons: bool = False
+    """Each neuron in units of its own root mean square, so that no loud one decides what fits."""
+    solver: str = "hals"
+    """"hals", every step of which is exact; or "multiplicative", the paper's."""
+    start: str = "tokens"
+    """Features to begin with: "tokens" drawn apart from each other; "pca", which is as good as the
+    principal components less one; or "random" (the paper's)."""
+    n_starts: int = 3
+    """Short runs, each from a start of its own; the one of the lowest loss goes on."""
+    start_iter: int = 10
+    """Sweeps of a short run, and of a move."""
+    start_tokens: int = 200
+    """Tokens a feature that a start is chosen on: at most all."""
+    n_moves: int = 8
+    """Times that the features that are needed least are tried where the loss is; what ends lower
+    is kept. For "hals" alone."""
+    outliers: float | None = 10.0
+    """Tokens of a norm above so many times the median are left out; None keeps them."""
+    tolerance: float = 1e-4
+    """A sweep gains too little below this share of the loss ..."""
+    patience: int = 3
+    """... and the fit ends after so many of them in a row."""
+    max_iter: int = 200
+    """Sweeps over the tokens at most; those of short runs and moves are not counted."""
+
+    def __post_init__(self) -> None:
+        _one_of(self, solver=FACTOR_SOLVERS, start=FACTOR_STARTS)
+        _whole(self, "n_starts", "start_iter", "start_tokens", "patience", "max_iter")
+        if type(self.n_moves) is not int or self.n_moves < 0:
+            raise ValueError(f"n_moves={self.n_moves!r}: wanted a whole number of at least 0")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share={self.share}: wanted a share above 0 and up to 1")
+        _tolerant(self)
+
+
+PAPER_FACTORS = FactorSettings(
+    solver="multiplicative", start="random", n_starts=1, n_moves=0, outliers=None,
+    tolerance=1e-9, patience=1500, max_iter=20_000,
+)  # fmt: skip
+"""As the authors fit Llama and Gemma; share=0.05 for GPT-2. They stop where the loss, and not a
+share of it, gains less than 1e-4: on their data about a billionth of it.
+
+Source: arXiv:2506.10920 and its released code, by notes on both.
 """

@@ -111,28 +111,10 @@ def k_means(
     """Centroids and members by greedy k-means++ and Lloyd's algorithm; no cluster is empty.
 
     Ours, as scipy's "++" compares each new centroid with all before it: k^2 where k is enough.
-
-    Source: Arthur and Vassilvitskii (2007), with several candidates as in their section 5.
     """
-    square = x.square().sum(1)
-
-    def distances(rows: Tensor) -> Tensor:
-        return (square.unsqueeze(1) - 2 * x @ rows.T + rows.square().sum(1)).clamp_min(0)
-
-    chosen = [int(torch.randint(len(x), (1,), generator=generator))]
-    nearest = distances(x[chosen]).squeeze(1)
-    for _ in range(k - 1):
-        reached = nearest.double().cumsum(0)
-        draws = torch.rand(CANDIDATES, generator=generator, dtype=torch.float64)
-        candidates = torch.searchsorted(reached, draws.to(x.device) * reached[-1])
-        candidates = candidates.clamp_max(len(x) - 1)
-        closer = torch.minimum(nearest.unsqueeze(1), distances(x[candidates]))
-        best = int(closer.sum(0).argmin())
-        chosen.append(int(candidates[best]))
-        nearest = closer[:, best]
-    centroids = x[chosen].clone()
+    centroids, square = x[k_means_plus_plus(x, k, generator)].clone(), x.square().sum(1)
     for _ in range(ROUNDS):
-        nearest, member = distances(centroids).min(1)
+        nearest, member = _distances(x, square, centroids).min(1)
         counts = member.bincount(minlength=k)
         empty = (counts == 0).nonzero().flatten()
         if len(empty):  # the tokens farthest from theirs become clusters of one
@@ -142,3 +124,32 @@ def k_means(
         totals = torch.zeros_like(centroids).index_add_(0, member, x)
         centroids = totals / counts.clamp_min(1).unsqueeze(1)
     return centroids, member
+
+
+def k_means_plus_plus(
+    x: Float[Tensor, "n d"], k: int, generator: torch.Generator
+) -> Int[Tensor, " k"]:
+    """Rows that lie apart: each drawn with its squared distance from those before.
+
+    Source: Arthur and Vassilvitskii (2007), with several candidates as in their section 5.
+    """
+    square = x.square().sum(1)
+    chosen = [int(torch.randint(len(x), (1,), generator=generator))]
+    nearest = _distances(x, square, x[chosen]).squeeze(1)
+    for _ in range(k - 1):
+        reached = nearest.double().cumsum(0)
+        draws = torch.rand(CANDIDATES, generator=generator, dtype=torch.float64)
+        candidates = torch.searchsorted(reached, draws.to(x.device) * reached[-1])
+        candidates = candidates.clamp_max(len(x) - 1)
+        closer = torch.minimum(nearest.unsqueeze(1), _distances(x, square, x[candidates]))
+        best = int(closer.sum(0).argmin())
+        chosen.append(int(candidates[best]))
+        nearest = closer[:, best]
+    return torch.tensor(chosen, device=x.device)
+
+
+def _distances(
+    x: Float[Tensor, "n d"], square: Float[Tensor, " n"], rows: Float[Tensor, "m d"]
+) -> Float[Tensor, "n m"]:
+    """Squared, between tokens of known squared norms and some rows."""
+    return (square.unsqueeze(1) - 2 * x @ rows.T + rows.square().sum(1)).clamp_min(0)

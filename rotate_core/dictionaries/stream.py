@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rotate_core.dictionaries import em
+from rotate_core.dictionaries import em, resumed
 from rotate_core.dictionaries.checks import check, checked, floor_of
 from rotate_core.dictionaries.mfa import parameters
 from rotate_core.dictionaries.mixture import Mixture, mean_log_prob, orthogonal
 from rotate_core.dictionaries.regions import Regions
 from rotate_core.dictionaries.settings import RegionSettings
 from rotate_core.dictionaries.start import best_start
-from rotate_core.storage import write_whole
 
 if TYPE_CHECKING:
     from rotate_core.text.labelled import Activations
-
-DECAY = 0.7
-"""Of the step sizes ``(t + 2)^-DECAY``: within (1/2, 1] they converge."""
-STATE = "state.safetensors"
 
 
 def mfa_stream(
@@ -82,15 +73,13 @@ def mfa_stream(
     s = dataclasses.replace(settings or RegionSettings(), **overrides)
     if s.solver != "em":
         raise ValueError(f"solver={s.solver!r}: a stream is fitted by em")
-    file = None if folder is None else Path(folder) / STATE
+    file = None if folder is None else Path(folder) / resumed.STATE
     asked = {"settings": dataclasses.asdict(s), "n_regions": n_regions, "seed": seed}
-    state = None if file is None or not file.exists() else _State.read(file, asked, device)
+    state = _State.read(file, asked, device)
+    source = resumed.from_batch(batches, state.n_batches if state else 0)
     if state is None:
-        source = iter(_from(batches, 0))
         state = _begin(source, n_regions, s, seed, device, memory)
         state.keep(file, asked)
-    else:
-        source = iter(_from(batches, state.n_batches))
     with tqdm(unit="batch", disable=not progress, leave=False) as bar:
         for batch in source:
             bar.set_postfix_str(f"{state.step(batch, s, memory):.2f} nats a token")
@@ -146,7 +135,7 @@ class _State:
         sums, each = em.expect(x, self.mixture, top=s.top, memory=memory)
         self.n_steps += 1
         self.n_tokens += len(x)
-        self.sums = self.sums.blended(sums.per_token(), (self.n_steps + 2) ** -DECAY)
+        self.sums = self.sums.blended(sums.per_token(), resumed.step_size(self.n_steps))
         self.mixture = em.maximise(self.sums, self.mixture, noise=s.noise, floor=self.floor)
         dead = (self.sums.counts * self.n_tokens < 1).nonzero().flatten()[: len(x)]
         if len(dead):
@@ -158,43 +147,35 @@ class _State:
 
     def keep(self, file: Path | None, asked: dict[str, Any]) -> None:
         """Write the state, whole or not at all."""
-        if file is None:
-            return
         tensors = {"mean": self.mean, "unseen": self.unseen}
         for part in (self.mixture, self.sums):
             tensors |= {f"{type(part).__name__}.{k}": v for k, v in vars(part).items()}
         plain = {k: v for k, v in vars(self).items() if isinstance(v, (int, float, list))}
-        content = {k: v.cpu().contiguous() for k, v in tensors.items()}
-        write_whole(file, save(content, {"asked": json.dumps(asked), "plain": json.dumps(plain)}))
+        resumed.keep(file, asked, tensors, plain)
 
     @staticmethod
-    def read(file: Path, asked: dict[str, Any], device: str | torch.device | None) -> _State:
-        """Read a state and check that it is of what is asked.
+    def read(
+        file: Path | None, asked: dict[str, Any], device: str | torch.device | None
+    ) -> _State | None:
+        """Read a state and check that it is of what is asked; None: there is none yet.
 
         Raises:
             ValueError: it is damaged, or of something else.
         """
+        if (there := resumed.kept(file, asked, device)) is None:
+            return None
+        tensors, plain = there
         try:
-            with safe_open(file, "pt") as opened:
-                labels = opened.metadata() or {}
-            tensors = {k: v.to(device or "cpu") for k, v in load(file.read_bytes()).items()}
-            known, plain = json.loads(labels["asked"]), json.loads(labels["plain"])
-            state = _State(
+            return _State(
                 mixture=Mixture(**_part(tensors, "Mixture")),
                 sums=em.Statistics(**_part(tensors, "Statistics")),
                 mean=tensors["mean"],
                 unseen=tensors["unseen"],
                 **plain,
             )
-        except (SafetensorError, ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{file} is damaged: {error}. Delete it to begin again") from error
-        if differences := [k for k in asked if known.get(k) != asked[k]]:
-            seen, wanted = ({k: d.get(k) for k in differences} for d in (known, asked))
-            raise ValueError(
-                f"{file} is of a run with {seen}, asked is {wanted}: wanted the same, or another "
-                "folder"
-            )
-        return state
+        except (TypeError, KeyError) as error:
+            assert file is not None
+            raise resumed.damaged(file, error) from error
 
 
 def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -211,14 +192,8 @@ def _begin(
     memory: float | None,
 ) -> _State:
     """The state behind the first batches."""
-    held: list[Tensor] = []
-    for batch in source:
-        held.append(checked(batch, device))
-        if sum(map(len, held)) >= s.start_tokens * n_regions:
-            break
-    if not held:
-        raise ValueError("the stream is empty: wanted at least one batch")
-    x = torch.cat(held)
+    held = resumed.first_batches(source, s.start_tokens * n_regions)
+    x = torch.cat([checked(batch, device) for batch in held])
     norms = x.norm(dim=1)
     bound = math.inf if s.outliers is None else float(s.outliers * norms.median())
     kept = x[norms <= bound]
@@ -246,10 +221,3 @@ def _begin(
         n_reseeded=0,
         history=[],
     )
-
-
-def _from(
-    batches: Iterable[Tensor | Activations] | Callable[[int], Iterable[Tensor | Activations]],
-    first: int,
-) -> Iterable[Tensor | Activations]:
-    return batches(first) if callable(batches) else islice(batches, first, None)

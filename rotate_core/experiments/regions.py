@@ -9,7 +9,6 @@ Source: arXiv:2602.02464 for the method and its claims. The measures and nulls a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,17 +31,6 @@ def within_norm(x: Activations, most: float = 10.0) -> Activations:
     """The tokens of a norm of at most so many times the median, as fits drop the others."""
     norms = x.values.norm(dim=1)
     return x.take(norms <= most * norms.median())
-
-
-def surrogate(x: Activations, like: Float[Tensor, "n d"], *, seed: int) -> Activations:
-    """Gaussian vectors of the mean and covariance of ``like``, in the place of x's tokens."""
-    values = like.double()
-    mean = values.mean(0)
-    _, s, vt = torch.linalg.svd(values - mean, full_matrices=False)
-    root = vt * (s / len(values) ** 0.5).unsqueeze(1)
-    generator = torch.Generator().manual_seed(own_seed(seed, "surrogate", len(x)))
-    draws = torch.randn(len(x), len(root), generator=generator, dtype=torch.float64)
-    return replace(x, values=(mean + draws @ root).float())
 
 
 def equal_rank(n_regions: int, rank: int, d: int) -> int:

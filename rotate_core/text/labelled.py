@@ -62,6 +62,10 @@ class Activations:
         left, right = "".join(words[max(0, at - n) : at]), "".join(words[at + 1 : at + 1 + n])
         return Context(left, words[at], right, self.windows.titles[self.windows.document[window]])
 
+    def contexts(self, rows: Int[Tensor, "n n_top"]) -> tuple[tuple[Context, ...], ...]:
+        """:meth:`context` of each row of a table; what is below 0 is left out."""
+        return tuple(tuple(self.context(i) for i in row if i >= 0) for row in rows.tolist())
+
     def take(self, rows: Int[Tensor, " n"] | Bool[Tensor, " n_tokens"]) -> Activations:
         """Some of the rows, by number or by mask."""
         kept = {name: getattr(self, name)[rows] for name in ("values", "window", "place")}

@@ -41,3 +41,36 @@ def matched_subspaces(a: Tensor, b: Tensor) -> Tensor:
     cosines = torch.linalg.svdvals(torch.einsum("kdr,lds->klrs", p, q)).square().mean(-1)
     rows, columns = linear_sum_assignment(-cosines.numpy())
     return cosines[rows, columns]
+
+
+class PlantedFactors(NamedTuple):
+    x: Tensor
+    vectors: Tensor
+    coefficients: Tensor
+
+
+def planted_factors(
+    seed: int = 0,
+    *,
+    k: int = 20,
+    d: int = 400,
+    s: int = 8,
+    n: int = 2000,
+    active: float = 3.0,
+    noise: float = 0.3,
+    dtype: torch.dtype = torch.float32,
+) -> PlantedFactors:
+    """Sums of features of s neurons each, some of them active in a token, and noise.
+
+    Noise is so many times the mean norm of the sums, over all neurons together.
+    """
+    g = torch.Generator().manual_seed(seed)
+    z = torch.zeros(k, d, dtype=dtype)
+    for row in z:
+        row[torch.randperm(d, generator=g)[:s]] = torch.randn(s, generator=g, dtype=dtype)
+    z /= z.norm(dim=1, keepdim=True)
+    y = torch.rand(n, k, generator=g, dtype=dtype) + 0.5
+    y *= torch.rand(n, k, generator=g) < active / k
+    x = y @ z
+    x += noise * x.norm(dim=1).mean() / d**0.5 * torch.randn(n, d, generator=g, dtype=dtype)
+    return PlantedFactors(x, z, y)

@@ -7,6 +7,7 @@ import torch
 
 from rotate_core.dictionaries import mfa
 from rotate_core.dictionaries.mixture import read, readers
+from rotate_core.dictionaries.surrogates import gaussian
 from rotate_core.experiments import regions
 from rotate_core.text import Activations
 from rotate_core.text.corpus import Windows
@@ -40,10 +41,10 @@ def clusters() -> tuple[Activations, Activations]:
 def test_the_surrogate_has_the_mean_and_covariance(clusters) -> None:
     x = clusters[0].values
     big = activations(torch.zeros(40_000, 12))
-    drawn = regions.surrogate(big, x, seed=0).values
+    drawn = gaussian(big, like=x, seed=0).values
     assert torch.allclose(drawn.mean(0), x.mean(0), atol=0.1)
     assert torch.allclose(torch.cov(drawn.T), torch.cov(x.T), rtol=0.1, atol=0.7)
-    assert torch.equal(drawn, regions.surrogate(big, x, seed=0).values)
+    assert torch.equal(drawn, gaussian(big, like=x, seed=0).values)
 
 
 def test_one_component_is_the_sample_covariance_at_its_most(clusters) -> None:
@@ -63,7 +64,7 @@ def test_one_component_is_the_sample_covariance_at_its_most(clusters) -> None:
 
 
 def test_regions_gain_where_there_are_some_and_nowhere_else(clusters) -> None:
-    surrogate = tuple(regions.surrogate(x, clusters[0].values, seed=0) for x in clusters)
+    surrogate = tuple(gaussian(x, like=clusters[0].values, seed=0) for x in clusters)
     texts = {regions.DATA: clusters, regions.SURROGATE: surrogate}
     table, fits = regions.likelihoods(texts, [5], rank=1, seed=0)
     gain = table.groupby("what").gain.mean()
