@@ -31,7 +31,7 @@ def labelled(x: Tensor, source: str = "a, train") -> Activations:
 
 
 def test_stability_is_one_of_the_same_and_pairs_each_once() -> None:
-    x, z, _ = planted_factors(0)
+    x = planted_factors(0)[0]
     fits = [snmf(x, 20, seed=seed, **OPTIONS) for seed in (0, 0, 1)]
     table = stability(fits)
     assert len(table) == 3 * 20
@@ -108,7 +108,7 @@ def batches(x: Tensor, n_passes: int = 3) -> Iterator[Tensor]:
 
 
 def test_planted_features_are_found_in_a_stream() -> None:
-    x, z, _ = planted_factors(0, n=4000)
+    x = planted_factors(0, n=4000)[0]
     found = snmf_stream(batches(x), 20, start_tokens=50, history=True, **OPTIONS)
     whole = snmf(x, 20, **OPTIONS, n_moves=0)
     assert found.energy_explained(x) > whole.explained - 0.01
