@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rotate_core.rotation.threads import each
+from rotate_core.rotation.threads import each, team
 
 Y_SWEEPS, Z_SWEEPS = 2, 5
 """Rounds over the features each time: they cost little beside the products with the activations
@@ -167,7 +167,8 @@ def encode(x: Float[Tensor, "n d"], z: Float[Tensor, "k d"]) -> Float[Tensor, "n
                 break
         return now.T
 
-    return torch.cat([x.new_zeros(0, len(z)), *each(of, chunks(x))])
+    with team(x.device):
+        return torch.cat([x.new_zeros(0, len(z)), *each(of, chunks(x))])
 
 
 def chunks(x: Float[Tensor, "n d"]) -> Iterator[slice]:

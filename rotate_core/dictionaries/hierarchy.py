@@ -17,6 +17,7 @@ from rotate_core.dictionaries import hals
 from rotate_core.dictionaries.checks import checked, origin
 from rotate_core.dictionaries.factors import Factors, finished, top_rows
 from rotate_core.dictionaries.snmf import snmf
+from rotate_core.rotation.threads import team
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,16 +117,18 @@ def hierarchy(
         raise ValueError(
             f"activations of shape {tuple(values.shape)}: wanted the tokens of the fit, {wanted}"
         )
-    blocks = _Blocks(factors.scaled(values), factors)
-    settings = dataclasses.replace(factors.settings, outliers=None, scale_neurons=False)
-    for size in sizes:
-        unit = blocks.z[-1] / blocks.z[-1].norm(dim=1, keepdim=True)
-        blocks.add(snmf(unit, size, settings=settings, seed=seed, progress=False))
-    history = [blocks.loss()]
-    for _ in tqdm(range(tune), unit="sweep", disable=not progress, leave=False):
-        blocks.sweep()
-        history.append(blocks.loss())
-    return Hierarchy(tuple(blocks.levels(factors, values, activations)), tuple(history))
+    with team(values.device):
+        blocks = _Blocks(factors.scaled(values), factors)
+        settings = dataclasses.replace(factors.settings, outliers=None, scale_neurons=False)
+        for size in sizes:
+            unit = blocks.z[-1] / blocks.z[-1].norm(dim=1, keepdim=True)
+            blocks.add(snmf(unit, size, settings=settings, seed=seed, progress=False))
+        history = [blocks.loss()]
+        for _ in tqdm(range(tune), unit="sweep", disable=not progress, leave=False):
+            blocks.sweep()
+            history.append(blocks.loss())
+        levels = tuple(blocks.levels(factors, values, activations))
+    return Hierarchy(levels, tuple(history))
 
 
 class _Blocks:

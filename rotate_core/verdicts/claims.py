@@ -14,8 +14,8 @@ from dataclasses import dataclass
 ABSTRACT, SECOND_HAND = "abstract", "second-hand"
 """Where a claim and its figure are known from: the paper's abstract, or a note about the paper."""
 
-ROTATE, MFA = "2604.06005", "2602.02464"
-"""The papers on arXiv: of channels of neurons, and of regions of activations."""
+ROTATE, MFA, SNMF = "2604.06005", "2602.02464", "2506.10920"
+"""The papers on arXiv: of channels of neurons, and of regions and factors of activations."""
 FAITHFULNESS, COMPLETENESS = (0.46, 0.71), (0.49, 0.60)
 
 
@@ -145,6 +145,29 @@ CLAIMS: dict[str, Claim] = {
         arxiv=MFA,
         proxy=True,
         paper_measure="position in MCQA; ours is a subject's number",
+    ),
+    "snmf_concepts": Claim(
+        "Features detect their concept: the share of features that are more similar to its "
+        "sentences than to others (S_CD above 0).",
+        "14_factors",
+        (0.75, 0.75),
+        arxiv=SNMF,
+        proxy=True,
+        paper_measure="a language model's descriptions and sentences",
+    ),
+    "snmf_core": Claim(
+        "Core neurons of a group of features raise all of its members (change of a logit).",
+        "14_factors",
+        (4.7, 6.0),
+        arxiv=SNMF,
+        paper_measure="GPT-2 large, weekdays, at a strength not known to us",
+    ),
+    "snmf_exclusive": Claim(
+        "Neurons exclusive to one member's feature raise its own logit over the others'.",
+        "14_factors",
+        (2.57, 4.07),
+        arxiv=SNMF,
+        paper_measure="GPT-2 large, three weekdays, at a strength not known to us",
     ),
 }
 """By name. What other parts of the method do (reflections, lambda) are ablations of ours: chapter 7
