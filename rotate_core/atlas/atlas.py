@@ -227,7 +227,11 @@ class Atlas:
         planned and not there is told in a warning of :mod:`logging`.
         """
         if lines := lacking(self.folder, self.manifest):
-            log.warning("%s is not complete: %s", self.folder, "; ".join(lines))
+            log.warning(
+                "%s is not complete: %s; run the same `rotate decompose` again",
+                self.folder,
+                listed(lines, 3),
+            )
         hits = index.search(self.folder, self.manifest, self.tokens, word, limit)
         frame = readable(hits, self.tokens)
         return frame.assign(top_tokens=frame["top_tokens"].map(list))

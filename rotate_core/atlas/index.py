@@ -76,9 +76,9 @@ def finish_group(folder: Path, manifest: Manifest, layer: int, kind: str) -> Non
     """
     listing = group_list_path(folder, layer, kind)
     parts = _parts(folder, manifest, layer, kind)
-    if not parts or (
-        is_finished(folder, manifest, layer, kind) and is_whole(listing, manifest.digest())
-    ):
+    if not parts:
+        return
+    if is_whole(listing, manifest.digest()) and is_finished(folder, manifest, layer, kind):
         return
     shards, nulls = (manifest.group(layer, kind, null=null) for null in (False, True))
     tables = [shard_table(folder, manifest, shard) for shard in shards]

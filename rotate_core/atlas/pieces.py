@@ -12,9 +12,7 @@ Files are compared with the list once in a process. ``sha256sum --check`` reads 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -80,7 +78,8 @@ def read_list(listing: Path, made_with: str) -> dict[str, str] | None:
     if not listing.exists():
         return None
     with reading(listing):
-        _regular(listing)
+        if not listing.is_file():  # reading a FIFO would never end
+            raise ValueError("this is no file")
         text = listing.read_text("ascii")
         head, *lines = text.splitlines() or [""]
         sums = {match[2]: match[1] for match in map(LINE.fullmatch, lines) if match}
@@ -105,8 +104,8 @@ def checked(listing: Path, made_with: str, *names: str) -> list[Path]:
         raise damaged(listing, "it is not of this manifest's model, settings and neurons")
     paths = [listing.parent / name for name in names or sums]
     for path in paths:
-        if checksum(path) != sums.get(path.name):
-            raise damaged(path, f"its checksum is not the one in {listing.name}")
+        if not path.is_file() or checksum(path) != sums.get(path.name):
+            raise damaged(path, f"it is not the file that {listing.name} lists")
     return paths
 
 
@@ -119,13 +118,9 @@ def is_whole(listing: Path, made_with: str) -> bool:
 
 
 def checksum(path: Path) -> str:
-    """The SHA-256 of a file; taken again in this process only if the file was written since.
-
-    Raises:
-        ValueError: there is no such file.
-    """
+    """The SHA-256 of a file; taken again in this process only if the file was written since."""
     with reading(path):
-        found = _regular(path)
+        found = path.stat()
         return _sha256(path, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
@@ -136,13 +131,6 @@ def forget() -> None:
 
 def _text(made_with: str, sums: Mapping[str, str]) -> str:
     return "\n".join([HEAD + made_with, *(f"{sums[name]}  {name}" for name in sums), ""])
-
-
-def _regular(path: Path) -> os.stat_result:
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):  # reading a FIFO would never end
-        raise ValueError("this is no file")
-    return found
 
 
 @lru_cache(maxsize=1 << 16)
