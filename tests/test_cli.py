@@ -114,6 +114,21 @@ def test_info_search_and_show(built: Path) -> None:
     assert len(result.stdout.splitlines()) == 2 + 3
 
 
+def test_verify_is_one_line_and_a_code(built: Path, tmp_path: Path) -> None:
+    result = ask("verify", built)
+    assert result.exit_code == 0
+    assert "6 of 6 shards" in result.stdout
+    folder = shutil.copytree(built, tmp_path / "atlas")
+    table = min(folder.rglob("null-*.parquet"))
+    table.write_bytes(table.read_bytes()[:-1])
+    for arguments in (["verify", folder], ["info", folder]):
+        result = ask(*arguments)
+        assert result.exit_code == 1
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"rotate: {table} (")
+        assert line.endswith("The same `rotate decompose` makes it again")
+
+
 def test_no_channel_has_it_is_said_where_it_is_true_only(checkpoints, tmp_path: Path) -> None:
     folder = tmp_path / "atlas"
     options = "--layers 1 --kinds out --channels 1 --neurons 0-2 --threshold 1 --no-progress"
@@ -143,7 +158,7 @@ def test_json_is_a_row_an_object(built: Path) -> None:
 
 def test_version_and_help() -> None:
     assert ask("--version").stdout.startswith("rotate 0.")
-    for name in ("decompose", "search", "show", "info"):
+    for name in ("decompose", "search", "show", "info", "verify"):
         result = ask(name, "--help")
         assert result.exit_code == 0
         assert "--" in result.stdout
@@ -153,6 +168,7 @@ def test_version_and_help() -> None:
     ("arguments", "code", "message"),
     [
         (["info", "nowhere"], 1, "rotate: nowhere is no atlas: there is no such folder"),
+        (["verify", "nowhere"], 1, "rotate: nowhere is no atlas: there is no such folder"),
         (["show", "ATLAS", "--layer", 9, "--kind", "out", "--neuron", 0], 1, "layer 9: "),
         (["show", "ATLAS", "--layer", 0, "--kind", "out", "--neuron", 48], 1, "no neuron 48"),
         (["search", "ATLAS", "catz"], 1, "no token of tiny-llama reads 'catz'"),
@@ -162,6 +178,10 @@ def test_version_and_help() -> None:
         (["decompose", "MODEL", "--out", "x", "--threshold", -1], 1, "threshold=-1: wanted"),
         (["decompose", "MODEL", "--out", "x", "--threshold", "nan"], 1, "threshold=nan: wanted a"),
         (["decompose", "MODEL", "--out", "x", "--device", "mps"], 1, "device mps: the"),
+        (["decompose", "MODEL", "--out", "x", "--null", 10**9], 1, "null=1000000000: wanted"),
+        (["decompose", "MODEL", "--out", "x", "--seed", 10**30], 1, "seed="),
+        (["decompose", "MODEL", "--out", "x", "--neurons", "0-99999999"], 2, "so many neurons"),
+        (["decompose", "MODEL", "--out", "x", "--neurons", "0-999999"], 1, "neuron 48: a layer"),
         (["decompose", "MODEL", "--out", "x", "--layers", "a-b"], 2, "'a-b' is no number"),
         (["decompose", "MODEL", "--out", "x", "--neurons", "@nofile"], 2, "nofile"),
         (["decompose", "MODEL", "--out", "x", "--memory", "much"], 2, "wanted such as 500MB"),

@@ -129,7 +129,7 @@ class Atlas:
             if shard.null == null
             and layer in (None, shard.layer)
             and kind in (None, shard.kind)
-            and is_there(self.folder, self.manifest, shard)
+            and is_there(self.folder, shard)
         ]
 
     def table(

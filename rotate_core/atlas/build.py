@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from rotate_core.atlas.index import finish_group
 from rotate_core.atlas.manifest import Manifest, Shard, listed, read_manifest, write_manifest
 from rotate_core.atlas.pieces import checked, forget
-from rotate_core.atlas.shards import list_path, write_tokens
+from rotate_core.atlas.shards import is_there, list_path, write_tokens
 from rotate_core.atlas.workers import ENGINES, Work, at_work, lock, others_at_work, source_of
 from rotate_core.decomposition import ARRAYS_PER_NEURON, usable_device
 from rotate_core.models import Model
@@ -140,7 +140,7 @@ def build_atlas(
             and (
                 shard.null
                 or not set(shard.indices).isdisjoint(chosen[shard.group])
-                or list_path(folder, shard).exists()  # whole, or else to be healed
+                or is_there(folder, shard)  # whole, or else to be healed
             )
         ]
         missing = [shard for shard in asked if not _is_whole(folder, manifest, shard)]
@@ -156,9 +156,9 @@ def build_atlas(
 
 def _is_whole(folder: Path, manifest: Manifest, shard: Shard) -> bool:
     """Whether a shard is there as its checksums say. What is damaged is told in a warning."""
-    listing = list_path(folder, shard)
     try:
-        return listing.exists() and bool(checked(listing, manifest.digest(shard)))
+        listing = list_path(folder, shard)
+        return is_there(folder, shard) and bool(checked(listing, manifest.digest(shard)))
     except ValueError as error:
         log.warning("%s", error)
         return False
@@ -182,7 +182,7 @@ def _plan(
     manifest = wanted
     if (folder / "manifest.json").exists():
         planned = read_manifest(folder)
-        begun = [shard for shard in planned.shards if list_path(folder, shard).exists()]
+        begun = [shard for shard in planned.shards if is_there(folder, shard)]
         different = planned.differences(wanted)
         if different and (begun or not alone):
             raise ValueError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -24,7 +25,6 @@ from rotate_core.atlas.pieces import (
     checked,
     checksum,
     damaged,
-    is_whole,
     read_list,
     write_piece,
 )
@@ -75,11 +75,13 @@ def finish_group(folder: Path, manifest: Manifest, layer: int, kind: str) -> Non
         CalibrationWarning: the null is too small to certify any channel.
     """
     listing = group_list_path(folder, layer, kind)
-    parts = _parts(folder, manifest, layer, kind)
-    if not parts:
+    paths = [list_path(folder, shard) for shard in manifest.shards_of(layer, kind)]
+    if not all(path.exists() for path in paths):
         return
-    if is_whole(listing, manifest.digest()) and is_finished(folder, manifest, layer, kind):
-        return
+    with suppress(ValueError):  # what is damaged is made again
+        if checked(listing, manifest.digest()) and is_finished(folder, manifest, layer, kind):
+            return
+    parts = {path.name: checksum(path) for path in paths}
     shards, nulls = (manifest.group(layer, kind, null=null) for null in (False, True))
     tables = [shard_table(folder, manifest, shard) for shard in shards]
     files = {}
@@ -109,25 +111,22 @@ def finish_group(folder: Path, manifest: Manifest, layer: int, kind: str) -> Non
 
 
 def is_finished(folder: Path, manifest: Manifest, layer: int, kind: str) -> bool:
-    """Whether p- and q-values and index are there, of just the shards that are planned and there.
+    """Whether p- and q-values and index are there, and of all that is planned.
 
     Raises:
-        ValueError: a list is damaged.
+        ValueError: a list is damaged, or they were made of other shards than those that are there.
     """
-    sums = read_list(group_list_path(folder, layer, kind), manifest.digest())
-    if sums is None:
+    listing = group_list_path(folder, layer, kind)
+    if not listing.exists():
         return False
-    parts = {name: value for name, value in sums.items() if name.endswith(".sha256")}
-    return parts == _parts(folder, manifest, layer, kind)
-
-
-def _parts(folder: Path, manifest: Manifest, layer: int, kind: str) -> dict[str, str]:
-    """The checksums of the lists of all planned shards by name; none where one is not there."""
-    shards = [s for null in (True, False) for s in manifest.group(layer, kind, null=null)]
-    if not all(is_there(folder, manifest, shard) for shard in shards):
-        return {}
-    paths = [list_path(folder, shard) for shard in shards]
-    return {path.name: checksum(path) for path in paths}
+    sums = read_list(listing, manifest.digest())
+    made_of = {name: value for name, value in sums.items() if name.endswith(".sha256")}
+    planned = {list_path(folder, shard).name for shard in manifest.shards_of(layer, kind)}
+    for name, value in made_of.items():
+        path = listing.parent / name
+        if checksum(path) != value if path.exists() else name not in planned:
+            raise damaged(listing, f"it is of another {name} than there is")
+    return planned == made_of.keys() and all((listing.parent / name).exists() for name in planned)
 
 
 def read_calibration(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> pa.Table:
@@ -269,7 +268,7 @@ def look_up(folder: Path, manifest: Manifest, ids: list[int]) -> pa.Table:
             (path,) = checked(listing, manifest.digest(), "index.parquet")
             parts = [read_table(path, filters=condition)]
         else:
-            shards = [s for s in manifest.group(*group) if is_there(folder, manifest, s)]
+            shards = [s for s in manifest.group(*group) if is_there(folder, s)]
             rows = (index_rows(shard_table(folder, manifest, s, INDEXED)) for s in shards)
             parts = [table.filter(condition) for table in rows]
         for part in parts:

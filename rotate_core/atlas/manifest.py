@@ -150,6 +150,10 @@ class Manifest:
         """The planned shards of a layer and kind."""
         return tuple(self._grouped.get((layer, kind, null), ()))
 
+    def shards_of(self, layer: int, kind: str) -> tuple[Shard, ...]:
+        """The planned shards of a layer and kind, and of its matched vectors."""
+        return self.group(layer, kind, null=True) + self.group(layer, kind)
+
     def groups(self) -> list[tuple[int, str]]:
         """Layers and kinds that have planned neurons, in order."""
         return sorted((layer, kind) for layer, kind, null in self._grouped if not null)

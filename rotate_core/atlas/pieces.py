@@ -69,14 +69,12 @@ def write_piece(
     write_whole(listing, _text(made_with, {**sums, **(parts or {})}).encode())
 
 
-def read_list(listing: Path, made_with: str) -> dict[str, str] | None:
-    """The checksums of a piece by file name; None: it is not there, or was made otherwise.
+def read_list(listing: Path, made_with: str) -> dict[str, str]:
+    """The checksums of a piece by file name.
 
     Raises:
-        ValueError: the list is damaged.
+        ValueError: the list is missing or damaged, or the piece was made with something else.
     """
-    if not listing.exists():
-        return None
     with reading(listing):
         if not listing.is_file():  # reading a FIFO would never end
             raise ValueError("this is no file")
@@ -85,7 +83,9 @@ def read_list(listing: Path, made_with: str) -> dict[str, str] | None:
         sums = {match[2]: match[1] for match in map(LINE.fullmatch, lines) if match}
         if text != _text(head.removeprefix(HEAD), sums):
             raise ValueError("this is no list of checksums")
-    return sums if head == HEAD + made_with else None
+        if head != HEAD + made_with:
+            raise ValueError("it is not of this manifest's model, settings and neurons")
+    return sums
 
 
 def checked(listing: Path, made_with: str, *names: str) -> list[Path]:
@@ -100,8 +100,6 @@ def checked(listing: Path, made_with: str, *names: str) -> list[Path]:
         ValueError: one is missing or damaged, or made otherwise; the message names it.
     """
     sums = read_list(listing, made_with)
-    if sums is None:
-        raise damaged(listing, "it is not of this manifest's model, settings and neurons")
     paths = [listing.parent / name for name in names or sums]
     for path in paths:
         if not path.is_file() or checksum(path) != sums.get(path.name):

@@ -18,8 +18,8 @@ def lacking(folder: Path, manifest: Manifest) -> list[str]:
     """
     lines = []
     for layer, kind in manifest.groups():
-        shards = [s for null in (False, True) for s in manifest.group(layer, kind, null=null)]
-        n_there = sum(is_there(folder, manifest, shard) for shard in shards)
+        shards = manifest.shards_of(layer, kind)
+        n_there = sum(is_there(folder, shard) for shard in shards)
         if n_there < len(shards):
             lines.append(f"layer {layer}, {kind}: {n_there} of {len(shards)} shards are there")
         elif not is_finished(folder, manifest, layer, kind):

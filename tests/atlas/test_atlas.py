@@ -495,7 +495,7 @@ def test_a_shard_that_another_process_is_at_is_waited_for(atlas: Atlas, model: M
     timer.start()
     Atlas.build(atlas.folder, model, **OPTIONS)
     timer.join()
-    assert is_there(atlas.folder, atlas.manifest, shard)
+    assert is_there(atlas.folder, shard)
     assert table.read_bytes() == content
 
 

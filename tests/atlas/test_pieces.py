@@ -72,7 +72,7 @@ def read_whole(folder: Path) -> list[pd.DataFrame]:
 
 
 @pytest.mark.parametrize("n", [60, pytest.param(600, marks=pytest.mark.fuzz)])
-def test_no_flipped_bit_is_unseen(built: Atlas, folder: Path, caplog, n: int) -> None:
+def test_no_flipped_bit_is_unseen(built: Atlas, folder: Path, n: int) -> None:
     wanted, said = read_whole(folder), json.loads((folder / "manifest.json").read_text())
     names, at = sorted(tree(folder)), random.Random(0)
     n_seen = 0
@@ -85,13 +85,10 @@ def test_no_flipped_bit_is_unseen(built: Atlas, folder: Path, caplog, n: int) ->
         path.write_bytes(changed)
         forget()
         lines = found_in(folder)
-        caplog.clear()
         found = read(folder)
         same = not isinstance(found, str) and all(map(pd.DataFrame.equals, found, wanted))
-        if isinstance(found, str):
-            assert len(found.splitlines()) == 1
-        else:  # it reads, so it is what it was, or what is missing is told
-            assert same or "is not complete" in caplog.text, (path.name, bit)
+        assert same or isinstance(found, str), (path.name, bit)
+        assert same or len(found.splitlines()) == 1
         if not lines:  # such as a line break of a manifest
             assert path.name == "manifest.json"
             assert json.loads(path.read_text()) == said

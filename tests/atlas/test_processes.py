@@ -37,11 +37,12 @@ def test_after_a_kill_the_same_command_makes_the_uninterrupted_atlas(
     sequential, checkpoints, tmp_path: Path, n: int
 ) -> None:
     model, moments = checkpoints("llama"), random.Random(0)
-    n_killed = n_partial = 0
     started = time.monotonic()
     finish(start(model, tmp_path / "whole", SECOND, pause=PAUSE))
     seconds = time.monotonic() - started
-    for i in range(n):
+    i = n_killed = n_partial = 0
+    while n_killed < n:
+        i += 1
         folder, options, name = tmp_path / str(i), FIRST, "1"
         if i % 2:  # one that grows
             shutil.copytree(sequential["1"], folder)
@@ -60,8 +61,7 @@ def test_after_a_kill_the_same_command_makes_the_uninterrupted_atlas(
         finish(start(model, folder, options))
         assert tree(folder) == tree(sequential[name]), (i, name)
         shutil.rmtree(folder)
-    print(f"{n} builds, {n_killed} killed, {n_partial} with a part of the atlas there")
-    assert n_killed > n / 3
+    print(f"{i} builds, {n_killed} killed, {n_partial} with a part of the atlas there, 0 lost")
 
 
 @pytest.mark.parametrize("n", [3, pytest.param(10, marks=pytest.mark.fuzz)])
