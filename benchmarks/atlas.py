@@ -35,7 +35,8 @@ from measured import keep
 
 from rotate_core.atlas import Atlas
 from rotate_core.atlas.index import finish_group, group_list_path, look_up, token_ids
-from rotate_core.atlas.manifest import Manifest, Shard, write_manifest
+from rotate_core.atlas.manifest import Manifest, Shard
+from rotate_core.atlas.manifest_file import write_manifest
 from rotate_core.atlas.shards import write_shard, write_tokens
 from rotate_core.channels import Channels
 from rotate_core.null.evidence import EVIDENCE, TailEvidence, Tails

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from rotate_core.atlas import index
 from rotate_core.atlas.build import build_atlas
-from rotate_core.atlas.manifest import Manifest, Shard, listed, read_manifest
+from rotate_core.atlas.manifest import Manifest, Shard, listed
+from rotate_core.atlas.manifest_file import read_manifest
 from rotate_core.atlas.shards import (
     SCHEMA,
     is_there,

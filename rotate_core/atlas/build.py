@@ -21,7 +21,8 @@ import torch
 from tqdm.auto import tqdm
 
 from rotate_core.atlas.index import finish_group
-from rotate_core.atlas.manifest import Manifest, Shard, listed, read_manifest, write_manifest
+from rotate_core.atlas.manifest import Manifest, Shard, listed
+from rotate_core.atlas.manifest_file import read_manifest, write_manifest
 from rotate_core.atlas.pieces import checked, forget
 from rotate_core.atlas.shards import is_there, list_path, write_tokens
 from rotate_core.atlas.workers import ENGINES, Work, at_work, lock, others_at_work, source_of
@@ -111,9 +112,9 @@ def build_atlas(
         model=model.name,
         checksum=model.checksum,
         settings=settings or Settings(),
-        n_channels=n_channels,
-        seed=seed,
-        null=null,
+        n_channels=int(n_channels),
+        seed=int(seed),
+        null=int(null),
         statistic=statistic,
         side=side,
         fold_norm=fold_norm,
@@ -199,7 +200,7 @@ def _plan(
                 or set(shard.indices) <= set(chosen.get(shard.group, shard.indices))
             ]
             if dropped := len(planned.shards) - len(kept):
-                log.warning("%s: %d shards without any file are planned anew", folder, dropped)
+                log.warning("%s: %d shards that are not there are planned anew", folder, dropped)
             manifest = dataclasses.replace(planned, shards=tuple(kept))
     shards = list(manifest.shards)
     for (layer, kind), neurons in chosen.items():

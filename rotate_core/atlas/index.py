@@ -51,6 +51,8 @@ CALIBRATED = pa.schema([("p_value", pa.float64()), ("q_value", pa.float64())])
 """What follows from all neurons and matched vectors of a layer and kind."""
 HIT = ["model", *CHANNEL, "z", "support", "strength", "token", "p_value", "q_value", "top_tokens"]
 """The columns of a search's result."""
+INDEX, CALIBRATION = "index.parquet", "calibration.parquet"
+"""Files of a layer and kind, beside its shards."""
 N_SHOWN = 10
 """Top tokens that a search shows of each channel."""
 
@@ -95,8 +97,8 @@ def finish_group(folder: Path, manifest: Manifest, layer: int, kind: str) -> Non
         calibration = pa.concat_tables(tables).select(["neuron", "channel"])
         for field, values in zip(CALIBRATED, (p, q_values(p)), strict=True):
             calibration = calibration.append_column(field, pa.array(values.flatten().numpy()))
-        files["calibration.parquet"] = table_bytes(calibration)
-    files["index.parquet"] = table_bytes(
+        files[CALIBRATION] = table_bytes(calibration)
+    files[INDEX] = table_bytes(
         sorted_index(tables), row_group_size=ROW_GROUP, write_statistics=["token_id"]
     )
     write_piece(listing, manifest.digest(), files, parts)
@@ -120,7 +122,7 @@ def is_finished(folder: Path, manifest: Manifest, layer: int, kind: str) -> bool
     if not listing.exists():
         return False
     sums = read_list(listing, manifest.digest())
-    made_of = {name: value for name, value in sums.items() if name.endswith(".sha256")}
+    made_of = {name: value for name, value in sums.items() if name not in (INDEX, CALIBRATION)}
     planned = {list_path(folder, shard).name for shard in manifest.shards_of(layer, kind)}
     for name, value in made_of.items():
         path = listing.parent / name
@@ -156,7 +158,7 @@ def _calibration(folder: Path, manifest: Manifest, layer: int, kind: str) -> dic
     if not manifest.null or not is_finished(folder, manifest, layer, kind):
         return {}
     listing = group_list_path(folder, layer, kind)
-    (path,) = checked(listing, manifest.digest(), "calibration.parquet")
+    (path,) = checked(listing, manifest.digest(), CALIBRATION)
     table, parts, start = read_table(path, CALIBRATED.names), {}, 0
     for shard in manifest.group(layer, kind):
         parts[shard] = table.slice(start, manifest.n_channels_in(shard))
@@ -265,7 +267,7 @@ def look_up(folder: Path, manifest: Manifest, ids: list[int]) -> pa.Table:
     for group in manifest.groups():
         if is_finished(folder, manifest, *group):
             listing = group_list_path(folder, *group)
-            (path,) = checked(listing, manifest.digest(), "index.parquet")
+            (path,) = checked(listing, manifest.digest(), INDEX)
             parts = [read_table(path, filters=condition)]
         else:
             shards = [s for s in manifest.group(*group) if is_there(folder, s)]

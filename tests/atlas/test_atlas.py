@@ -19,7 +19,8 @@ from filelock import FileLock
 from rotate_core import Settings, decompose, load_model
 from rotate_core.atlas import Atlas
 from rotate_core.atlas.index import CHANNEL
-from rotate_core.atlas.manifest import Manifest, format_indices, parse_indices, read_manifest
+from rotate_core.atlas.manifest import Manifest, format_indices, parse_indices
+from rotate_core.atlas.manifest_file import read_manifest
 from rotate_core.atlas.shards import SCHEMA, is_there
 from rotate_core.atlas.workers import Work, lock
 from rotate_core.models import Model

@@ -76,7 +76,7 @@ def test_neurons_without_a_shard_may_be_other_ones(
     begun = Atlas.open(tmp_path)
     (shard,) = begun.shards()
     atlas = Atlas.build(tmp_path, model, **OPTIONS)
-    assert "5 shards without any file are planned anew" in caplog.text
+    assert "5 shards that are not there are planned anew" in caplog.text
     neurons = atlas.channels(layer=1, kind="out")
     assert set(shard.indices) < set(neurons.indices)
     assert neurons.q_value is not None
