@@ -227,13 +227,10 @@ class Atlas:
         channel (its z-score) times the channel's support: how far out it is in the neuron. What is
         planned and not there is told in a warning of :mod:`logging`.
         """
-        if lines := lacking(self.folder, self.manifest):
-            log.warning(
-                "%s is not complete: %s; run the same `rotate decompose` again",
-                self.folder,
-                listed(lines, 3),
-            )
         hits = index.search(self.folder, self.manifest, self.tokens, word, limit)
+        if lines := lacking(self.folder, self.manifest):
+            missing = f"{self.folder} is not complete: {listed(lines, 3)}"
+            log.warning("%s; run the same `rotate decompose` again", missing)
         frame = readable(hits, self.tokens)
         return frame.assign(top_tokens=frame["top_tokens"].map(list))
 

@@ -140,7 +140,7 @@ def build_atlas(
             if shard.group in chosen
             and (
                 shard.null
-                or not set(shard.indices).isdisjoint(chosen[shard.group])
+                or not chosen[shard.group].isdisjoint(shard.indices)
                 or is_there(folder, shard)  # whole, or else to be healed
             )
         ]
@@ -171,7 +171,7 @@ def _is_whole(folder: Path, manifest: Manifest, shard: Shard) -> bool:
 def _plan(
     folder: Path,
     wanted: Manifest,
-    chosen: dict[tuple[int, str], tuple[int, ...]],
+    chosen: dict[tuple[int, str], frozenset[int]],
     size: int,
     alone: bool,
 ) -> Manifest:
@@ -183,7 +183,7 @@ def _plan(
     manifest = wanted
     if (folder / "manifest.json").exists():
         planned = read_manifest(folder)
-        begun = [shard for shard in planned.shards if is_there(folder, shard)]
+        begun = any(is_there(folder, shard) for shard in planned.shards)
         different = planned.differences(wanted)
         if different and (begun or not alone):
             raise ValueError(
@@ -196,8 +196,9 @@ def _plan(
                 for shard in planned.shards
                 if not alone
                 or shard.null
-                or shard in begun
-                or set(shard.indices) <= set(chosen.get(shard.group, shard.indices))
+                or shard.group not in chosen
+                or chosen[shard.group].issuperset(shard.indices)
+                or is_there(folder, shard)
             ]
             if dropped := len(planned.shards) - len(kept):
                 log.warning("%s: %d shards that are not there are planned anew", folder, dropped)
@@ -205,7 +206,7 @@ def _plan(
     shards = list(manifest.shards)
     for (layer, kind), neurons in chosen.items():
         held = {i for shard in manifest.group(layer, kind) for i in shard.indices}
-        new = [i for i in neurons if i not in held]
+        new = sorted(neurons - held)
         parts = [(new, False)]
         if not manifest.group(layer, kind, null=True):
             parts.insert(0, (list(range(manifest.null)), True))
@@ -228,20 +229,21 @@ def _choose(
     kinds: Iterable[str] | None,
     neurons: int | Iterable[int] | None,
     seed: int,
-) -> dict[tuple[int, str], tuple[int, ...]]:
-    """The neurons of each layer and kind, ascending."""
+) -> dict[tuple[int, str], frozenset[int]]:
+    """The neurons of each layer and kind."""
     layers = _known("layer", layers, range(model.n_layers), model.name)
     kinds = _known("kind", kinds, model.kinds, model.name)
     if not isinstance(neurons, int):
-        numbers = _known("neuron", neurons, range(model.d_mlp), f"a layer of {model.name}")
-        return {(layer, kind): tuple(numbers) for layer in layers for kind in kinds}
+        every = range(model.d_mlp)
+        numbers = frozenset(_known("neuron", neurons, every, f"a layer of {model.name}"))
+        return dict.fromkeys(((layer, kind) for layer in layers for kind in kinds), numbers)
     if not 1 <= neurons <= model.d_mlp:
         raise ValueError(f"{neurons} neurons of each layer: wanted 1 to {model.d_mlp}")
     chosen = {}
     for layer in layers:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + layer)
-        drawn = torch.randperm(model.d_mlp, generator=generator)[:neurons].sort().values.tolist()
-        chosen.update({(layer, kind): tuple(drawn) for kind in kinds})
+        drawn = torch.randperm(model.d_mlp, generator=generator)[:neurons].tolist()
+        chosen.update(dict.fromkeys(((layer, kind) for kind in kinds), frozenset(drawn)))
     return chosen
 
 
