@@ -1,10 +1,9 @@
-"""The command line as a user meets it: in its own process, killed, interrupted, out of disk."""
+"""The command line as a user meets it: in its own process, interrupted, out of disk."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -47,10 +46,6 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments), env=environment(), capture_output=True, text=True, timeout=300
     )
-
-
-def vectors_of(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.safetensors")}
 
 
 @pytest.fixture(scope="module")
@@ -238,41 +233,12 @@ def start(folder: Path, model: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_killed_at_random_moments_the_finished_atlas_is_the_uninterrupted_one(
-    built: Path, checkpoints, tmp_path: Path
-) -> None:
-    folder, moments = tmp_path / "atlas", random.Random(0)
-    n_killed = 0
-    for _ in range(4):
-        process = start(folder, checkpoints("llama"))
-        time.sleep(moments.uniform(0, 0.3))
-        process.kill()
-        process.communicate()
-        n_killed += process.returncode == -signal.SIGKILL
-        for table in folder.rglob("neurons-*.parquet"):  # what shows is whole
-            assert table.with_suffix(".safetensors").exists()
-        _ = Atlas.open(folder).shards() and Atlas.open(folder).table()
-    assert n_killed
-    assert run("decompose", checkpoints("llama"), *BUILD, "--out", folder).returncode == 0
-    assert vectors_of(folder) == vectors_of(built)
-    assert Atlas.open(folder).table().equals(Atlas.open(built).table())
-    assert not list(folder.rglob("*.part"))
-
-
 def test_ctrl_c_says_so_and_keeps_whole_shards(checkpoints, tmp_path: Path) -> None:
     process = start(tmp_path / "atlas", checkpoints("llama"))
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stderr == "rotate: interrupted; whole shards are kept, and the same command goes on\n"
-
-
-def test_two_processes_share_the_work(built: Path, checkpoints, tmp_path: Path) -> None:
-    processes = [start(tmp_path / "atlas", checkpoints("llama")) for _ in range(2)]
-    for process in processes:
-        _, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stderr
-    assert vectors_of(tmp_path / "atlas") == vectors_of(built)
 
 
 def test_a_full_disk_is_one_error_and_earlier_shards_stay(checkpoints, tmp_path: Path) -> None:

@@ -75,3 +75,9 @@ def test_two_processes_with_different_neurons_make_what_one_makes(
         second = start(checkpoints("llama"), tmp_path / str(i), SECOND, seed=2 * i + 1, **how)
         finish(first, second)
         assert tree(tmp_path / str(i)) in wanted
+
+
+def test_two_processes_share_the_same_work(sequential, checkpoints, tmp_path: Path) -> None:
+    how = [{"seed": seed, "pause": PAUSE} for seed in range(2)]
+    finish(*(start(checkpoints("llama"), tmp_path / "atlas", FIRST, **each) for each in how))
+    assert tree(tmp_path / "atlas") == tree(sequential["1"])
