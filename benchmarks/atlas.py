@@ -34,8 +34,9 @@ import torch
 from measured import keep
 
 from rotate_core.atlas import Atlas
-from rotate_core.atlas.index import finish_group, index_path, look_up, token_ids
-from rotate_core.atlas.manifest import Manifest, Shard, write_manifest
+from rotate_core.atlas.index import finish_group, group_list_path, look_up, token_ids
+from rotate_core.atlas.manifest import Manifest, Shard
+from rotate_core.atlas.manifest_file import write_manifest
 from rotate_core.atlas.shards import write_shard, write_tokens
 from rotate_core.channels import Channels
 from rotate_core.null.evidence import EVIDENCE, TailEvidence, Tails
@@ -111,9 +112,9 @@ def make(folder: Path, n_layers: int, kinds: tuple[str, ...], n_neurons: int) ->
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_manifest(folder, manifest)
-    write_tokens(folder, TOKENS)
+    write_tokens(folder, manifest, TOKENS)
     for shard in shards:
-        write_shard(folder, shard, *synthetic(shard))
+        write_shard(folder, manifest, shard, *synthetic(shard))
     return manifest
 
 
@@ -157,7 +158,7 @@ def finish(folder: Path, layer: int, kind: str) -> dict[str, Any]:
     finish_group(folder, manifest, layer, kind)
     seconds = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    size = index_path(folder, layer, kind).stat().st_size
+    size = group_list_path(folder, layer, kind).with_suffix(".parquet").stat().st_size
     tables = sum(path.stat().st_size for path in folder.rglob(f"{kind}/neurons-*.parquet"))
     return {
         "seconds": round(seconds, 1),

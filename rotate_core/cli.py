@@ -206,6 +206,20 @@ def info(atlas: AtlasPath, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def verify(atlas: AtlasPath) -> None:
+    """Read every file of an atlas; what is damaged or missing is a line each, and exit code 1."""
+    with _errors():
+        from rotate_core import Atlas
+
+        opened = Atlas.open(atlas)
+        if lines := opened.verify():
+            for line in lines:
+                typer.echo(f"rotate: {line}", err=True)
+            raise typer.Exit(1)
+        typer.echo(f"{opened!r}: complete, every checksum as written")
+
+
+@app.command()
 def regions(
     model: Annotated[str, Argument(metavar="MODEL", help="As for decompose.")],
     layer: Annotated[int, Option(min=0, help="From 0.")],

@@ -18,15 +18,6 @@ from filelock import FileLock, Timeout
 log = logging.getLogger(__name__)
 
 
-def damaged(path: Path, why: object) -> ValueError:
-    """The one error for a file of an atlas that cannot be read."""
-    size = f"{path.stat().st_size:,} bytes" if path.exists() else "missing"
-    return ValueError(
-        f"{path} ({size}) is damaged: {why}. Delete this shard's files and run the same "
-        "`rotate decompose` again"
-    )
-
-
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, then rename it; its folder is made if need be.
 

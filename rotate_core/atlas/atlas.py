@@ -11,6 +11,7 @@ The folder's layout: :mod:`rotate_core.atlas.shards`. Its making: :mod:`rotate_c
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from rotate_core.atlas import index
 from rotate_core.atlas.build import build_atlas
-from rotate_core.atlas.manifest import Manifest, Shard, listed, read_manifest
+from rotate_core.atlas.manifest import Manifest, Shard, listed
+from rotate_core.atlas.manifest_file import read_manifest
 from rotate_core.atlas.shards import (
     SCHEMA,
     is_there,
@@ -32,6 +35,7 @@ from rotate_core.atlas.shards import (
     read_tokens,
     readable,
 )
+from rotate_core.atlas.verify import lacking, verify
 from rotate_core.channels import Channels
 from rotate_core.models import Model, load_model
 from rotate_core.models.model import HUB_ID
@@ -41,8 +45,11 @@ from rotate_core.null.calibration import SIGNIFICANT, Calibration
 if TYPE_CHECKING:
     import pandas as pd
 
-ON_HUB = ["*.json", "*.parquet", "*.safetensors"]
+log = logging.getLogger(__name__)
+
+ON_HUB = ["*.json", "*.parquet", "*.safetensors", "*.sha256"]
 """The files of an atlas that a hub has."""
+CALIBRATED = index.CALIBRATED.names
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +103,10 @@ class Atlas:
         )
         return str(url)
 
+    def verify(self) -> list[str]:
+        """What is damaged or missing, a line each: every file is read, and its checksum taken."""
+        return verify(self.folder, self.manifest)
+
     # --- What is there --------------------------------------------------------------------------
 
     def shards(
@@ -146,9 +157,16 @@ class Atlas:
         if not shards:
             raise ValueError(f"{self.folder} has no whole shard yet; run `rotate decompose` again")
         if columns is None:
-            stored = [name for name in SCHEMA.names if not name.startswith("tail_")]
-            columns = ["top_tokens" if name == "top_ids" else name for name in stored]
-        return readable(read_columns(self.folder, shards, columns), self.tokens)
+            shown = [name for name in SCHEMA.names if not name.startswith("tail_")]
+            at = shown.index("polarity")
+            shown[at:at] = CALIBRATED
+            columns = ["top_tokens" if name == "top_ids" else name for name in shown]
+        stored = [name for name in columns if name not in CALIBRATED]
+        table = read_columns(self.folder, self.manifest, shards, stored)
+        if len(stored) < len(columns):
+            calibration = index.read_calibration(self.folder, self.manifest, shards)
+            table = pa.table({c: (table if c in stored else calibration)[c] for c in columns})
+        return readable(table, self.tokens)
 
     def channels(
         self, *, layer: int, kind: str, neuron: int | None = None, null: bool = False
@@ -171,15 +189,16 @@ class Atlas:
                 raise ValueError(f"{group} has no neuron {neuron}: {self.folder} has {has}")
             what = "planned" if neuron is None else f"neuron {neuron} is planned"
             raise ValueError(f"{group}: {what}, and not there yet; run `rotate decompose` again")
-        n_channels = self.manifest.n_channels_of(layer, kind)
-        parts = [read_shard(self.folder, shard, n_channels) for shard in shards]
+        parts = [read_shard(self.folder, self.manifest, shard) for shard in shards]
         row_of = {i: row for row, i in enumerate(i for shard in shards for i in shard.indices)}
         indices = sorted(row_of) if neuron is None else [neuron]
         rows = [row_of[i] for i in indices]
         arrays = {name: torch.cat([part[name] for part in parts])[rows] for name in parts[0]}
-        calibrated = not arrays["q_value"].isnan().any()
-        if not calibrated:  # p- and q-values come last
-            del arrays["p_value"], arrays["q_value"]
+        calibration = index.read_calibration(self.folder, self.manifest, shards)
+        calibrated = not calibration["q_value"].null_count
+        for name in CALIBRATED if calibrated else ():
+            values = torch.tensor(calibration[name].to_numpy())
+            arrays[name] = values.view(-1, self.manifest.n_channels_of(layer, kind))[rows]
         return Channels(
             **arrays,
             calibration=self.calibration(layer, kind) if calibrated else None,
@@ -205,9 +224,13 @@ class Atlas:
 
         Whole tails are searched: where nothing is found, no channel that is there has the word.
         Case and the space around a token do not count. Strength is how far out the token is in the
-        channel (its z-score) times the channel's support: how far out it is in the neuron.
+        channel (its z-score) times the channel's support: how far out it is in the neuron. What is
+        planned and not there is told in a warning of :mod:`logging`.
         """
         hits = index.search(self.folder, self.manifest, self.tokens, word, limit)
+        if lines := lacking(self.folder, self.manifest):
+            missing = f"{self.folder} is not complete: {listed(lines, 3)}"
+            log.warning("%s; run the same `rotate decompose` again", missing)
         frame = readable(hits, self.tokens)
         return frame.assign(top_tokens=frame["top_tokens"].map(list))
 
@@ -250,7 +273,7 @@ class Atlas:
     @cached_property
     def tokens(self) -> tuple[str, ...]:
         """The strings of the vocabulary."""
-        return read_tokens(self.folder)
+        return read_tokens(self.folder, self.manifest)
 
     @cached_property
     def _loaded(self) -> Model:

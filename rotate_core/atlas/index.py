@@ -1,14 +1,15 @@
-"""The index of a layer and kind, from tokens to the channels with them in their tail.
+"""What follows from all shards of a layer and kind: p- and q-values, and the index for a search.
 
-It is made once all shards are there, with the channels' p- and q-values. It is sorted by token, so
-a search reads a small part of it.
+The index leads from tokens to the channels with them in their tail. It is sorted by token, so a
+search reads a small part of it. Both are one piece, whose list names the lists of the shards that
+it was made of: it counts for these only, and is made again where one of them is another.
 """
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -16,18 +17,24 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from rotate_core.atlas.manifest import Manifest, Shard, group_path
+from rotate_core.atlas.pieces import (
+    checked,
+    checksum,
+    damaged,
+    read_list,
+    write_piece,
+)
 from rotate_core.atlas.shards import (
     SCHEMA,
     is_there,
+    list_path,
     read_table,
-    reading,
-    table_path,
-    write_table,
+    shard_table,
+    table_bytes,
 )
 from rotate_core.decomposition import ConvergenceWarning
 from rotate_core.null.calibration import Calibration, p_values, q_values
@@ -38,56 +45,63 @@ INDEXED = ["neuron", "channel", "support", "tail_ids", "tail_z"]
 """The columns of a shard's table that its part of the index is made of."""
 CHANNEL = ["layer", "kind", "neuron", "channel"]
 """What names a channel."""
-STORED = ["model", "p_value", "q_value", "top_ids"]
+STORED = ["model", "top_ids"]
 """What a search tells of each channel out of its shard's table, beside what the index has."""
+CALIBRATED = pa.schema([("p_value", pa.float64()), ("q_value", pa.float64())])
+"""What follows from all neurons and matched vectors of a layer and kind."""
 HIT = ["model", *CHANNEL, "z", "support", "strength", "token", "p_value", "q_value", "top_tokens"]
 """The columns of a search's result."""
+INDEX, CALIBRATION = "index.parquet", "calibration.parquet"
+"""Files of a layer and kind, beside its shards."""
 N_SHOWN = 10
 """Top tokens that a search shows of each channel."""
 
 
-def index_path(folder: Path, layer: int, kind: str) -> Path:
-    """Where the index of a layer and kind is."""
-    return folder / group_path(layer, kind) / "index.parquet"
+def group_list_path(folder: Path, layer: int, kind: str) -> Path:
+    """Where the list of what follows from a layer and kind is."""
+    return folder / group_path(layer, kind) / "index.sha256"
 
 
 # --- Making it ----------------------------------------------------------------------------------
 
 
 def finish_group(folder: Path, manifest: Manifest, layer: int, kind: str) -> None:
-    """Write p- and q-values into the tables of a layer and kind, and its index.
+    """Write p- and q-values of a layer and kind, and its index.
 
     q-values are over all neurons of the layer and kind, one position at a time. Nothing is done
-    before the last planned shard is there, or again for the same shards. The caller holds the
-    group's lock.
+    before the last planned shard is there, or where this was made of the same shards before and is
+    whole. The caller holds the group's lock, and has read the manifest since.
 
     Warns:
         ConvergenceWarning: some channels of the neurons did not converge.
         CalibrationWarning: the null is too small to certify any channel.
     """
+    listing = group_list_path(folder, layer, kind)
+    paths = [list_path(folder, shard) for shard in manifest.shards_of(layer, kind)]
+    if not all(path.exists() for path in paths):
+        return
+    with suppress(ValueError):  # what is damaged is made again
+        if checked(listing, manifest.digest()) and is_finished(folder, manifest, layer, kind):
+            return
+    parts = {path.name: checksum(path) for path in paths}
     shards, nulls = (manifest.group(layer, kind, null=null) for null in (False, True))
-    if not shards or not all(is_there(folder, shard) for shard in shards + nulls):
-        return
-    if is_finished(folder, manifest, layer, kind):
-        return
-    tables = [read_table(table_path(folder, shard)) for shard in shards]
+    tables = [shard_table(folder, manifest, shard) for shard in shards]
+    files = {}
     if nulls:
-        null = torch.cat([_statistic(read_table(table_path(folder, s)), manifest) for s in nulls])
-        p = [p_values(_statistic(table, manifest), null) for table in tables]
-        Calibration(sum(map(len, p)), len(null), manifest.statistic).warn(stacklevel=2)
-        q = q_values(torch.cat(p)).split([len(values) for values in p])
-        for i, shard in enumerate(shards):
-            for name, values in (("p_value", p[i]), ("q_value", q[i])):
-                column = pa.array(values.flatten().numpy())
-                tables[i] = tables[i].set_column(SCHEMA.get_field_index(name), name, column)
-            write_table(table_path(folder, shard), tables[i])
-    index = sorted_index(tables).replace_schema_metadata({"shards": _digest(manifest, layer, kind)})
-    write_table(
-        index_path(folder, layer, kind),
-        index,
-        row_group_size=ROW_GROUP,
-        write_statistics=["token_id"],
+        columns = ["channel", manifest.statistic]
+        null = torch.cat(
+            [_statistic(shard_table(folder, manifest, s, columns), manifest) for s in nulls]
+        )
+        p = torch.cat([p_values(_statistic(table, manifest), null) for table in tables])
+        Calibration(len(p), len(null), manifest.statistic).warn(stacklevel=2)
+        calibration = pa.concat_tables(tables).select(["neuron", "channel"])
+        for field, values in zip(CALIBRATED, (p, q_values(p)), strict=True):
+            calibration = calibration.append_column(field, pa.array(values.flatten().numpy()))
+        files[CALIBRATION] = table_bytes(calibration)
+    files[INDEX] = table_bytes(
+        sorted_index(tables), row_group_size=ROW_GROUP, write_statistics=["token_id"]
     )
+    write_piece(listing, manifest.digest(), files, parts)
     n_short = sum(pc.sum(pc.invert(table["converged"])).as_py() or 0 for table in tables)
     if n_short:
         warnings.warn(
@@ -99,18 +113,59 @@ def finish_group(folder: Path, manifest: Manifest, layer: int, kind: str) -> Non
 
 
 def is_finished(folder: Path, manifest: Manifest, layer: int, kind: str) -> bool:
-    """Whether the index of a layer and kind covers all of its planned shards."""
-    path = index_path(folder, layer, kind)
-    if not path.exists():
+    """Whether p- and q-values and index are there, and of all that is planned.
+
+    Raises:
+        ValueError: a list is damaged, or they were made of other shards than those that are there.
+    """
+    listing = group_list_path(folder, layer, kind)
+    if not listing.exists():
         return False
-    with reading(path):
-        metadata = pq.read_schema(path).metadata or {}
-    return bool(metadata.get(b"shards") == _digest(manifest, layer, kind).encode())
+    sums = read_list(listing, manifest.digest())
+    made_of = {name: value for name, value in sums.items() if name not in (INDEX, CALIBRATION)}
+    planned = {list_path(folder, shard).name for shard in manifest.shards_of(layer, kind)}
+    for name, value in made_of.items():
+        path = listing.parent / name
+        if checksum(path) != value if path.exists() else name not in planned:
+            raise damaged(listing, f"it is of another {name} than there is")
+    return planned == made_of.keys() and all((listing.parent / name).exists() for name in planned)
 
 
-def _digest(manifest: Manifest, layer: int, kind: str) -> str:
-    shards = [manifest.group(layer, kind, null=null) for null in (False, True)]
-    return hashlib.sha256(repr(shards).encode()).hexdigest()
+def read_calibration(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> pa.Table:
+    """:data:`CALIBRATED` of the shards' channels, as in their tables one below the other.
+
+    Returns:
+        Nulls for matched vectors, and where a layer and kind is not complete.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    of_group: dict[tuple[int, str], dict[Shard, pa.Table]] = {}
+    parts = [CALIBRATED.empty_table()]
+    for shard in shards:
+        if shard.group not in of_group:
+            of_group[shard.group] = _calibration(folder, manifest, *shard.group)
+        part = of_group[shard.group].get(shard)
+        if part is None:
+            nothing = pa.nulls(manifest.n_channels_in(shard), pa.float64())
+            part = pa.table([nothing, nothing], schema=CALIBRATED)
+        parts.append(part)
+    return pa.concat_tables(parts)
+
+
+def _calibration(folder: Path, manifest: Manifest, layer: int, kind: str) -> dict[Shard, pa.Table]:
+    """:data:`CALIBRATED` of each shard of a layer and kind; none where it is not complete."""
+    if not manifest.null or not is_finished(folder, manifest, layer, kind):
+        return {}
+    listing = group_list_path(folder, layer, kind)
+    (path,) = checked(listing, manifest.digest(), CALIBRATION)
+    table, parts, start = read_table(path, CALIBRATED.names), {}, 0
+    for shard in manifest.group(layer, kind):
+        parts[shard] = table.slice(start, manifest.n_channels_in(shard))
+        start += manifest.n_channels_in(shard)
+    if len(table) != start:
+        raise damaged(path, f"{len(table)} rows, wanted {start}")
+    return parts
 
 
 def _statistic(table: pa.Table, manifest: Manifest) -> Tensor:
@@ -211,10 +266,13 @@ def look_up(folder: Path, manifest: Manifest, ids: list[int]) -> pa.Table:
     tables = []
     for group in manifest.groups():
         if is_finished(folder, manifest, *group):
-            parts = [read_table(index_path(folder, *group), filters=condition)]
+            listing = group_list_path(folder, *group)
+            (path,) = checked(listing, manifest.digest(), INDEX)
+            parts = [read_table(path, filters=condition)]
         else:
-            paths = [table_path(folder, s) for s in manifest.group(*group) if is_there(folder, s)]
-            parts = [index_rows(read_table(path, INDEXED)).filter(condition) for path in paths]
+            shards = [s for s in manifest.group(*group) if is_there(folder, s)]
+            rows = (index_rows(shard_table(folder, manifest, s, INDEXED)) for s in shards)
+            parts = [table.filter(condition) for table in rows]
         for part in parts:
             layer, kind = (pa.repeat(pa.scalar(value), len(part)) for value in group)
             tables.append(part.add_column(0, "layer", layer).add_column(1, "kind", kind))
@@ -224,17 +282,24 @@ def look_up(folder: Path, manifest: Manifest, ids: list[int]) -> pa.Table:
 
 
 def _stored(folder: Path, manifest: Manifest, hits: pa.Table) -> pa.Table:
-    """:data:`STORED` of each hit's channel, in the order of the hits, out of their few shards."""
+    """:data:`STORED` and :data:`CALIBRATED` of each hit's channel, in the order of the hits."""
     planned = (shard for shard in manifest.shards if not shard.null)
     shards = {(*shard.group, i): shard for shard in planned for i in shard.indices}
     rows: dict[Shard, list[int]] = {}
     for i, key in enumerate(zip(*(hits[name].to_pylist() for name in CHANNEL[:3]), strict=True)):
         rows.setdefault(shards[key], []).append(i)
     parts = [SCHEMA.empty_table().select(STORED)]
+    order, row, start = np.zeros(len(hits), int), np.zeros(len(hits), int), 0
     for shard, here in rows.items():
         neurons, channels = (hits[name].to_numpy()[here] for name in ("neuron", "channel"))
         at = np.searchsorted(shard.indices, neurons) * manifest.n_channels_of(*shard.group)
-        table = read_table(table_path(folder, shard), STORED)
-        parts.append(table.take(pa.array(at + channels)))
-    order = np.argsort([i for here in rows.values() for i in here])
-    return pa.concat_tables(parts).take(pa.array(order, pa.int64()))
+        at += channels
+        order[here] = np.arange(len(here)) + sum(map(len, parts))
+        row[here] = at + start
+        parts.append(shard_table(folder, manifest, shard, STORED).take(pa.array(at)))
+        start += manifest.n_channels_in(shard)
+    stored = pa.concat_tables(parts).take(pa.array(order))
+    calibration = read_calibration(folder, manifest, list(rows)).take(pa.array(row))
+    for name in CALIBRATED.names:
+        stored = stored.append_column(name, calibration[name])
+    return stored

@@ -1,25 +1,22 @@
-"""manifest.json: what an atlas is made of, and what is planned for it."""
+"""What an atlas is made of, and what is planned for it."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from rotate_core.models.architectures import KINDS
-from rotate_core.null.evidence import STATISTICS
 from rotate_core.rotation.settings import Settings
-from rotate_core.storage import write_whole
 
-FORMAT = "rotate_core atlas 3"
-OLD_FORMATS = ("rotate_core atlas 1", "rotate_core atlas 2")
-"""Refused: they lack the whole tails or the evidence, which take the model's U to compute."""
+MOST_NEURONS = 1 << 20
+"""Of a layer: a number beyond is a mistake. The largest open models have 2^16 and fewer."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +113,19 @@ class Manifest:
             except (TypeError, ValueError) as error:
                 raise ValueError(f"exception for {key!r}: {error}") from None
 
+    def digest(self, shard: Shard | None = None) -> str:
+        """What a shard, or a piece of the whole, is made with: all that it depends on, hashed.
+
+        Other shards beside it, and the versions of packages, do not count.
+        """
+        part = "" if shard is None else f"{shard.stem} {format_indices(shard.indices)}"
+        return hashlib.sha256(f"{self._made_with}{part}".encode()).hexdigest()
+
+    @cached_property
+    def _made_with(self) -> str:
+        fixed = dataclasses.asdict(dataclasses.replace(self, shards=(), versions={}))
+        return json.dumps(fixed, sort_keys=True)
+
     def differences(self, other: Manifest) -> list[str]:
         """Each difference that keeps channels of the two apart, as "name: here -> there"."""
         pairs: list[tuple[str, Any, Any]] = []
@@ -131,6 +141,10 @@ class Manifest:
     def group(self, layer: int, kind: str, *, null: bool = False) -> tuple[Shard, ...]:
         """The planned shards of a layer and kind."""
         return tuple(self._grouped.get((layer, kind, null), ()))
+
+    def shards_of(self, layer: int, kind: str) -> tuple[Shard, ...]:
+        """The planned shards of a layer and kind, and of its matched vectors."""
+        return self.group(layer, kind, null=True) + self.group(layer, kind)
 
     def groups(self) -> list[tuple[int, str]]:
         """Layers and kinds that have planned neurons, in order."""
@@ -154,11 +168,11 @@ def parse_indices(text: str) -> tuple[int, ...]:
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(f"{part!r} is no number and no range such as 0-99")
+        if max(len(first), len(last)) > 9 or int(last or first) >= MOST_NEURONS:
+            raise ValueError(f"{part[:40]!r}: no layer has so many neurons")
         low, high = int(first), int(last or first)
         if high < low:
             raise ValueError(f"the range {part} runs backwards")
-        if high >= 10**8:
-            raise ValueError(f"{part!r}: no layer has so many neurons")
         numbers.update(range(low, high + 1))
     return tuple(sorted(numbers))
 
@@ -178,73 +192,3 @@ def listed(values: Sequence[object], most: int = 12) -> str:
         return f"{values[0]} to {values[-1]}"
     shown = ", ".join(map(str, values[:most]))
     return shown if len(values) <= most else f"{shown}, ... ({len(values)})"
-
-
-# --- The manifest -------------------------------------------------------------------------------
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json, whole or not at all."""
-    content = {"format": FORMAT, **dataclasses.asdict(manifest), "shards": []}
-    lines = [
-        json.dumps({"layer": s.layer, "kind": s.kind, "null" if s.null else "neurons": text})
-        for s in manifest.shards
-        for text in [format_indices(s.indices)]
-    ]
-    head = json.dumps(content, indent=2, ensure_ascii=False).removesuffix("[]\n}")
-    text = head + "[\n    " + ",\n    ".join(lines) + "\n  ]\n}\n"  # one line per shard
-    write_whole(folder / "manifest.json", text.encode())
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Read and check manifest.json.
-
-    Raises:
-        FileNotFoundError: the folder is no atlas.
-        ValueError: the manifest is damaged or of another version.
-    """
-    path = folder / "manifest.json"
-    if not path.is_file():
-        what = "there is no manifest.json in it" if folder.is_dir() else "there is no such folder"
-        raise FileNotFoundError(f"{folder} is no atlas: {what}; `rotate decompose` makes one")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise TypeError(f"a {type(content).__name__}, not an object")
-        written = content.pop("format", None)
-        if written in OLD_FORMATS:
-            raise ValueError(
-                f"format {written!r} lacks columns that this version reads; run "
-                "`rotate decompose` again into another folder, or delete this one"
-            )
-        if written != FORMAT:
-            raise ValueError(f"format {written!r}, this version reads {FORMAT!r}")
-        content["settings"] = Settings(**content["settings"])
-        content["shards"] = tuple(_shard(entry) for entry in content["shards"])
-        manifest = Manifest(**content)
-        manifest.check_exceptions()
-        if manifest.statistic not in STATISTICS:
-            raise ValueError(f"statistic {manifest.statistic!r}")
-        for field in dataclasses.fields(Manifest):
-            value = getattr(manifest, field.name)
-            wanted = _TYPES[str(field.type).partition("[")[0]]
-            if type(value) is not wanted:
-                raise TypeError(f"{field.name} is {value!r}, not a {wanted.__name__}")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        detail = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path} is no manifest of an atlas: {detail}") from error
-    return manifest
-
-
-_TYPES: dict[str, type] = {
-    "str": str, "int": int, "bool": bool, "dict": dict, "tuple": tuple, "Settings": Settings
-}  # fmt: skip
-
-
-def _shard(entry: dict[str, Any]) -> Shard:
-    null = "null" in entry
-    layer, kind = entry["layer"], entry["kind"]
-    indices = parse_indices(entry["null" if null else "neurons"])
-    if type(layer) is not int or layer < 0 or kind not in KINDS or not indices:
-        raise ValueError(f"shard {entry}")
-    return Shard(layer, kind, indices, null)

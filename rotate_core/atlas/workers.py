@@ -7,9 +7,12 @@ or after what interruption. Processes share the work by one lock per shard.
 from __future__ import annotations
 
 import dataclasses
+import os
+import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +22,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from rotate_core.atlas.manifest import Manifest, Shard
-from rotate_core.atlas.shards import is_there, write_shard
+from rotate_core.atlas.pieces import is_whole
+from rotate_core.atlas.shards import list_path, write_shard
 from rotate_core.channels import Channels
 from rotate_core.decomposition import ConvergenceWarning, decompose
 from rotate_core.models import Model, load_model
@@ -31,6 +35,8 @@ from rotate_core.null.matched import matched_vectors, own_seed
 
 POLL_SECONDS = 0.5
 """Between looks at shards that other processes are at."""
+RUN = "run-"
+"""What names of locks begin with that are held as long as their processes are at work."""
 RETRIES = 3
 """How often Ray starts a task again whose worker has died."""
 
@@ -40,6 +46,28 @@ def lock(folder: Path, name: str, *, wait: bool = False) -> FileLock:
     locks = folder / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     return FileLock(locks / f"{name.replace('/', '-')}.lock", timeout=-1 if wait else 0)
+
+
+@contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Hold a lock by which others see that this process is at work, begun under the manifest's."""
+    own = lock(folder, f"{RUN}{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with own:
+            yield
+    finally:
+        Path(own.lock_file).unlink(missing_ok=True)
+
+
+def others_at_work(folder: Path) -> bool:
+    """Whether another process is. The caller has the manifest's lock, so that none begins now."""
+    for path in sorted((folder / ".locks").glob(f"{RUN}*.lock")):
+        try:
+            with FileLock(path, timeout=0):
+                path.unlink(missing_ok=True)  # its process has ended
+        except Timeout:
+            return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -55,13 +83,14 @@ class Work:
     """Of PyTorch on a CPU: how many share a sum changes its rounding."""
 
     def compute(self, shard: Shard, model: Model) -> bool:
-        """Compute and write a shard, unless it is there. False: another process is at it."""
+        """Compute and write a shard, unless it is whole. False: another process is at it."""
         own = lock(self.folder, shard.stem)
         try:
             with own:
-                if not is_there(self.folder, shard):
+                if not is_whole(list_path(self.folder, shard), self.manifest.digest(shard)):
                     channels = _decompose(shard, model, self.manifest, self.device)
-                    write_shard(self.folder, shard, channels, tail_evidence(channels))
+                    evidence = tail_evidence(channels)
+                    write_shard(self.folder, self.manifest, shard, channels, evidence)
         except Timeout:
             return False
         Path(own.lock_file).unlink(missing_ok=True)  # whoever takes it still finds the shard there

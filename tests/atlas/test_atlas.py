@@ -19,7 +19,8 @@ from filelock import FileLock
 from rotate_core import Settings, decompose, load_model
 from rotate_core.atlas import Atlas
 from rotate_core.atlas.index import CHANNEL
-from rotate_core.atlas.manifest import Manifest, format_indices, parse_indices, read_manifest
+from rotate_core.atlas.manifest import Manifest, format_indices, parse_indices
+from rotate_core.atlas.manifest_file import read_manifest
 from rotate_core.atlas.shards import SCHEMA, is_there
 from rotate_core.atlas.workers import Work, lock
 from rotate_core.models import Model
@@ -131,11 +132,14 @@ def test_anyone_can_read_the_folder(built: Atlas) -> None:
     channels = built.channels(layer=2, kind="out")
     tokens = json.loads((built.folder / "tokens.json").read_text())
     frame["top_tokens"] = frame["top_ids"].map(lambda ids: [tokens[i] for i in ids])
-    assert set(channels.table().columns) <= set(frame.columns)
+    assert set(channels.table().columns) - {"p_value", "q_value"} <= set(frame.columns)
+    calibration = pd.read_parquet(path.parent / "calibration.parquet")
+    frame = frame.merge(calibration, on=["neuron", "channel"])
+    assert frame["q_value"].tolist() == channels.q_value.flatten().tolist()
     assert frame["top_tokens"].tolist() == channels.table(k=50)["top_tokens"].tolist()
     assert frame["polarity"].tolist() == channels.polarity.flatten().tolist()
     files = (p for p in built.folder.rglob("*") if p.is_file() and p.parent.name != ".locks")
-    assert {p.suffix for p in files} == {".json", ".parquet", ".safetensors"}
+    assert {p.suffix for p in files} == {".json", ".parquet", ".safetensors", ".sha256"}
 
 
 def test_table_reads_the_columns_that_are_asked_for(built: Atlas) -> None:
@@ -214,7 +218,7 @@ def test_search_finds_a_word_with_any_case_and_space(built: Atlas) -> None:
 def test_search_covers_shards_that_are_not_indexed_yet(atlas: Atlas) -> None:
     words = atlas.table()["top_tokens"].map(lambda tokens: tokens[0].strip().lower())
     before = {word: hits(atlas, word) for word in set(words[:4]) - {""}}
-    for index in atlas.folder.rglob("index.parquet"):
+    for index in atlas.folder.rglob("index.sha256"):
         index.unlink()
         assert {word: hits(atlas, word) for word in before} == before
 
@@ -274,7 +278,7 @@ def test_search_finds_every_token_of_a_tail_and_no_other(
     shutil.copytree(wide.folder, tmp_path / "atlas")
     atlas = Atlas.open(tmp_path / "atlas")
     if not indexed:
-        for index in atlas.folder.rglob("index.parquet"):
+        for index in atlas.folder.rglob("index.sha256"):
             index.unlink()
     tails = tails_by_hand(wide, model)
     channels = atlas.channels(layer=1, kind="out", neuron=atlas.shards(kind="out")[0].indices[0])
@@ -338,8 +342,8 @@ def test_again_does_nothing_and_a_lost_shard_is_computed_again(atlas: Atlas, mod
     assert (vectors_of(atlas.folder), tables_of(atlas.folder)) == before
 
 
-def test_vectors_without_their_table_are_no_shard(atlas: Atlas) -> None:
-    (path,) = (atlas.folder / "layer-00" / "gate").glob("neurons-*.parquet")
+def test_files_without_their_list_are_no_shard(atlas: Atlas) -> None:
+    (path,) = (atlas.folder / "layer-00" / "gate").glob("neurons-*.sha256")
     path.unlink()
     assert path.with_suffix(".safetensors").exists()
     assert len(atlas.table(layer=0)) == 12
@@ -509,8 +513,24 @@ def test_a_folder_that_is_no_atlas(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "rotate_core atlas 99"}, "format 'rotate_core atlas 99'"),
+        ({"format": None}, "format is None, not a str"),
         ({"seed": "0"}, "seed is '0', not a int"),
+        ({"seed": -1}, "seed is -1, not at least 0"),
+        ({"null": True}, "null is True, not a int"),
+        ({"settings": [1]}, "settings is .1., not a dict"),
+        ({"settings": {"threshold": "4"}}, "settings: threshold='4'"),
+        ({"side": "left"}, "side is 'left', not one of auto"),
+        ({"versions": {"torch": 2}}, "versions.torch is 2, not a str"),
+        ({"exceptions": {"0": 3}}, "exception for '0'"),
+        ({"shards": {"layer": 0}}, "shards is .*, not a list"),
+        ({"shards": [5]}, r"shards\[0\] is 5, not a dict"),
+        ({"shards": [{"layer": "0", "kind": "out", "neurons": "0"}]}, r"shards\[0\].layer is '0'"),
+        ({"shards": [{"layer": 0, "kind": "out", "neurons": 7}]}, r"shards\[0\].neurons is 7"),
+        ({"shards": [{"layer": 0, "kind": "out", "null": [7]}]}, r"shards\[0\].null is .7."),
+        ({"shards": [{"layer": 0, "kind": "out", "neurons": "0-99999999"}]}, "so many neurons"),
+        ({"shards": [{"layer": 0, "kind": "out", "neurons": "9" * 9999}]}, "so many neurons"),
+        ({"shards": [{"layer": 0, "kind": "out", "neurons": "4"}] * 2}, r"shards\[1\].*twice"),
+        ({"model": "another"}, "it was changed since .* made again by the same"),
         ({"settings": {"solver": "magic"}}, "solver='magic'"),
         ({"settings": {"speed": 3}}, "speed"),
         ({"shards": [{"layer": 0, "kind": "../..", "neurons": "0"}]}, "shard"),
@@ -527,11 +547,11 @@ def test_a_manifest_is_checked(atlas: Atlas, change: dict[str, object], message:
         Atlas.open(atlas.folder)
 
 
-@pytest.mark.parametrize("old", ["rotate_core atlas 1", "rotate_core atlas 2"])
+@pytest.mark.parametrize("old", ["rotate_core atlas 3", "rotate_core atlas 99"])
 def test_an_atlas_of_an_old_format_says_what_to_do(atlas: Atlas, model: Model, old: str) -> None:
     path = atlas.folder / "manifest.json"
-    path.write_text(path.read_text().replace("rotate_core atlas 3", old))
-    message = f"format '{old}' lacks .*; run `rotate decompose` .* another folder"
+    path.write_text(path.read_text().replace("rotate_core atlas 4", old))
+    message = f"is of format '{old}', and .*: run `rotate decompose` .* another folder"
     before = tables_of(atlas.folder)
     with pytest.raises(ValueError, match=message):
         Atlas.open(atlas.folder)
@@ -540,7 +560,7 @@ def test_an_atlas_of_an_old_format_says_what_to_do(atlas: Atlas, model: Model, o
     assert tables_of(atlas.folder) == before
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "", '"x"'])
+@pytest.mark.parametrize("content", ["{", "[]", "", '"x"', "[" * 100_000, "\x00", "1" * 9999])
 def test_a_manifest_that_is_no_json_object(atlas: Atlas, content: str) -> None:
     (atlas.folder / "manifest.json").write_text(content)
     with pytest.raises(ValueError, match="is no manifest of an atlas"):
@@ -577,7 +597,13 @@ def test_what_there_is_is_named_when_asked_for_what_there_is_not(built: Atlas) -
         ({"neurons": 49}, "49 neurons of each layer: wanted 1 to 48"),
         ({"neurons": []}, "no neuron asked for"),
         ({"n_channels": 0}, "n_channels=0"),
+        ({"n_channels": 10**9}, "n_channels=1000000000: wanted 1 to 300"),
         ({"null": -1}, "null=-1"),
+        ({"null": 10**9}, "null=1000000000: wanted 0 to 100000"),
+        ({"seed": -1}, "seed=-1: wanted"),
+        ({"neurons": range(10**9)}, "neuron 48: a layer of tiny-llama has 0 to 47"),
+        ({"neurons": ["a"]}, "neuron a: a layer"),
+        ({"layers": range(10**9)}, "layer 3: tiny-llama has 0 to 2"),
         ({"engine": "dask"}, "engine='dask': wanted one of local, ray"),
         ({"statistic": "luck"}, "statistic='luck'"),
         ({"side": "left"}, "side='left'"),
