@@ -260,7 +260,7 @@ def regions(
         from rotate_core import text as texts
         from rotate_core.decomposition import usable_device
         from rotate_core.dictionaries import Regions, RegionSettings, mfa, mfa_stream
-        from rotate_core.dictionaries.checkpoint import to_do
+        from rotate_core.dictionaries.folder import to_do
 
         usable = usable_device(device)  # before a model is fetched
         settings = RegionSettings(rank=rank, noise=noise, top=top)
@@ -270,7 +270,7 @@ def regions(
             "regions": n_regions, "rank": rank, "noise": noise, "top": top, "seed": seed,
             "text": text, "tokens": None if whole_text else tokens,
         }  # fmt: skip
-        if not to_do(out, asked):
+        if not to_do(out, asked, Regions.what):
             typer.echo(repr(Regions.read(out)))
             return
         options: dict[str, Any] = {

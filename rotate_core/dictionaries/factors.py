@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rotate_core.dictionaries import hals
+from rotate_core.dictionaries import folder, hals
 from rotate_core.dictionaries.learned import Learned
 from rotate_core.dictionaries.settings import FactorSettings
 
@@ -46,6 +47,18 @@ class Factors(Learned):
     n_revived: int
     """Times that a feature which no token used was put elsewhere."""
     settings: FactorSettings
+
+    what = "factors"
+
+    @staticmethod
+    def read(path: str | Path) -> Factors:
+        """Read the folder that :meth:`write` wrote.
+
+        Raises:
+            FileNotFoundError: there are no factors.
+            ValueError: they are damaged, or something else.
+        """
+        return Factors(**folder.read(Path(path), Factors, FactorSettings, Factors.what))
 
     @property
     def n_features(self) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from jaxtyping import Int
 from torch import Tensor
 
+from rotate_core.dictionaries.folder import write
 from rotate_core.models.tokens import visible
 from rotate_core.text.labelled import Context
 
@@ -35,6 +37,18 @@ class Learned:
     contexts: tuple[tuple[Context, ...], ...] | None = None
     """Each of ``top_rows`` in its text, where the activations know it."""
 
+    what: ClassVar[str]
+    """What its parts are called, and its file."""
+
+    def write(self, folder: str | Path) -> Path:
+        """Write manifest.json and the arrays, each whole or not at all.
+
+        Raises:
+            FileExistsError: there is one of these in the folder.
+        """
+        write(Path(folder), self, self.what)
+        return Path(folder)
+
     def top_positions(self, part: int, k: int = 20) -> pd.DataFrame:
         """The k tokens of the fit where a part is strongest: row, and the text around.
 
@@ -46,7 +60,7 @@ class Learned:
 
         check_number(part, self.n_parts, "part")
         if self.top_rows is None:
-            raise ValueError("this fit does not know the tokens that it was made of")
+            raise ValueError(f"these {self.what} do not know the tokens that they were fitted to")
         rows = [row for row in self.top_rows[part].tolist() if row >= 0][:k]
         frame = pd.DataFrame({"row": rows})
         if self.contexts is not None:

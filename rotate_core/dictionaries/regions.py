@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rotate_core.dictionaries.checkpoint import read_fields, write_fields
+from rotate_core.dictionaries import folder
+from rotate_core.dictionaries.checkpoint import check_shapes, published
 from rotate_core.dictionaries.learned import Learned, check_number
-from rotate_core.dictionaries.mixture import Mixture, Readers, chunks, read, readers
+from rotate_core.dictionaries.mixture import Mixture, Readers, chunks, orthogonal, read, readers
 from rotate_core.dictionaries.settings import RegionSettings
 from rotate_core.text.steering import added, pulled
 
@@ -54,6 +55,8 @@ class Regions(Learned):
     """Times that a region without tokens was put elsewhere."""
     settings: RegionSettings
 
+    what = "regions"
+
     @staticmethod
     def read(path: str | Path) -> Regions:
         """Read what :meth:`write` or ``rotate regions`` wrote, or a checkpoint of the authors'.
@@ -65,18 +68,18 @@ class Regions(Learned):
             FileNotFoundError: there is nothing.
             ValueError: it is damaged, or something else.
         """
-        names = (field.name for field in dataclasses.fields(Regions))
-        return Regions(**read_fields(Path(path), names))
-
-    def write(self, folder: str | Path) -> Path:
-        """Write manifest.json and regions.safetensors, each whole or not at all.
-
-        Raises:
-            FileExistsError: there are other regions in the folder.
-        """
-        names = (field.name for field in dataclasses.fields(self))
-        write_fields(Path(folder), {name: getattr(self, name) for name in names})
-        return Path(folder)
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: there are no regions")
+        if path.is_dir():
+            fields = folder.read(path, Regions, RegionSettings, Regions.what)
+        else:
+            fields = published(path)
+        mixture = Mixture(**{f.name: fields[f.name] for f in dataclasses.fields(Mixture)})
+        check_shapes(path, mixture)
+        if not path.is_dir():
+            fields |= vars(orthogonal(mixture))
+        return Regions(**fields)
 
     # --- Reading activations --------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
@@ -12,7 +13,7 @@ from planted import planted_factors
 from torch import Tensor
 
 from rotate_core import load_model
-from rotate_core.dictionaries import snmf, snmf_stream, stability
+from rotate_core.dictionaries import Factors, snmf, snmf_stream, stability
 from rotate_core.dictionaries.surrogates import gaussian, shuffled
 from rotate_core.text import Activations, activations
 from rotate_core.text.corpus import Windows
@@ -98,6 +99,24 @@ def test_the_lines_of_the_documentation() -> None:
     assert table.weight.sum() == pytest.approx(1, abs=1e-5)
     assert "layer 15, hidden: 8 features of 77 of 1536 neurons" in repr(features)
     assert "<table" in features._repr_html_()
+
+
+def test_our_folder_reads_back(tmp_path: Path) -> None:
+    x = planted_factors(0, n=300)[0]
+    whole = snmf(labelled(x), 5, history=True, scale_neurons=True, **OPTIONS)
+    streamed = snmf_stream([x], 5, **OPTIONS)
+    for i, factors in enumerate((whole, streamed)):
+        again = Factors.read(factors.write(tmp_path / str(i)))
+        for field in dataclasses.fields(Factors):
+            here, there = getattr(factors, field.name), getattr(again, field.name)
+            if isinstance(here, Tensor):
+                assert torch.equal(here, there), field.name
+            else:
+                assert here == there, field.name
+    with pytest.raises(FileExistsError, match="holds factors already"):
+        whole.write(tmp_path / "0")
+    with pytest.raises(FileNotFoundError, match="no whole factors"):
+        Factors.read(tmp_path)
 
 
 # --- A stream ----------------------------------------------------------------------------------
