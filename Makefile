@@ -71,7 +71,7 @@ $(VALUES): FORCE
 	@cmp -s notebooks/profiles/$(PROFILE).yaml $@ || cp notebooks/profiles/$(PROFILE).yaml $@
 
 book/executed/%.ipynb: notebooks/%.ipynb $(VALUES) $(SOURCES) book/execute.py $(SERVED) | $(ENV) $(call fetched,$(MODEL))
-	$(BIN)/python book/execute.py $< $@ --parameters $(VALUES)
+	@$(BIN)/python -m book.execute $< $@ --parameters $(VALUES) --profile $(PROFILE) --chapters $(CHAPTERS)
 
 # What a reader's browser rotates neurons with. Its chapter adds the neurons of the introduction.
 $(SERVED): $(wildcard rotate_core/explorer/*.py rotate_core/explorer/static/*) | $(ENV) $(call fetched,$(MODEL))

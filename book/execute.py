@@ -1,6 +1,6 @@
 """Execute one notebook for the book: a profile's values in, all of its outputs or nothing out.
 
-    python book/execute.py notebooks/01_one_neuron.ipynb book/executed/01_one_neuron.ipynb \
+    python -m book.execute notebooks/01_one_neuron.ipynb book/executed/01_one_neuron.ipynb \
         --parameters notebooks/profiles/quick.yaml
 
 Papermill's own way is a second parameters cell below the defaults, so that a page shows values that
@@ -24,9 +24,11 @@ import yaml
 from papermill.translators import PythonTranslator
 from traitlets.config import Config
 
+from book import progress
 from rotate_core.storage import write_whole
 
 ASSIGNMENT = re.compile(r"^(?P<name>[A-Za-z_]\w*) = (?P<value>.*?)(?P<comment>  #.*)?$")
+SOURCES = sorted((Path(__file__).parents[1] / "rotate_core").rglob("*.py"))
 PLAIN_TQDM = "import tqdm.auto, tqdm.std; tqdm.auto.tqdm = tqdm.std.tqdm"
 PROGRESS_BAR = re.compile(r"\r[^\r\n]*\n?")  # how tqdm draws on a stream
 
@@ -106,7 +108,13 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="notebook without outputs")
     parser.add_argument("target", type=Path, help="where the executed notebook goes")
     parser.add_argument("--parameters", type=Path, required=True, help="YAML file of a profile")
+    parser.add_argument("--profile", default="", help="its name, to tell how long the rest takes")
+    parser.add_argument("--chapters", nargs="*", default=[], help="all of the book's, in order")
     arguments = parser.parse_args()
+    if arguments.target.stem in arguments.chapters:
+        since = max(file.stat().st_mtime for file in (arguments.parameters, *SOURCES))
+        known = progress.expected(arguments.profile)
+        print(progress.told(arguments.target, arguments.chapters, known, since), flush=True)
     values = yaml.safe_load(arguments.parameters.read_text(encoding="utf-8")) or {}
     execute(arguments.source, arguments.target, values)
 

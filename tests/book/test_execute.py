@@ -8,6 +8,7 @@ import nbformat
 import papermill
 import pytest
 
+from book import progress
 from book.execute import drop_progress_bars, execute, fill_parameters, parameters_cell
 
 PARAMETERS = """\
@@ -45,6 +46,24 @@ def test_a_notebook_without_a_parameters_cell_is_refused():
     it.cells[0].metadata.tags = []
     with pytest.raises(ValueError, match="0 cells are tagged 'parameters'; wanted exactly 1"):
         fill_parameters(it, {})
+
+
+def test_the_rest_is_told_at_the_pace_of_this_machine(tmp_path: Path):
+    chapters = ["01_a", "02_b", "03_c"]
+    seconds = {"01_a": 60.0, "02_b": 120.0, "03_c": 240.0}
+    target = tmp_path / "02_b.ipynb"
+    line = "Chapter 2 of 3: 02_b"
+    assert progress.told(target, chapters, {}, 0) == line
+    assert progress.told(target, chapters, seconds, 0) == (
+        f"{line}, about 2 min; 7 min left for 3 chapters"
+    )
+    done = notebook()
+    done.metadata["papermill"] = {"duration": 120.0}
+    nbformat.write(done, tmp_path / "01_a.ipynb")
+    assert progress.told(target, chapters, seconds, 0) == (
+        f"{line}, about 4 min; 12 min left for 2 chapters"
+    )
+    assert "7 min left for 3" in progress.told(target, chapters, seconds, 2**40)
 
 
 def test_progress_bars_go_and_warnings_stay():
