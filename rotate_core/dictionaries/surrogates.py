@@ -32,8 +32,10 @@ def gaussian(x: Activations, *, like: Tensor | None = None, seed: int = 0) -> Ac
     """
     values = (x.values if like is None else like).double()
     mean = values.mean(0)
-    _, s, vt = torch.linalg.svd(values - mean, full_matrices=False)
-    root = vt * (s / len(values) ** 0.5).unsqueeze(1)
+    root = (values - mean) / len(values) ** 0.5
+    if len(root) > root.shape[1]:  # any root of the covariance will do
+        lengths, vectors = torch.linalg.eigh(root.T @ root)
+        root = lengths.clamp_min(0).sqrt().unsqueeze(1) * vectors.T
     generator = torch.Generator().manual_seed(own_seed(seed, "gaussian", x.source, len(x)))
     draws = torch.randn(len(x), len(root), generator=generator, dtype=torch.float64)
     return dataclasses.replace(x, values=(mean + draws @ root).to(x.values))

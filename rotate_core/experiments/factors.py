@@ -46,8 +46,21 @@ ROUNDING = 1e-6
 """Of the energy: a loss that rises by less is not said to rise."""
 
 
+Texts = dict[str, tuple[Activations, Activations]]
+"""By what they are: tokens to fit, and tokens of other articles; activations first, then nulls."""
+
+
+def with_nulls(train: Activations, test: Activations, *, seed: int) -> Texts:
+    """Activations, their neurons shuffled, and Gaussians of their mean and covariance."""
+    return {
+        DATA: (train, test),
+        SHUFFLED: (shuffled(train, seed=seed), shuffled(test, seed=seed)),
+        GAUSSIAN: (gaussian(train, seed=seed), gaussian(test, seed=seed)),
+    }
+
+
 def beside_nulls(
-    train: Activations, test: Activations, n_features: int, *, seed: int, **settings: Any
+    texts: Texts, n_features: int, *, seed: int, **settings: Any
 ) -> tuple[pd.DataFrame, pd.DataFrame, Factors]:
     """What two seeds' factors explain of unseen documents, and how far they agree, beside nulls.
 
@@ -58,11 +71,6 @@ def beside_nulls(
     """
     import pandas as pd
 
-    texts = {
-        DATA: (train, test),
-        SHUFFLED: (shuffled(train, seed=seed), shuffled(test, seed=seed)),
-        GAUSSIAN: (gaussian(train, seed=seed), gaussian(test, seed=seed)),
-    }
     explained, agreements, first = [], [], None
     for what, (seen, unseen) in texts.items():
         fits = [snmf(seen, n_features, seed=seed + i, **CHEAPER | settings) for i in range(2)]

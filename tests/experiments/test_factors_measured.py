@@ -49,7 +49,7 @@ def found() -> tuple[Activations, Activations, Factors]:
 def test_planted_groups_are_above_both_nulls(found) -> None:
     train, test, _ = found
     explained, agreement, fit = factors.beside_nulls(
-        train, test, 4, seed=0, share=0.125, start_tokens=100
+        factors.with_nulls(train, test, seed=0), 4, seed=0, share=0.125, start_tokens=100
     )
     assert isinstance(fit, Factors)
     mean = explained.groupby("what").explained.mean()
