@@ -69,14 +69,18 @@ def contrastive(
     positive_keys: Float[Tensor, "n n_positive d"] | Float[Tensor, "n d"],
     negative_keys: Float[Tensor, "n n_negative d"] | Float[Tensor, "n d"],
     *,
+    centred: bool = False,
     n_permutations: int = 99,
     seed: int = 0,
     name: str = "feature",
 ) -> Subspace:
     """Singular vectors of ``E[q k+^T] - E[q k-^T]``, as many as hold energy and beat chance.
 
-    Second moments as they are, not centred: what positives and negatives have in common cancels. A
-    prompt weighs 1, and its keys of a kind share that.
+    Second moments as they are: what positives and negatives have in common cancels. A prompt weighs
+    1, and its keys of a kind share that.
+
+    What it finds is *there* in queries and in keys; whether the head uses it, :func:`.swap` tells.
+    A head of random weights has such subspaces, too, where its input has the feature.
 
     The null permutes which of a prompt's keys are positive. Its *largest* singular values are what
     each value is held against, so that a rank of 1 or more is found in nothing in one case of
@@ -86,6 +90,9 @@ def contrastive(
         queries: of prompts.
         positive_keys: keys of each prompt that share the feature with its query.
         negative_keys: keys that do not. Whatever else tells the two apart is found as well.
+        centred: take the queries' mean away. The covariance is expected to be the same where keys
+            of both kinds have one mean, as where every value is asked for as often. Without it, the
+            mean query multiplies what chance leaves of that, and the null grows with it.
         n_permutations: of labels within prompts; 19 or more.
         seed: of the permutations.
         name: of the feature.
@@ -93,12 +100,14 @@ def contrastive(
     Raises:
         ValueError: shapes that do not fit, values that are not finite, or too few permutations.
 
-    Source: arXiv:2602.04752 for the covariance and the 99% rule. Ours: the permutations.
+    Source: arXiv:2602.04752 for the covariance and the 99% rule. Ours: the permutations, centring.
     """
     positive, negative = (
         keys.unsqueeze(1) if keys.ndim == 2 else keys for keys in (positive_keys, negative_keys)
     )
     _check(queries, positive, negative, n_permutations)
+    if centred:
+        queries = queries - queries.mean(0)
     keys = torch.cat([positive, negative], 1)
     n_positive, n_keys = positive.shape[1], keys.shape[1]
     weight = torch.full((n_keys,), -1 / (n_keys - n_positive))

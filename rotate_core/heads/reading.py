@@ -139,7 +139,7 @@ def read_all_heads(
     layers = range(sizes.n_layers) if layers is None else layers
     layers = tuple(dict.fromkeys(check_layer(layer, sizes.n_layers) for layer in layers))
     places = torch.arange(ids.shape[1])
-    chosen = places[query_at], places[key_at]
+    chosen = [places[at if isinstance(at, slice) else list(at)] for at in (query_at, key_at)]
     shapes = [
         (len(layers), n, len(ids), len(at), heads.d_head)
         for n, at in zip((heads.n_heads, heads.n_key_heads), chosen, strict=True)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 ABSTRACT, SECOND_HAND = "abstract", "second-hand"
 """Where a claim and its figure are known from: the paper's abstract, or a note about the paper."""
 
-ROTATE, MFA = "2604.06005", "2602.02464"
-"""The papers on arXiv: of channels of neurons, and of regions of activations."""
+ROTATE, MFA, QK = "2604.06005", "2602.02464", "2602.04752"
+"""The papers on arXiv: of channels of neurons, of regions of activations, of subspaces of heads."""
 FAITHFULNESS, COMPLETENESS = (0.46, 0.71), (0.49, 0.60)
 
 
@@ -145,6 +145,24 @@ CLAIMS: dict[str, Claim] = {
         arxiv=MFA,
         proxy=True,
         paper_measure="position in MCQA; ours is a subject's number",
+    ),
+    "heads_ranks": Claim(
+        "A contrastive covariance has the rank of its feature as long as all features fit the head "
+        "(share of the toy's features).",
+        "16_heads",
+        (1.0, 1.0),
+        arxiv=QK,
+    ),
+    "heads_toy_swap": Claim(
+        "Two keys that swap both of their features swap the toy's attention (change of it).",
+        "16_heads",
+        arxiv=QK,
+    ),
+    "heads_swap": Claim(
+        "A few dimensions of a language model's head hold the category that is asked for: swapping "
+        "them moves its attention (change of it).",
+        "16_heads",
+        arxiv=QK,
     ),
 }
 """By name. What other parts of the method do (reflections, lambda) are ablations of ours: chapter 7
