@@ -1,7 +1,7 @@
 """Heads of a language model: do they attend by a subspace of their keys (chapter 16)?
 
 On one half of the prompts a head's subspace of the category that is asked for is found and heads
-are chosen, on the other half, of other words, they are tested: two keys swap what they have in the
+are chosen. On the other half, of other words, they are tested: two keys swap what they have in the
 subspace.
 
 Source: arXiv:2602.04752 for the subspace and the swap. Ours: all categories are contrasted at once,
@@ -19,9 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rotate_core import decompose
-from rotate_core.experiments.heads_prompts import CATEGORIES, FilterPrompts, at_the_words
+from rotate_core.experiments.heads_prompts import CATEGORIES, Half, Head
 from rotate_core.heads import (
-    QueriesKeys,
     Subspace,
     attribute,
     contrastive,
@@ -40,16 +39,17 @@ if TYPE_CHECKING:
     from rotate_core.models import Model
 
 CATEGORY, LISTED = "category", "a word of the list"
-PERMUTED, RANDOM, WHOLE = "labels permuted", "random", "whole key"
-BUT_CATEGORY = "all but the category"
+PERMUTED, RANDOM = "labels permuted", "random"
+WHOLE, BUT_CATEGORY = "whole key", "all but the category"
 N_DRAWS = 10
 """Random subspaces, and subspaces of permuted labels, beside each."""
 Bases = dict[str, list[Float[Tensor, "d rank"]]]
+"""By what is swapped: subspaces of keys over which a swap's effect is averaged."""
 
 
 def find(
-    read: QueriesKeys, given: FilterPrompts, *, n_permutations: int = 99, seed: int = 0
-) -> tuple[pd.DataFrame, dict[tuple[int, int], Subspace]]:
+    half: Half, *, n_permutations: int = 99, seed: int = 0
+) -> tuple[pd.DataFrame, dict[Head, Subspace]]:
     """The category's subspace in every head that was read.
 
     Returns:
@@ -60,25 +60,25 @@ def find(
     import pandas as pd
 
     rows, parts = [], {}
-    for layer in read.layers:
-        for head in range(read.n_heads):
-            q, k = at_the_words(read, given, layer, head)
-            part = contrastive(
+    for layer in half.read.layers:
+        for number in range(half.read.n_heads):
+            head = layer, number
+            q, k = half.at_the_words(head)
+            part = parts[head] = contrastive(
                 q, k[:, :1], k[:, 1:],
                 centred=True, n_permutations=n_permutations, seed=seed, name=CATEGORY,
             )  # fmt: skip
-            own = swaps(read, given, layer, head, {CATEGORY: [part.key]}, seed=seed)
+            own = swaps(half, head, {CATEGORY: [part.key]}, seed=seed)
             rows.append(
-                {"layer": layer, "head": head, "rank": part.rank}
+                {"layer": layer, "head": number, "rank": part.rank}
                 | {"energy_rank": part.energy_rank, "p_value": part.p_value}
-                | {"attention": float(_attention(read, given, layer, head).mean())}
+                | {"attention": float(half.attention(head).mean())}
                 | {"change": own["change"].mean()}
             )
-            parts[layer, head] = part
     return pd.DataFrame(rows), parts
 
 
-def choose(found: pd.DataFrame, n: int, *, length: int) -> list[tuple[int, int]]:
+def choose(found: pd.DataFrame, n: int, *, length: int) -> list[Head]:
     """The heads that a swap changes most, of those that look at the word that is asked for.
 
     The change is of what two words get *together*, however little that is. So a head counts where
@@ -88,30 +88,11 @@ def choose(found: pd.DataFrame, n: int, *, length: int) -> list[tuple[int, int]]
     return [(int(row["layer"]), int(row["head"])) for _, row in looks.iterrows()]
 
 
-def controls(
-    read: QueriesKeys, given: FilterPrompts, layer: int, head: int, part: Subspace, *, seed: int
-) -> Bases:
-    """A head's subspace, and what it is held against, from the prompts that it is from.
-
-    Random subspaces have its rank. So have those of permuted labels, which are made as it is, but
-    of a word drawn in place of the one asked for: they lie where keys vary.
-    """
-    drawn = permuted(read, given, layer, head, part, seed=seed)
-    draw = own_seed(seed, "random", layer, head)
-    return {
-        CATEGORY: [part.key],
-        PERMUTED: [other.key for other in drawn],
-        RANDOM: random_subspaces(len(part.key), part.rank, N_DRAWS, seed=draw),
-    }
-
-
-def permuted(
-    read: QueriesKeys, given: FilterPrompts, layer: int, head: int, part: Subspace, *, seed: int
-) -> list[Subspace]:
+def permuted(half: Half, head: Head, part: Subspace, *, seed: int) -> list[Subspace]:
     """Subspaces of a head's rank, made as its own is, for labels that mean nothing."""
-    q, k = at_the_words(read, given, layer, head)
+    q, k = half.at_the_words(head)
     q = q - q.mean(0)
-    g = torch.Generator().manual_seed(own_seed(seed, "permuted", layer, head))
+    g = torch.Generator().manual_seed(own_seed(seed, "permuted", *head))
     drawn = []
     for _ in range(N_DRAWS):
         order = torch.rand(k.shape[:2], generator=g).argsort(1)
@@ -119,6 +100,19 @@ def permuted(
         u, _, vt = torch.linalg.svd(q.T @ (shuffled[:, 0] - shuffled[:, 1:].mean(1)))
         drawn.append(replace(part, query=u[:, : part.rank], key=vt[: part.rank].T))
     return drawn
+
+
+def controls(half: Half, head: Head, part: Subspace, *, seed: int) -> Bases:
+    """A head's subspace and the two that it is held against, of equal rank.
+
+    Random ones, as in the paper; and those of permuted labels, which lie where keys vary.
+    """
+    draw = own_seed(seed, "random", *head)
+    return {
+        CATEGORY: [part.key],
+        PERMUTED: [other.key for other in permuted(half, head, part, seed=seed)],
+        RANDOM: random_subspaces(len(part.key), part.rank, N_DRAWS, seed=draw),
+    }
 
 
 def limits(part: Subspace) -> Bases:
@@ -129,13 +123,7 @@ def limits(part: Subspace) -> Bases:
 
 
 def swaps(
-    read: QueriesKeys,
-    given: FilterPrompts,
-    layer: int,
-    head: int,
-    bases: Mapping[str, Sequence[Tensor]],
-    *,
-    seed: int,
+    half: Half, head: Head, bases: Mapping[str, Sequence[Tensor]], *, seed: int
 ) -> pd.DataFrame:
     """The word asked for swaps a part of its key with another word, drawn for each prompt.
 
@@ -145,89 +133,67 @@ def swaps(
     """
     import pandas as pd
 
-    q, k = at_the_words(read, given, layer, head)
-    first = torch.zeros(len(q), dtype=torch.long)
+    q, k = half.at_the_words(head)
+    asked = torch.zeros(len(q), dtype=torch.long)
     g = torch.Generator().manual_seed(own_seed(seed, "other word"))
     other = torch.randint(1, k.shape[1], (len(q),), generator=g)
-    scaling = read.scaling[read.layers.index(layer)]
+    scaling, softcap = half.scaling(head), half.read.softcap
     tables = []
     for name, subspaces in bases.items():
         done = [
-            swap(q, k, first, other, basis, scaling=scaling, softcap=read.softcap)
-            for basis in subspaces
+            swap(q, k, asked, other, basis, scaling=scaling, softcap=softcap) for basis in subspaces
         ]
-        tables.append(
-            pd.DataFrame(
-                {
-                    "part": name,
-                    "prompt": range(len(q)),
-                    "change": torch.stack([x.change for x in done]).mean(0).double(),
-                    "flipped": torch.stack([x.flipped.double() for x in done]).mean(0),
-                }
-            )
-        )
+        means = {
+            "change": torch.stack([x.change.double() for x in done]).mean(0),
+            "flipped": torch.stack([x.flipped.double() for x in done]).mean(0),
+        }
+        tables.append(pd.DataFrame({"part": name, "prompt": range(len(q))} | means))
     return pd.concat(tables, ignore_index=True)
 
 
 def survivors(
-    found: QueriesKeys,
-    chosen_on: FilterPrompts,
-    read: QueriesKeys,
-    given: FilterPrompts,
-    parts: Mapping[tuple[int, int], Subspace],
-    *,
-    seed: int,
+    first: Half, second: Half, parts: Mapping[Head, Subspace], *, seed: int
 ) -> pd.DataFrame:
     """Every head's swap on prompts of other words, beside both nulls.
 
     Args:
-        found: queries and keys that the subspaces are from, to permute their labels.
-        chosen_on: their prompts.
-        read: of the other half.
-        given: the other half.
+        first: what the subspaces are from; its labels are permuted.
+        second: the other half.
         parts: of :func:`find`.
         seed: of draws.
 
     Returns:
-        One row per head: layer, head, a mean change for each part, and p_value: that the category
-        changes attention no more than permuted labels do, by a one-sided t test over prompts, with
-        Holm's correction over heads. NaN, and no change, where the rank is 0.
+        One row per head: layer, head, rank, a mean change for each part, and p_value: that the
+        category changes attention no more than permuted labels do, by a one-sided t test over
+        prompts, with Holm's correction over heads. 1, and no change, where the rank is 0.
     """
     import pandas as pd
     from scipy.stats import ttest_1samp
 
     rows = []
-    for (layer, head), part in parts.items():
-        row: dict[str, Any] = {"layer": layer, "head": head, "rank": part.rank, "p": 1.0}
+    for head, part in parts.items():
+        row: dict[str, Any] = {"layer": head[0], "head": head[1], "rank": part.rank, "p": 1.0}
         row |= dict.fromkeys((CATEGORY, PERMUTED, RANDOM), 0.0)
         if part.rank:
-            bases = controls(found, chosen_on, layer, head, part, seed=seed)
-            table = swaps(read, given, layer, head, bases, seed=seed)
+            table = swaps(second, head, controls(first, head, part, seed=seed), seed=seed)
             change = table.pivot(index="prompt", columns="part", values="change")
             more = change[CATEGORY] - change[PERMUTED]
             row |= change.mean().to_dict()
             row["p"] = float(ttest_1samp(more, 0, alternative="greater").pvalue)
         rows.append(row)
-    table = pd.DataFrame(rows)
-    return table.assign(p_value=holm(table.pop("p")))
+    heads = pd.DataFrame(rows)
+    return heads.assign(p_value=holm(heads.pop("p")))
 
 
-def named_parts(read: QueriesKeys, given: FilterPrompts, layer: int, head: int) -> list[Subspace]:
+def named_parts(half: Half, head: Head, category: Subspace) -> list[Subspace]:
     """The category's subspace, then that of being a word of the list and no comma behind one."""
-    q, k = read.of(layer, head)
-    words = torch.tensor(given.word_at)
-    own, others = at_the_words(read, given, layer, head)[1].split([1, len(words) - 1], 1)
-    category = contrastive(q[:, -1], own, others, centred=True, name=CATEGORY)
+    q, k = half.read.of(*head)
+    words = torch.tensor(half.given.word_at)
     return [category, contrastive(q[:, -1], k[:, words], k[:, words + 1], name=LISTED)]
 
 
 def over_a_prompt(
-    read: QueriesKeys,
-    given: FilterPrompts,
-    layer: int,
-    head: int,
-    parts: Sequence[Subspace],
-    strings: Sequence[str],
+    half: Half, head: Head, parts: Sequence[Subspace], strings: Sequence[str]
 ) -> pd.DataFrame:
     """Attention of the last token over one prompt, and its logits split into named parts.
 
@@ -239,40 +205,32 @@ def over_a_prompt(
     """
     import pandas as pd
 
-    own = _attention(read, given, layer, head)
+    own, given = half.attention(head), half.given
     n = int(own.argsort()[len(own) // 2])
-    q, k = read.of(layer, head)
+    q, k = half.read.of(*head)
     split = attribute(q[n, -1:], k[n, 1:], parts)
-    scaling = read.scaling[read.layers.index(layer)]
-    columns = {name: scaling * (x[0] - x[0].mean()) for name, x in split.items()}
+    columns = {name: half.scaling(head) * (x[0] - x[0].mean()) for name, x in split.items()}
     return pd.DataFrame(
         {
             "token": [strings[i] for i in given.tokens[n, 1:]],
-            "attention": read.logits(layer, head)[n, -1].softmax(0)[1:],
+            "attention": half.read.logits(*head)[n, -1].softmax(0)[1:],
             "asked": torch.arange(1, len(k[n])) == given.word_at[given.asked[n]],
         }
         | columns
     )
 
 
-def _attention(
-    read: QueriesKeys, given: FilterPrompts, layer: int, head: int
-) -> Float[Tensor, " n"]:
-    """Of each prompt's last token to the word that is asked for; keys are read at all positions."""
-    a = read.logits(layer, head)[:, -1].softmax(-1)
-    return a.gather(1, torch.tensor(given.word_at)[given.asked].unsqueeze(1)).squeeze(1)
+def shared_queries(half: Half, head: Head, part: Subspace, *, seed: int) -> float:
+    """Mean squared cosine of the category's directions of queries with those of permuted labels."""
+    overlaps = [
+        (part.query.T @ other.query).square().sum() / part.rank
+        for other in permuted(half, head, part, seed=seed)
+    ]
+    return float(torch.stack(overlaps).mean())
 
 
 def channels(
-    model: Model,
-    read: QueriesKeys,
-    given: FilterPrompts,
-    layer: int,
-    head: int,
-    part: Subspace,
-    *,
-    n_null: int,
-    seed: int,
+    model: Model, half: Half, head: Head, part: Subspace, *, n_null: int, seed: int
 ) -> pd.DataFrame:
     """The first vocabulary channel of what a head's query and key have of each category (ours).
 
@@ -285,25 +243,20 @@ def channels(
     """
     import pandas as pd
 
-    q, k = at_the_words(read, given, layer, head)
-    vocabulary = model.vocabulary(layer)
-    rows = []
+    q, k = half.at_the_words(head)
+    vocabulary = model.vocabulary(head[0])
+    tables = []
     for side, x, basis in (("query", q, part.query), ("key", k[:, 0], part.key)):
-        means = torch.stack([x[given.category == c].mean(0) for c in range(len(CATEGORIES))])
-        inside = basis @ basis.T @ (means - means.mean(0)).T
-        at = {"layer": layer, "head": head, "side": side}
+        means = torch.stack([x[half.given.category == c].mean(0) for c in range(len(CATEGORIES))])
+        inside = torch.nn.functional.normalize(basis @ basis.T @ (means - means.mean(0)).T, dim=0)
+        at: dict[str, Any] = {"layer": head[0], "head": head[1], "side": side}
+        both = pull_back(model, inside, **at), random_directions(model, n_null, seed=seed, **at)
         own, null = (
             decompose(directions, vocabulary, n_channels=1, seed=seed, progress=False)
-            for directions in (
-                pull_back(model, torch.nn.functional.normalize(inside, dim=0), **at),
-                random_directions(model, n_null, seed=seed, **at),
-            )
+            for directions in both
         )
-        found = calibrate(own, null)
-        rows += [
-            at
-            | {"category": name, "tokens": " ".join(t for t, _ in found.top_tokens(c, 0, k=6))}
-            | {"p_value": float(found.p_value[c, 0]), "q_value": float(found.q_value[c, 0])}
-            for c, name in enumerate(CATEGORIES)
-        ]
-    return pd.DataFrame(rows)
+        found = calibrate(own, null).table(k=6)
+        tokens = found["top_tokens"].str.join(" ")
+        names = pd.DataFrame(at | {"category": list(CATEGORIES), "tokens": tokens})
+        tables.append(names.join(found[["p_value", "q_value"]]))
+    return pd.concat(tables, ignore_index=True)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rotate_core.heads import QueriesKeys
+from rotate_core.heads import QueriesKeys, read_all_heads
 from rotate_core.null.matched import own_seed
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ CATEGORIES = {
     "country": "France Germany Spain Italy Japan China India Brazil Canada Mexico Egypt Russia",
 }
 """By the category's name, one token each; a word that a tokenizer cuts up is left out."""
+Head = tuple[int, int]
+"""Layer and head, from 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,7 @@ def filter_prompts(
         return list(tokenizer(text, add_special_tokens=False).input_ids)
 
     words = [
-        [i[0] for word in line.split() if len(i := ids(f" {word}")) == 1][half::2]
+        [piece[0] for word in line.split() if len(piece := ids(f" {word}")) == 1][half::2]
         for line in CATEGORIES.values()
     ]
     for name, left in zip(CATEGORIES, words, strict=True):
@@ -97,6 +99,35 @@ def filter_prompts(
     return FilterPrompts(
         torch.tensor(tokens), tuple(word_at), torch.tensor(drawn), torch.tensor(asked), category
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Half:
+    """One half of the prompts, and what all heads have at them."""
+
+    given: FilterPrompts
+    read: QueriesKeys
+    """The query of the last position, keys of all positions."""
+
+    def at_the_words(self, head: Head) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n n_words d"]]:
+        """A head's queries and its keys at the words, that of the word asked for first."""
+        q, k = self.read.of(*head)
+        return q[:, -1], self.given.by_asked(k[:, list(self.given.word_at)])
+
+    def attention(self, head: Head) -> Float[Tensor, " n"]:
+        """Of each prompt's last token to the word that is asked for."""
+        a = self.read.logits(*head)[:, -1].softmax(-1)
+        at = torch.tensor(self.given.word_at)[self.given.asked]
+        return a.gather(1, at.unsqueeze(1)).squeeze(1)
+
+    def scaling(self, head: Head) -> float:
+        """Of the head's logits."""
+        return self.read.scaling[self.read.layers.index(head[0])]
+
+
+def read_half(network: PreTrainedModel, given: FilterPrompts, *, batch: int = 20) -> Half:
+    """All heads at some prompts, in one pass."""
+    return Half(given, read_all_heads(network, given.tokens, query_at=[-1], batch=batch))
 
 
 @torch.no_grad()
@@ -125,11 +156,3 @@ def answers(network: PreTrainedModel, given: FilterPrompts, *, batch: int = 20) 
             "first": (logits.argmax(1) == wanted).double(),
         }
     )
-
-
-def at_the_words(
-    read: QueriesKeys, given: FilterPrompts, layer: int, head: int
-) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n n_words d"]]:
-    """A head's last query and its keys at the words, that of the word asked for first."""
-    q, k = read.of(layer, head)
-    return q[:, -1], given.by_asked(k[:, list(given.word_at)])

@@ -227,7 +227,7 @@ def _swaps(
     """What swaps with the second token do, in contexts whose first is the one attended."""
     q = given.asked[c] @ toys.asking[c, s] @ toys.query[c, s].T
     k = (given.features[c] @ toys.embedding[c, s] + given.noise) @ toys.key[c, s].T
-    attended = torch.einsum("nd,nmd->nm", q, k).argmax(1) == 0
+    attended = torch.einsum("bd,bmd->bm", q, k).argmax(1) == 0
     q, k = q[attended], k[attended]
     first = torch.zeros(len(q), dtype=torch.long)
     both = torch.linalg.svd(torch.cat([part.key for part in parts], 1), full_matrices=False)

@@ -50,9 +50,7 @@ def ranks(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
     return axes
 
 
-def toy_swaps(
-    estimates: Mapping[tuple[int, str], tuple[Estimate, Estimate]], ax: Axes
-) -> Axes:
+def toy_swaps(estimates: Mapping[tuple[int, str], tuple[Estimate, Estimate]], ax: Axes) -> Axes:
     """Change of attention by width and part swapped, beside random subspaces of equal rank."""
     for which, label, colour, shift in ((0, "swapped", OWN, -0.13), (1, "random", NULL, 0.13)):
         rows = [row + shift for row in range(len(estimates))]
@@ -78,13 +76,13 @@ def by_layer(table: pd.DataFrame, ax: Axes, *, chosen: Sequence[tuple[int, int]]
             table["layer"] + shift, table[name], "o", color=PART_COLOURS[name], markersize=4,
             alpha=0.7, markeredgewidth=0, label=name,
         )  # fmt: skip
-    for layer, head in chosen:
+    for place, (layer, head) in enumerate(sorted(chosen)):
+        aside, ha = ((-6, 3), "right") if 2 * place < len(chosen) else ((6, 3), "left")
         row = table[(table["layer"] == layer) & (table["head"] == head)].iloc[0]
         at = (layer - 0.2, row["category"])
         ax.plot(*at, "o", color="none", markeredgecolor=COLOURS["neutral"], markersize=9)
         ax.annotate(
-            f"{layer}.{head}", at, xytext=(-6, 3), textcoords="offset points", ha="right",
-            fontsize=9,
+            f"{layer}.{head}", at, xytext=aside, textcoords="offset points", ha=ha, fontsize=9,
         )  # fmt: skip
     ax.axhline(0, color=COLOURS["neutral"], linewidth=0.7)
     ax.set(xlabel="layer", ylabel="change of attention")
@@ -127,8 +125,8 @@ def over_a_prompt(
             start = 0 * each["attention"]
             for name, colour in zip(parts, colours, strict=False):
                 width = (sign * each[name]).clip(lower=0) * sign
-                label = name if sign > 0 else None
-                ax.barh(rows, width, left=start, color=colour, height=0.7, label=label)
+                kept = name if sign > 0 else "_"
+                ax.barh(rows, width, left=start, color=colour, height=0.7, label=kept)
                 start = start + width
         ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
         ax.set(xlim=(-reach, reach), xlabel="part of the logit", title=title)
@@ -148,4 +146,6 @@ def over_a_prompt(
 def _stacked(table: pd.DataFrame, parts: Sequence[str]) -> float:
     """The longest pile of bars to one side."""
     values = table[list(parts)]
-    return float(max(values.clip(lower=0).sum(axis=1).max(), -values.clip(upper=0).sum(axis=1).min()))
+    return float(
+        max(values.clip(lower=0).sum(axis=1).max(), -values.clip(upper=0).sum(axis=1).min())
+    )

@@ -53,7 +53,7 @@ def swap(
     """
 
     def logits(keys: Tensor) -> Tensor:
-        x = scaling * torch.einsum("nd,nmd->nm", q, keys)
+        x = scaling * torch.einsum("bd,bmd->bm", q, keys)
         return x if softcap is None else softcap * (x / softcap).tanh()
 
     rows = torch.arange(len(q))
