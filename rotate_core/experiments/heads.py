@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rotate_core import decompose
+from rotate_core.decomposition import decompose
 from rotate_core.experiments.heads_prompts import CATEGORIES, Half, Head
 from rotate_core.heads import (
     Subspace,
@@ -79,13 +79,16 @@ def find(
 
 
 def choose(found: pd.DataFrame, n: int, *, length: int) -> list[Head]:
-    """The heads that a swap changes most, of those that look at the word that is asked for.
+    """The heads that a swap changes most, those first that look at the word that is asked for.
 
-    The change is of what two words get *together*, however little that is. So a head counts where
-    the word gets as much as it would if all tokens got the same, ``1 / length``.
+    The change is of what two words get *together*, however little that is. So heads come first
+    where the word gets as much as it would if all tokens got the same, ``1 / length``. One whose
+    subspace is of rank 0 is not chosen.
     """
-    looks = found[found["attention"] >= 1 / length].nlargest(n, "change")
-    return [(int(row["layer"]), int(row["head"])) for _, row in looks.iterrows()]
+    there = found[found["rank"] > 0]
+    looks = there.assign(looks=there["attention"] >= 1 / length)
+    best = looks.sort_values(["looks", "change"], ascending=False).head(n)
+    return [(int(row["layer"]), int(row["head"])) for _, row in best.iterrows()]
 
 
 def permuted(half: Half, head: Head, part: Subspace, *, seed: int) -> list[Subspace]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -147,23 +148,24 @@ def read_all_heads(
     check_memory(sum(torch.Size(shape).numel() for shape in shapes), memory)
     q, k = (torch.empty(shape) for shape in shapes)
     scaling, softcap = [0.0] * len(layers), None
-    starts = tqdm(range(0, len(ids), batch), unit="batch", disable=not progress, leave=False)
-    for start in starts:
+
+    def keep(rows: slice, module: Any, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
+        nonlocal softcap
+        if module.layer_idx in layers:
+            at = layers.index(module.layer_idx)
+            q[at, :, rows] = query[:, :, chosen[0]].transpose(0, 1).float().cpu()
+            k[at, :, rows] = key[:, :, chosen[1]].transpose(0, 1).float().cpu()
+            scale = options.get("scaling")
+            scaling[at] = query.shape[-1] ** -0.5 if scale is None else float(scale)
+            softcap = options.get("softcap")
+        if module.layer_idx == max(layers):
+            raise _Enough
+
+    starts = range(0, len(ids), batch)
+    for start in tqdm(starts, unit="batch", disable=not progress, leave=False):
         rows = slice(start, start + batch)
-
-        def keep(module: Any, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
-            nonlocal softcap
-            if module.layer_idx in layers:
-                at = layers.index(module.layer_idx)
-                q[at, :, rows] = query[:, :, chosen[0]].transpose(0, 1).float().cpu()  # noqa: B023
-                k[at, :, rows] = key[:, :, chosen[1]].transpose(0, 1).float().cpu()  # noqa: B023
-                scale = options.get("scaling")
-                scaling[at] = query.shape[-1] ** -0.5 if scale is None else float(scale)
-                softcap = options.get("softcap")
-            if module.layer_idx == max(layers):
-                raise _Enough
-
-        with torch.no_grad(), attention_seen(network, keep), suppress(_Enough):
+        seen = attention_seen(network, partial(keep, rows))
+        with torch.no_grad(), seen, suppress(_Enough):
             network.base_model(ids[rows].to(network.device), use_cache=False)
     return QueriesKeys(q, k, layers, tuple(scaling), softcap)
 
@@ -177,6 +179,8 @@ def attention_seen(
     network: PreTrainedModel, see: Callable[[Any, Tensor, Tensor, dict[str, Any]], None]
 ) -> Iterator[None]:
     """Show what attends, inside of a with statement; it attends as the family's eager function.
+
+    Behind it the model attends as before. Only the name stays in transformers' registry.
 
     Args:
         network: a loaded transformers model.

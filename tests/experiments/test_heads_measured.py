@@ -78,16 +78,18 @@ def test_the_category_and_the_rest_are_the_whole_key(halves) -> None:
     assert abs(change[BUT_CATEGORY]) < 0.1
 
 
-def test_heads_that_do_not_look_at_the_word_are_not_chosen() -> None:
+def test_heads_that_look_at_the_word_are_chosen_first() -> None:
     found = pd.DataFrame(
         {
-            "layer": [0, 1, 2],
-            "head": [5, 6, 7],
-            "attention": [0.01, 0.2, 0.3],
-            "change": [0.9, 0.3, 0.5],
+            "layer": [0, 1, 2, 3],
+            "head": [5, 6, 7, 8],
+            "rank": [4, 4, 4, 0],
+            "attention": [0.01, 0.2, 0.3, 0.4],
+            "change": [0.9, 0.3, 0.5, 0.6],
         }
     )
     assert heads.choose(found, 2, length=20) == [(2, 7), (1, 6)]
+    assert heads.choose(found, 4, length=20) == [(2, 7), (1, 6), (0, 5)]
 
 
 def test_a_prompt_is_split_without_a_rest(halves) -> None:

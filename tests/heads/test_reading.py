@@ -9,6 +9,7 @@ from tiny_models import LAYERS, TOKENS, tiny
 from rotate_core.heads import read_all_heads, read_heads
 from rotate_core.heads.reading import attention_seen
 from rotate_core.models.architectures import ARCHITECTURES
+from rotate_core.text.corpus import Windows
 
 WINDOW = 4
 
@@ -63,7 +64,8 @@ def test_gemma_2_is_capped_and_scaled_by_its_config():
 def test_one_head_and_some_places():
     network = tiny("llama")
     q, k = read_heads(network, layer=1, head=1, tokens=TOKENS, batch=1, progress=False)
-    read = read_all_heads(network, TOKENS, query_at=[-1], key_at=[2, 4], progress=False)
+    text = Windows(TOKENS, torch.arange(len(TOKENS)), ("a", "b"))
+    read = read_all_heads(network, text, query_at=[-1], key_at=[2, 4], progress=False)
     torch.testing.assert_close(read.of(1, 1)[0], q[:, -1:])
     torch.testing.assert_close(read.of(1, 0)[1], k[:, [2, 4]])  # both queries share the key
 
