@@ -5,7 +5,7 @@ are chosen. On the other half, of other words, they are tested: two keys swap wh
 subspace.
 
 Source: arXiv:2602.04752 for the subspace and the swap. Ours: all categories are contrasted at once,
-with centred queries; subspaces of permuted labels beside random ones; channels.
+with centred queries; subspaces of permuted labels beside random ones.
 """
 
 from __future__ import annotations
@@ -18,25 +18,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rotate_core.decomposition import decompose
-from rotate_core.experiments.heads_prompts import CATEGORIES, Half, Head
+from rotate_core.experiments.heads_prompts import Half, Head
 from rotate_core.heads import (
     Subspace,
     attribute,
     contrastive,
-    pull_back,
-    random_directions,
     random_subspaces,
     swap,
 )
-from rotate_core.null import calibrate
 from rotate_core.null.matched import own_seed
 from rotate_core.verdicts.intervals import holm
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from rotate_core.models import Model
 
 CATEGORY, LISTED = "category", "a word of the list"
 PERMUTED, RANDOM = "labels permuted", "random"
@@ -230,36 +224,3 @@ def shared_queries(half: Half, head: Head, part: Subspace, *, seed: int) -> floa
         for other in permuted(half, head, part, seed=seed)
     ]
     return float(torch.stack(overlaps).mean())
-
-
-def channels(
-    model: Model, half: Half, head: Head, part: Subspace, *, n_null: int, seed: int
-) -> pd.DataFrame:
-    """The first vocabulary channel of what a head's query and key have of each category (ours).
-
-    A category's direction is the mean query that asks for it, or the mean key of its words, less
-    the mean of all, in the subspace; pulled back to the residual stream. The null: random
-    directions of the same head.
-
-    Returns:
-        One row per side and category: layer, head, side, category, tokens, p_value, q_value.
-    """
-    import pandas as pd
-
-    q, k = half.at_the_words(head)
-    vocabulary = model.vocabulary(head[0])
-    tables = []
-    for side, x, basis in (("query", q, part.query), ("key", k[:, 0], part.key)):
-        means = torch.stack([x[half.given.category == c].mean(0) for c in range(len(CATEGORIES))])
-        inside = torch.nn.functional.normalize(basis @ basis.T @ (means - means.mean(0)).T, dim=0)
-        at: dict[str, Any] = {"layer": head[0], "head": head[1], "side": side}
-        both = pull_back(model, inside, **at), random_directions(model, n_null, seed=seed, **at)
-        own, null = (
-            decompose(directions, vocabulary, n_channels=1, seed=seed, progress=False)
-            for directions in both
-        )
-        found = calibrate(own, null).table(k=6)
-        tokens = found["top_tokens"].str.join(" ")
-        names = pd.DataFrame(at | {"category": list(CATEGORIES), "tokens": tokens})
-        tables.append(names.join(found[["p_value", "q_value"]]))
-    return pd.concat(tables, ignore_index=True)

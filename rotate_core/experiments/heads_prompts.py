@@ -59,6 +59,11 @@ class FilterPrompts:
         order = torch.cat([self.asked.unsqueeze(1), others], 1)
         return x[torch.arange(n).unsqueeze(1), order]
 
+    def words_of(self, category: int) -> Int[Tensor, " n_words"]:
+        """The words of a category that are asked for, each once."""
+        rows = self.category == category
+        return self.words[rows].gather(1, self.asked[rows].unsqueeze(1)).unique()
+
     def __len__(self) -> int:
         return len(self.tokens)
 

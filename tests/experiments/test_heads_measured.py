@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rotate_core.experiments import heads
+from rotate_core.experiments import heads, heads_channels
 from rotate_core.experiments.heads import BUT_CATEGORY, CATEGORY, PERMUTED, RANDOM, WHOLE
 from rotate_core.experiments.heads_prompts import (
     CATEGORIES,
@@ -106,7 +106,28 @@ def test_a_prompt_is_split_without_a_rest(halves) -> None:
     assert nearest.min() < 1e-5
 
 
-def test_a_models_prompts(make_checkpoint, byte_tokenizer) -> None:
+def test_words_that_stand_out_are_counted_against_the_others() -> None:
+    logits = torch.zeros(1, 20)
+    logits[0, :2], logits[0, 2:4] = 1.0, -1.0
+    z = heads_channels.contrasts(
+        logits, [torch.tensor([0, 1]), torch.tensor([2, 3]), torch.tensor([9])]
+    )
+    sd = logits.std()
+    torch.testing.assert_close(z[0], torch.tensor([1.5, -1.5, 0.0]) / sd)
+
+
+def test_channels_of_a_head_have_a_row_for_each_side_and_category(checkpoints) -> None:
+    model = load_model(checkpoints("llama"))
+    first, second = half(0), half(1)
+    read = QueriesKeys(first.read.q, first.read.k, (1,), (0.25,), None)
+    first = Half(first.given, read)
+    part = heads.find(first, n_permutations=19)[1][1, 0]
+    table = heads_channels.channels(model, first, (1, 0), part, second.given, n_null=9, seed=0)
+    assert table.groupby("side").size().to_dict() == {"key": 5, "query": 5}
+    assert table.p_words.between(0, 1).all()
+
+
+def test_a_tokenizer_without_whole_words_is_refused(byte_tokenizer) -> None:
     with pytest.raises(ValueError, match="of ours is one token: wanted a tokenizer of whole words"):
         filter_prompts(byte_tokenizer, 4, half=0, seed=0)
 
