@@ -12,6 +12,7 @@ from torch import Tensor
 from rotate_core.decomposition import decompose
 from rotate_core.experiments.heads_prompts import CATEGORIES, FilterPrompts, Half, Head
 from rotate_core.heads import Subspace, pull_back, random_directions
+from rotate_core.models.tokens import visible
 from rotate_core.null import calibrate, p_values
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ def channels(
     project onto the category's words, those that were not seen, more than onto the others'?
 
     Returns:
-        One row per side and category: layer, head, side, category, tokens of the channel, tail
-        (the side that they are on: + is where the direction points), p_channel; z (own words' mean
-        z-score less that of the other categories' words) and p_words.
+        One row per side and category: layer, head, side, category; tail (of the channel's heaviest
+        token: + is where the direction points), p_channel; z (own words' mean z-score less that of
+        the other categories' words), p_words; and the channel's tokens.
     """
     import pandas as pd
 
@@ -63,17 +64,19 @@ def channels(
             decompose(each, vocabulary, n_channels=1, seed=seed, progress=False)
             for each in (directions, fewer)
         )
-        found = calibrate(own, null).table(k=6)
+        own = calibrate(own, null)
+        found = own.table(k=5)
+        heaviest = [own.top_tokens(c, 0, k=1)[0][1] for c in range(len(CATEGORIES))]
         z, z_null = (
             contrasts(each.vectors @ vocabulary.projection, words) for each in (directions, random)
         )
         columns = {
             "category": list(CATEGORIES),
-            "tokens": found["top_tokens"].str.join(" "),
-            "tail": found["polarity"],
+            "tail": ["+" if score > 0 else "−" for score in heaviest],
             "p_channel": found["p_value"],
             "z": z.diagonal(),
             "p_words": p_values(z.diagonal().unsqueeze(0), z_null)[0],
+            "tokens": [" ".join(map(visible, tokens)) for tokens in found["top_tokens"]],
         }
         tables.append(pd.DataFrame(at | columns))
     return pd.concat(tables, ignore_index=True)
