@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
@@ -32,6 +32,14 @@ class Weight:
         return (tensor if self.axis == 0 else tensor.T).chunk(self.parts)[self.part]
 
 
+class Heads(NamedTuple):
+    """Numbers of query heads, of key heads (fewer where queries share), of a head's entries."""
+
+    n_heads: int
+    n_key_heads: int
+    d_head: int
+
+
 class Sizes(NamedTuple):
     """Numbers of layers, of a residual vector's entries, and of neurons in a layer."""
 
@@ -48,6 +56,13 @@ class Architecture:
     """None: the MLP is not gated."""
     in_: Weight = Weight("model.layers.{layer}.mlp.up_proj.weight", axis=0)
     out: Weight = Weight("model.layers.{layer}.mlp.down_proj.weight", axis=1)
+    query: Weight = Weight("model.layers.{layer}.self_attn.q_proj.weight", axis=0)
+    key: Weight = Weight("model.layers.{layer}.self_attn.k_proj.weight", axis=0)
+    """Of one name with the query's: keys stand behind all queries, as values do behind keys."""
+    attention_norm: str = "model.layers.{layer}.input_layernorm.weight"
+    """The norm in front of the attention."""
+    head_norms: tuple[str, str] | None = None
+    """Norms of a head's query and of its key, in front of rotary position; None: there are none."""
     mlp_norm: str = "model.layers.{layer}.post_attention_layernorm.weight"
     """The norm in front of the MLP."""
     norm_behind_mlp: str | None = None
@@ -98,6 +113,13 @@ class Architecture:
                 raise ValueError(f"{where} has {key}: {size!r}; a positive integer is needed")
         return Sizes(*values.values())
 
+    def heads(self, config: Mapping[str, Any]) -> Heads:
+        """The heads in a configuration that :meth:`sizes` has accepted."""
+        get = config.get
+        n_heads = int(get("num_attention_heads") or get("n_head") or 0)
+        d_head = get("head_dim") or config[self.size_keys[1]] // n_heads
+        return Heads(n_heads, int(get("num_key_value_heads") or n_heads), int(d_head))
+
 
 # Gemma's norms multiply by 1 + weight. From Gemma 2 on there are norms on both sides of the MLP.
 _GEMMA = Architecture(norm_offset=1.0, tied=True)
@@ -107,14 +129,25 @@ _GEMMA_2 = Architecture(
     mlp_norm="model.layers.{layer}.pre_feedforward_layernorm.weight",
     norm_behind_mlp="model.layers.{layer}.post_feedforward_layernorm.weight",
 )
+_HEAD_NORMS = (
+    "model.layers.{layer}.self_attn.q_norm.weight",
+    "model.layers.{layer}.self_attn.k_norm.weight",
+)
+_PHI_3_ATTENTION = Weight("model.layers.{layer}.self_attn.qkv_proj.weight", axis=0)
 _PHI_3 = Architecture(  # gate and in are the two halves of one tensor
     gate=Weight("model.layers.{layer}.mlp.gate_up_proj.weight", axis=0, part=0, parts=2),
     in_=Weight("model.layers.{layer}.mlp.gate_up_proj.weight", axis=0, part=1, parts=2),
+    query=_PHI_3_ATTENTION,
+    key=_PHI_3_ATTENTION,
 )
+_GPT_2_ATTENTION = Weight("transformer.h.{layer}.attn.c_attn.weight", axis=1)
 _GPT_2 = Architecture(  # Conv1D keeps (inputs, outputs), the transpose of Linear
     gate=None,
     in_=Weight("transformer.h.{layer}.mlp.c_fc.weight", axis=1),
     out=Weight("transformer.h.{layer}.mlp.c_proj.weight", axis=0),
+    query=_GPT_2_ATTENTION,
+    key=_GPT_2_ATTENTION,
+    attention_norm="transformer.h.{layer}.ln_1.weight",
     mlp_norm="transformer.h.{layer}.ln_2.weight",
     final_norm="transformer.ln_f.weight",
     embedding="transformer.wte.weight",
@@ -127,10 +160,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(),
     "mistral": Architecture(),
     "qwen2": Architecture(),
-    "qwen3": Architecture(),
+    "qwen3": Architecture(head_norms=_HEAD_NORMS),
     "gemma": _GEMMA,
     "gemma2": _GEMMA_2,
-    "gemma3_text": _GEMMA_2,
+    "gemma3_text": replace(_GEMMA_2, head_norms=_HEAD_NORMS),
     "phi3": _PHI_3,
     "gpt2": _GPT_2,
 }

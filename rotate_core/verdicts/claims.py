@@ -14,8 +14,9 @@ from dataclasses import dataclass
 ABSTRACT, SECOND_HAND = "abstract", "second-hand"
 """Where a claim and its figure are known from: the paper's abstract, or a note about the paper."""
 
-ROTATE, MFA, SNMF = "2604.06005", "2602.02464", "2506.10920"
-"""The papers on arXiv: of channels of neurons, and of regions and factors of activations."""
+ROTATE, MFA, SNMF, QK = "2604.06005", "2602.02464", "2506.10920", "2602.04752"
+"""The papers on arXiv: of channels of neurons, of regions and of factors of activations, and of
+subspaces of heads."""
 FAITHFULNESS, COMPLETENESS = (0.46, 0.71), (0.49, 0.60)
 
 
@@ -168,6 +169,24 @@ CLAIMS: dict[str, Claim] = {
         (2.57, 4.07),
         arxiv=SNMF,
         paper_measure="GPT-2 large, three weekdays, at a strength not known to us",
+    ),
+    "heads_ranks": Claim(
+        "A contrastive covariance has the rank of its feature as long as all features fit the head "
+        "(share of the toy's features).",
+        "16_heads",
+        (1.0, 1.0),
+        arxiv=QK,
+    ),
+    "heads_toy_swap": Claim(
+        "Two keys that swap both of their features swap the toy's attention (change of it).",
+        "16_heads",
+        arxiv=QK,
+    ),
+    "heads_swap": Claim(
+        "A few dimensions of a language model's head hold the category that is asked for: swapping "
+        "them moves its attention (change of it).",
+        "16_heads",
+        arxiv=QK,
     ),
 }
 """By name. What other parts of the method do (reflections, lambda) are ablations of ours: chapter 7
