@@ -120,13 +120,15 @@ class Channels:
         """Channels of each neuron."""
         return self.vectors.shape[1]
 
-    def top_tokens(self, neuron: int = 0, channel: int = 0, k: int = 10) -> list[tuple[str, float]]:
+    def top_tokens(
+        self, neuron: int = 0, channel: int = 0, k: int | None = None
+    ) -> list[tuple[str, float]]:
         """The k tokens of a channel's heavy tail with their z-scores, heaviest first.
 
         Args:
             neuron: row, not the neuron's number in its layer.
             channel: from 0.
-            k: at most as many as were kept (50).
+            k: at most as many as were kept (50, or all tokens); None is 10 of them.
         """
         for name, value, n in (
             ("neuron", neuron, self.n_neurons),
@@ -135,6 +137,7 @@ class Channels:
             if not -n <= value < n:
                 raise IndexError(f"{name}={value}: there are {n}, counted from 0")
         n_top = self.top_ids.shape[2]
+        k = min(10, n_top) if k is None else k
         if not 1 <= k <= n_top:
             raise ValueError(f"k={k}: wanted 1 to {n_top}, the tokens kept with a channel")
         ids, z = self.top_ids[neuron, channel, :k], self.top_z[neuron, channel, :k]
