@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rotate_core.models.checkpoint import Checkpoint, open_checkpoint
-from rotate_core.models.extras import import_extra
+from rotate_core.models.extras import pretrained
 from rotate_core.models.fetch import PACKAGED, cache_directory, fetch, fetch_gguf
 from rotate_core.models.hub import hub_file
 from rotate_core.models.neurons import Neurons, check_layer, read_neurons
@@ -237,10 +237,18 @@ class Model:
         return load_tokenizer(self.path, self.checkpoint.locate)
 
     def transformers(self, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-        """The whole model, loaded by transformers, in eval mode."""
-        loader = import_extra("transformers", "running a model").AutoModelForCausalLM
-        source = self.name if self.commit else str(self.path)
-        return loader.from_pretrained(source, revision=self.commit, dtype=dtype).eval()
+        """The whole model, loaded by transformers, in eval mode; its own code does not run.
+
+        Raises ValueError if transformers cannot load it.
+        """
+        loaded = pretrained(
+            "AutoModelForCausalLM",
+            f"running {self.name}",
+            pretrained_model_name_or_path=self.name if self.commit else str(self.path),
+            revision=self.commit,
+            dtype=dtype,
+        )
+        return loaded.eval()
 
     def __repr__(self) -> str:
         return (

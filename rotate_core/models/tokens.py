@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
 from rotate_core.models.checkpoint import read_json
-from rotate_core.models.extras import import_extra
+from rotate_core.models.extras import pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,17 +47,15 @@ def load_tokenizer(directory: Path, locate: Callable[[str], Path]) -> PreTrained
         FileNotFoundError: there is none that transformers can load.
         ModuleNotFoundError: transformers is not installed.
     """
-    transformers = import_extra("transformers", f"the tokenizer of {directory}")
     for name in TOKENIZER_FILES:
         with contextlib.suppress(FileNotFoundError):  # no tokenizer has all of them
             locate(name)
     try:
-        return transformers.AutoTokenizer.from_pretrained(str(directory))
-    except (OSError, ValueError) as error:
+        what = f"the tokenizer of {directory}"
+        return pretrained("AutoTokenizer", what, pretrained_model_name_or_path=str(directory))
+    except ValueError as error:
         raise FileNotFoundError(
-            f"{directory} has no tokenizer that transformers can load "
-            f"({str(error).strip().splitlines()[0]}); add its tokenizer.json, or build a "
-            "Vocabulary of your own"
+            f"{error}; add its tokenizer.json, or build a Vocabulary of your own"
         ) from error
 
 

@@ -121,12 +121,12 @@ class Settings:
 
 def _number(name: str, value: Any, *, above_0: bool) -> float:
     """A finite number of at least 0; True is none."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) <= _LARGEST:
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not (real and abs(value) <= _LARGEST):
         raise ValueError(f"{name}={value!r}: wanted a finite number, {_LARGEST:g} at most")
-    number = float(value)
-    if number < 0 or (above_0 and number == 0):
-        raise ValueError(f"{name}={number:g}: wanted {'above 0' if above_0 else 'at least 0'}")
-    return number
+    if value < 0 or (above_0 and value == 0):
+        raise ValueError(f"{name}={value:g}: wanted {'above 0' if above_0 else 'at least 0'}")
+    return float(value)
 
 
 def _count(name: str, value: object) -> int:
