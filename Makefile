@@ -116,7 +116,7 @@ serve:  ## the built book on http://127.0.0.1:8000
 # --- checks ------------------------------------------------------------------------------------
 
 test: $(ENV) $(call fetched,smollm2-135m)  ## the tests, those on the real model included
-	$(BIN)/python -m pytest -m "not (book or browser or slow or gpu)"
+	$(BIN)/python -m pytest -m "not (book or browser or slow or gpu or fuzz)"
 
 check: $(ENV)  ## lint, format, types, floors, spelling
 	$(BIN)/ruff check

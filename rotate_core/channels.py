@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rotate_core.models.tokens import visible
 from rotate_core.rotation.settings import Settings
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Channels:
     def _title(self) -> str:
         origin = f"{self.model}, layer {self.layer}, {self.kind}: " if self.model else ""
         return (
-            f"{origin}{self.n_neurons} neurons x {self.n_channels} channels "
+            f"{visible(origin, keep=' ')}{self.n_neurons} neurons x {self.n_channels} channels "
             f"({self.settings.solver}, {self.settings.moments} moments)"
             + (f"; {self.calibration}" if self.calibration is not None else "")
         )
@@ -181,9 +181,7 @@ class Channels:
         names = ["neuron", "channel", "kurtosis", "cosine", "n_masked", "polarity"]
         names += ["p_value", "q_value"]
         table = self.table(k=6).head(max_rows)
-        tokens = table["top_tokens"].map(
-            lambda row: " ".join(json.dumps(token, ensure_ascii=False) for token in row)
-        )
+        tokens = table["top_tokens"].map(lambda row: " ".join(map(visible, row)))
         shown = table[[name for name in names if name in table]]
         if "p_value" in shown:  # two digits of a small p are worth more than "0.00"
             ps = {name: shown[name].map("{:.2g}".format) for name in ("p_value", "q_value")}

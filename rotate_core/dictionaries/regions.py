@@ -241,7 +241,8 @@ class Regions:
         k, d, rank = self.mixture.shape
         origin = f"{self.model}, layer {self.layer}, {self.site}: " if self.model else ""
         return (
-            f"{origin}{k} regions of rank {rank} in {d} dimensions, {self.settings.noise} noise; "
+            f"{visible(origin, keep=' ')}{k} regions of rank {rank} in {d} dimensions, "
+            f"{self.settings.noise} noise; "
             f"{self.log_likelihood:.1f} nats a token, held out {self.held_out:.1f}; "
             f"{self.n_iter} passes{'' if self.converged else ', not converged'}"
         )

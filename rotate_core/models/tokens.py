@@ -143,21 +143,24 @@ def token_strings(tokenizer: Tokenizer, d_vocab: int) -> tuple[str, ...]:
 
 
 _SYMBOLS = {" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥", "\u00a0": "⍽"}
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
+"""Letters and marks that nothing is drawn for."""
 
 
-def visible(token: str) -> str:
-    """A token with all that cannot be seen made visible, for figures and tables on screen.
+def visible(token: str, *, keep: str = "") -> str:
+    """A token with all that cannot be seen made visible, for figures, tables and terminals.
 
-    " until" -> "␣until"; a line end -> "⏎"; a zero-width space -> "<U+200B>"; a combining accent
-    in front gets a dotted circle to sit on; the empty token reads "∅".
+    " until" -> "␣until"; a line end -> "⏎"; a zero-width space -> "<U+200B>", and so what steers a
+    terminal or the direction of text; a combining accent in front gets a dotted circle to sit on;
+    the empty token reads "∅". A message can keep its spaces and line ends.
     """
     shown = "◌" if unicodedata.combining(token[:1] or " ") else ""
     for character in token:
         # Categories C: control, format, unassigned, private use, surrogate. Z: separators.
-        hidden = unicodedata.category(character)[0] in "CZ"
+        hidden = unicodedata.category(character)[0] in "CZ" or character in _BLANK
         code = f"<U+{ord(character):04X}>" if hidden else character
-        shown += _SYMBOLS.get(character, code)
-    return shown or "∅"
+        shown += character if character in keep else _SYMBOLS.get(character, code)
+    return shown or "" if keep else shown or "∅"
 
 
 def _read_optional(locate: Callable[[str], Path], name: str) -> dict[str, Any]:
