@@ -118,7 +118,8 @@ class Model:
     def d_vocab(self) -> int:
         """Number of tokens: the tokenizer's, less those the embedding has no row for."""
         n_tokens = max(self._tokens.get_vocab().values()) + 1
-        return min(n_tokens, self.checkpoint.shape(self.checkpoint.architecture.embedding)[0])
+        embedding = self.checkpoint.architecture.embedding
+        return min(n_tokens, self.checkpoint.shape(embedding, (None, self.d_model))[0])
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -144,7 +145,7 @@ class Model:
     @property
     def origin(self) -> dict[str, Any]:
         """Of a converted GGUF: its packages, license and sha256, and how it was quantised."""
-        return dict(self.checkpoint.config.get("rotate_core", {}))
+        return dict(self.checkpoint.config.get("rotate_core") or {})
 
     @property
     def checksum(self) -> str:
@@ -218,9 +219,11 @@ class Model:
     def _read_vocabulary(self, side: str, fold_norm: bool) -> Vocabulary:
         names = self.checkpoint.architecture
         source = names.embedding if side == "embedding" or self.tied else names.unembedding
-        rows = self.checkpoint.tensor(source, lambda stored: stored[: self.d_vocab])
+        shape = (None, self.d_model)
+        rows = self.checkpoint.tensor(source, lambda stored: stored[: self.d_vocab], shape=shape)
         if fold_norm:
-            rows *= names.norm_offset + self.checkpoint.tensor(names.final_norm)
+            norm = self.checkpoint.tensor(names.final_norm, shape=(self.d_model,))
+            rows *= names.norm_offset + norm
             side += ", norm folded in"
         projection = rows.T  # stays a view: a token's column is contiguous
         excluded = excluded_tokens(self._tokens, self.d_vocab)
@@ -264,7 +267,7 @@ class Model:
             "d_model": self.d_model,
             "embeddings": "tied" if self.tied else "untied",
         }
-        for part, types in self.origin.get("quantization", {}).items():
+        for part, types in (self.origin.get("quantization") or {}).items():
             bits = (f"{name} ({n_bits:.3g} bits)" for name, n_bits in types.items())
             rows[f"quantised, {part}"] = ", ".join(bits)
         rows["from"] = self.commit or self.path

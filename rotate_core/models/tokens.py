@@ -77,12 +77,22 @@ def read_tokens(directory: Path, locate: Callable[[str], Path]) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the package has no type of its own
-        raise ValueError(f"{file} is no whole tokenizer ({error}); copy it anew") from error
+        said = visible(str(error), keep=" ")
+        raise ValueError(f"{file} is no whole tokenizer ({said}); copy it anew") from error
     config = _read_optional(locate, "tokenizer_config.json")
     if "added_tokens_decoder" not in config:
         config |= _read_optional(locate, "special_tokens_map.json")
-    tokenizer.add_tokens([AddedToken(**t) for t in config.get("added_tokens_decoder", {}).values()])
-    tokenizer.add_special_tokens(_special_tokens(config))
+    try:
+        added = [AddedToken(**t) for t in (config.get("added_tokens_decoder") or {}).values()]
+        tokenizer.add_tokens(added)
+        tokenizer.add_special_tokens(_special_tokens(config))
+    except Exception as error:
+        raise ValueError(
+            f"{directory / 'tokenizer_config.json'} has bad tokens among its added or special ones "
+            f"({visible(str(error), keep=' ')}); copy it anew"
+        ) from error
+    if not tokenizer.get_vocab_size():
+        raise ValueError(f"{file} has no tokens; copy it anew")
     return tokenizer
 
 
@@ -165,7 +175,7 @@ def visible(token: str, *, keep: str = "") -> str:
 
 def _read_optional(locate: Callable[[str], Path], name: str) -> dict[str, Any]:
     try:
-        return read_json(locate(name))
+        return read_json(locate(name), added_tokens_decoder=dict)
     except FileNotFoundError:
         return {}
 
@@ -175,8 +185,10 @@ def _special_tokens(config: dict[str, Any]) -> list[str]:
     values = [config.get(key) for key in (*SPECIAL, *config) if key.endswith("_token")]
     for kind in ("model_specific", "extra", "additional"):
         more = config.get(f"{kind}_special_tokens") or ()
+        if not isinstance(more, list | dict | tuple):
+            raise TypeError(f"{kind}_special_tokens: {more!r}")
         values += more.values() if isinstance(more, dict) else more
-    contents = (value["content"] if isinstance(value, dict) else value for value in values)
+    contents = (value.get("content") if isinstance(value, dict) else value for value in values)
     return [content for content in contents if isinstance(content, str)]
 
 
