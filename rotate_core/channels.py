@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -134,10 +135,10 @@ class Channels:
             ("neuron", neuron, self.n_neurons),
             ("channel", channel, self.n_channels),
         ):
-            if not -n <= value < n:
+            if not -n <= operator.index(value) < n:
                 raise IndexError(f"{name}={value}: there are {n}, counted from 0")
         n_top = self.top_ids.shape[2]
-        k = min(10, n_top) if k is None else k
+        k = min(10, n_top) if k is None else operator.index(k)
         if not 1 <= k <= n_top:
             raise ValueError(f"k={k}: wanted 1 to {n_top}, the tokens kept with a channel")
         ids, z = self.top_ids[neuron, channel, :k], self.top_z[neuron, channel, :k]
@@ -149,6 +150,7 @@ class Channels:
         import pandas as pd
 
         n, c = self.n_neurons, self.n_channels
+        most = min(operator.index(k), self.top_ids.shape[2])
         columns: dict[str, Any] = {
             "model": self.model,
             "layer": self.layer,
@@ -160,9 +162,7 @@ class Channels:
             columns[name] = getattr(self, name).flatten().numpy()
         columns["polarity"] = [POLARITIES[t] for t in self.polarity.flatten().tolist()]
         columns["top_tokens"] = [
-            [token for token, _ in self.top_tokens(i, j, min(k, self.top_ids.shape[2]))]
-            for i in range(n)
-            for j in range(c)
+            [token for token, _ in self.top_tokens(i, j, most)] for i in range(n) for j in range(c)
         ]
         for name in ("objective", "gradient_norm", "support", "p_value", "q_value"):
             if (value := getattr(self, name)) is not None:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -89,6 +89,14 @@ def decompose(
     Warns:
         ConvergenceWarning: some channels hit ``max_iter``, or stalled where F is still steep.
     """
+    for name, value, wanted in (
+        ("after", after, Channels),
+        ("settings", settings, Settings),
+        ("memory", memory, Real),
+        ("history", history, bool),
+    ):
+        if value is not None and not isinstance(value, wanted):
+            raise TypeError(f"{name} is a {type(value).__name__}: wanted a {wanted.__name__}")
     settings = dataclasses.replace(settings or Settings(), **overrides)
     w, labels = _vectors_and_labels(neurons)
     indices = labels["indices"]

@@ -19,7 +19,16 @@ import numpy as np
 import pytest
 import torch
 
-from rotate_core import Settings, Vocabulary, calibrate, decompose, load_model, matched_vectors
+from rotate_core import (
+    Settings,
+    Vocabulary,
+    calibrate,
+    decompose,
+    load_model,
+    matched_rotations,
+    matched_vectors,
+)
+from rotate_core.decomposition import usable_device
 from rotate_core.rotation.settings import _CHOICES
 
 THREE = namedtuple("Three", "projection token_weights tokens")
@@ -38,13 +47,13 @@ def numbered(few: int, many: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("number", [*range(few), *long])
 
 
-def quietly(call):
+def quietly(call, *more: type[Exception]):
     """What a call returns, or the error that it documents."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return call()
-        except REFUSED as error:
+        except (*REFUSED, *more) as error:
             return error
 
 
@@ -138,6 +147,37 @@ def test_odd_calls(number: int) -> None:
         good["vocabulary"] = THREE(**parts)
     result = quietly(lambda: decompose(**good, progress=False))
     assert isinstance(result, REFUSED) or finite(result)
+
+
+@numbered(60, 260)
+def test_odd_questions(number: int, checkpoints) -> None:
+    """The same for what comes before and behind a decomposition."""
+    choose = random.Random(number)
+    odd, other = choose.choice(ODD), choose.choice(ODD)
+    model = load_model(checkpoints("llama"))
+    channels = decompose(
+        model.neurons(0, "in", [1, 2]), model.vocabulary(0), n_channels=1, progress=False
+    )
+    questions = {
+        "model": lambda: load_model(odd),
+        "cache": lambda: load_model(checkpoints("llama"), cache=odd),
+        "layer": lambda: model.neurons(odd, "in"),
+        "kind": lambda: model.neurons(0, odd),
+        "indices": lambda: model.neurons(0, "in", odd),
+        "side": lambda: model.vocabulary(0, side=odd),
+        "layer of U": lambda: model.vocabulary(odd),
+        "neuron": lambda: channels.top_tokens(odd, other),
+        "k": lambda: channels.top_tokens(0, 0, odd),
+        "rows": lambda: channels.table(odd),
+        "device": lambda: usable_device(odd),
+        "drawn": lambda: matched_vectors(torch.ones(3, 4), odd),
+        "rotations": lambda: matched_rotations(channels, odd),
+        "statistic": lambda: calibrate(channels, channels, statistic=odd),
+        "projection": lambda: Vocabulary(odd),
+        "weights": lambda: Vocabulary(torch.ones(2, 4), odd),
+        "tokens": lambda: Vocabulary(torch.ones(2, 4), None, odd),
+    }
+    quietly(questions[choose.choice([*questions])], IndexError)
 
 
 # --- Damaged files ------------------------------------------------------------------------------
