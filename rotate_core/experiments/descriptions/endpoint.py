@@ -97,7 +97,7 @@ class Endpoint:
         forms = {base64.b64encode(unquote(login).encode()).decode()}
         for secret in secrets - {NO_KEY}:
             for form in (secret, unquote(secret)):
-                forms |= {form, quote(form, safe=""), quote_plus(form)}
+                forms |= {form, quote(form), quote(form, safe=""), quote_plus(form)}
                 forms |= {json.dumps(form)[1:-1], repr(form)[1:-1]}
         for form in sorted(forms, key=len, reverse=True):
             if len(form) >= LEAST_SECRET:
