@@ -98,8 +98,11 @@ $(MATHJAX): book/package.json book/package-lock.json | $(ENV)
 
 # --- the explorer ------------------------------------------------------------------------------
 
+# To this machine only, and by its own name: else another site's page could have its name lead here.
+LOCAL := --Voila.ip=127.0.0.1 --Voila.tornado_settings="{'allow_remote_access': False}"
+
 explorer: $(ENV) $(call fetched,$(MODEL))  ## the neuron explorer, live, on http://127.0.0.1:8866
-	ROTATE_MODEL=$(MODEL) $(BIN)/voila --Voila.ip=127.0.0.1 --port=8866 rotate_core/explorer/app.ipynb
+	ROTATE_MODEL=$(MODEL) $(BIN)/voila --port=8866 $(LOCAL) rotate_core/explorer/app.ipynb
 
 # What it builds is in git, so that pip can install the package from there without npm.
 js: $(MODULES)  ## rotate_core/explorer/static/explorer.js, after a change to its sources

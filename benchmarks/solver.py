@@ -248,7 +248,7 @@ PROCESSES = {
     "import torch": ["-c", "import torch"],  # the floor
     "import rotate_core": ["-c", "import rotate_core"],
     "import decompose": ["-c", "from rotate_core import decompose, load_model"],
-    "rotate --help": ["-m", "rotate_core.cli", "--help"],
+    "rotate --help": ["-m", "rotate_core", "--help"],
     "five channels of one neuron": ["-c", START],
 }
 

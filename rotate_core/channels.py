@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import json
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rotate_core.models.tokens import visible
 from rotate_core.rotation.settings import Settings
 
 if TYPE_CHECKING:
@@ -120,21 +121,24 @@ class Channels:
         """Channels of each neuron."""
         return self.vectors.shape[1]
 
-    def top_tokens(self, neuron: int = 0, channel: int = 0, k: int = 10) -> list[tuple[str, float]]:
+    def top_tokens(
+        self, neuron: int = 0, channel: int = 0, k: int | None = None
+    ) -> list[tuple[str, float]]:
         """The k tokens of a channel's heavy tail with their z-scores, heaviest first.
 
         Args:
             neuron: row, not the neuron's number in its layer.
             channel: from 0.
-            k: at most as many as were kept (50).
+            k: at most as many as were kept (50, or all tokens); None is 10 of them.
         """
         for name, value, n in (
             ("neuron", neuron, self.n_neurons),
             ("channel", channel, self.n_channels),
         ):
-            if not -n <= value < n:
+            if not -n <= operator.index(value) < n:
                 raise IndexError(f"{name}={value}: there are {n}, counted from 0")
         n_top = self.top_ids.shape[2]
+        k = min(10, n_top) if k is None else operator.index(k)
         if not 1 <= k <= n_top:
             raise ValueError(f"k={k}: wanted 1 to {n_top}, the tokens kept with a channel")
         ids, z = self.top_ids[neuron, channel, :k], self.top_z[neuron, channel, :k]
@@ -146,6 +150,7 @@ class Channels:
         import pandas as pd
 
         n, c = self.n_neurons, self.n_channels
+        most = min(operator.index(k), self.top_ids.shape[2])
         columns: dict[str, Any] = {
             "model": self.model,
             "layer": self.layer,
@@ -157,9 +162,7 @@ class Channels:
             columns[name] = getattr(self, name).flatten().numpy()
         columns["polarity"] = [POLARITIES[t] for t in self.polarity.flatten().tolist()]
         columns["top_tokens"] = [
-            [token for token, _ in self.top_tokens(i, j, min(k, self.top_ids.shape[2]))]
-            for i in range(n)
-            for j in range(c)
+            [token for token, _ in self.top_tokens(i, j, most)] for i in range(n) for j in range(c)
         ]
         for name in ("objective", "gradient_norm", "support", "p_value", "q_value"):
             if (value := getattr(self, name)) is not None:
@@ -169,7 +172,7 @@ class Channels:
     def _title(self) -> str:
         origin = f"{self.model}, layer {self.layer}, {self.kind}: " if self.model else ""
         return (
-            f"{origin}{self.n_neurons} neurons x {self.n_channels} channels "
+            f"{visible(origin, keep=' ')}{self.n_neurons} neurons x {self.n_channels} channels "
             f"({self.settings.solver}, {self.settings.moments} moments)"
             + (f"; {self.calibration}" if self.calibration is not None else "")
         )
@@ -178,9 +181,7 @@ class Channels:
         names = ["neuron", "channel", "kurtosis", "cosine", "n_masked", "polarity"]
         names += ["p_value", "q_value"]
         table = self.table(k=6).head(max_rows)
-        tokens = table["top_tokens"].map(
-            lambda row: " ".join(json.dumps(token, ensure_ascii=False) for token in row)
-        )
+        tokens = table["top_tokens"].map(lambda row: " ".join(map(visible, row)))
         shown = table[[name for name in names if name in table]]
         if "p_value" in shown:  # two digits of a small p are worth more than "0.00"
             ps = {name: shown[name].map("{:.2g}".format) for name in ("p_value", "q_value")}

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,16 @@ from rotate_core import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MOST = 1_000_000
+"""Neurons, layers, vectors or channels that anyone asks for: no list of more is ever made."""
+
+
+def _folder(name: str) -> Path:
+    if not name.strip():
+        raise typer.BadParameter("wanted a folder's name")
+    return Path(name)
+
 
 AtlasPath = Annotated[
     str, Argument(metavar="ATLAS", help="A folder, or a hub's organisation/name.")
@@ -64,7 +75,10 @@ def decompose(
             "organisation/name.",
         ),
     ],
-    out: Annotated[Path, Option(help="The atlas's folder: made, or gone on with.")],
+    out: Annotated[
+        Path,
+        Option(parser=_folder, metavar="PATH", help="The atlas's folder: made, or gone on with."),
+    ],
     layers: Annotated[str, Option(help="Such as 0,15 or 20-29.")] = "all",
     kinds: Annotated[str, Option(help="Such as gate,out.")] = "all",
     neurons: Annotated[
@@ -74,9 +88,9 @@ def decompose(
             "numbers."
         ),
     ] = "all",
-    channels: Annotated[int, Option(min=1, help="Of each neuron.")] = 10,
+    channels: Annotated[int, Option(min=1, max=MOST, help="Of each neuron.")] = 10,
     null: Annotated[
-        int, Option(min=0, help="Matched vectors a layer and kind, for p- and q-values.")
+        int, Option(min=0, max=MOST, help="Matched vectors a layer and kind, for p- and q-values.")
     ] = 0,
     seed: Annotated[int, Option(min=0, help="Of the draw, of the null and of the solver.")] = 0,
     solver: Annotated[
@@ -144,7 +158,7 @@ def decompose(
             progress=progress,
             **asked,
         )
-        typer.echo(repr(atlas))
+        _say(repr(atlas))
 
 
 @app.command()
@@ -161,12 +175,12 @@ def search(
         opened = Atlas.open(atlas)
         hits = opened.search(word, limit=limit)
         if hits.empty and not as_json:
-            typer.echo(f"no channel of {atlas} has {word!r} in its tail")
+            _say(f"no channel of {atlas} has {word!r} in its tail")
             return
         _print(hits, "layer kind neuron channel token z support q_value top_tokens", as_json)
         groups = dict.fromkeys(zip(hits["layer"], hits["kind"], strict=True))
         for layer, kind in groups if opened.manifest.null and not as_json else ():
-            typer.echo(f"layer {layer}, {kind}: {opened.calibration(layer, kind)}")
+            _say(f"layer {layer}, {kind}: {opened.calibration(layer, kind)}")
 
 
 @app.command()
@@ -183,7 +197,7 @@ def show(
 
         channels = Atlas.open(atlas).channels(layer=layer, kind=kind, neuron=neuron)
         if channels.calibration is not None and not as_json:
-            typer.echo(channels.calibration)
+            _say(channels.calibration)
         columns = "channel kurtosis cosine support p_value q_value n_masked polarity top_tokens"
         _print(channels.table(), columns, as_json)
 
@@ -198,10 +212,10 @@ def info(atlas: AtlasPath, as_json: AsJson = False) -> None:
         if not as_json:
             m = opened.manifest
             versions = ", ".join(f"{name} {number}" for name, number in m.versions.items())
-            typer.echo(f"{opened!r}\nmodel checksum {m.checksum}\n{m.settings}")
+            _say(f"{opened!r}\nmodel checksum {m.checksum}\n{m.settings}")
             for where, changes in m.exceptions.items():
-                typer.echo(f"layer {where}: {', '.join(f'{a}={b}' for a, b in changes.items())}")
-            typer.echo(f"seed {m.seed}, {m.null} matched vectors a layer and kind; {versions}\n")
+                _say(f"layer {where}: {', '.join(f'{a}={b}' for a, b in changes.items())}")
+            _say(f"seed {m.seed}, {m.null} matched vectors a layer and kind; {versions}\n")
         _print(opened.summary(), "", as_json)
 
 
@@ -214,16 +228,19 @@ def verify(atlas: AtlasPath) -> None:
         opened = Atlas.open(atlas)
         if lines := opened.verify():
             for line in lines:
-                typer.echo(f"rotate: {line}", err=True)
+                _say(f"rotate: {line}", err=True)
             raise typer.Exit(1)
-        typer.echo(f"{opened!r}: complete, every checksum as written")
+        _say(f"{opened!r}: complete, every checksum as written")
 
 
 @app.command()
 def regions(
     model: Annotated[str, Argument(metavar="MODEL", help="As for decompose.")],
     layer: Annotated[int, Option(min=0, help="From 0.")],
-    out: Annotated[Path, Option(help="The regions' folder: made, or gone on with.")],
+    out: Annotated[
+        Path,
+        Option(parser=_folder, metavar="PATH", help="The regions' folder: made, or gone on with."),
+    ],
     n_regions: Annotated[int, Option("--regions", min=1, help="How many.")] = 32,
     rank: Annotated[int, Option(min=1, help="Directions that a region extends in.")] = 8,
     noise: Annotated[
@@ -271,7 +288,7 @@ def regions(
             "text": text, "tokens": None if whole_text else tokens,
         }  # fmt: skip
         if not to_do(out, asked, Regions.what):
-            typer.echo(repr(Regions.read(out)))
+            _say(repr(Regions.read(out)))
             return
         options: dict[str, Any] = {
             "settings": settings,
@@ -297,7 +314,7 @@ def regions(
             )[layer]  # fmt: skip
             found = mfa(x, n_regions, **options)
         found.write(out)
-        typer.echo(repr(found))
+        _say(repr(found))
 
 
 # --- Options as people write them ---------------------------------------------------------------
@@ -307,6 +324,9 @@ def parse_numbers(text: str) -> tuple[int, ...] | None:
     """Numbers out of "0,15,20-29"; None out of "all"."""
     from rotate_core.atlas.manifest import parse_indices
 
+    for number in re.findall(r"\d+", text):
+        if len(number.lstrip("0")) > len(str(MOST)) or int(number) > MOST:
+            raise typer.BadParameter(f"{number[:20]}: no model has so many")
     try:
         return None if text == "all" else parse_indices(text)
     except ValueError as error:
@@ -319,6 +339,8 @@ def parse_neurons(text: str) -> int | tuple[int, ...] | None:
         return int(text)
     if text.startswith("@"):
         try:
+            if Path(text[1:]).exists() and not Path(text[1:]).is_file():
+                raise OSError("it is no file")
             text = Path(text[1:]).read_text(encoding="utf-8")
         except (OSError, UnicodeError) as error:
             raise typer.BadParameter(f"{text}: {error}") from None
@@ -345,7 +367,7 @@ def _print(frame: pd.DataFrame, columns: str, as_json: bool) -> None:
     if as_json:
         plain = frame.astype(object).where(frame.notna(), None)  # JSON has no NaN
         for row in plain.to_dict(orient="records"):
-            typer.echo(json.dumps(row, ensure_ascii=False, default=lambda value: value.tolist()))
+            typer.echo(json.dumps(row, default=lambda value: value.tolist()))  # escaped, all of it
         return
     shown = (frame.filter(columns.split()) if columns else frame).dropna(axis="columns", how="all")
     for name in {"p_value", "q_value"} & set(shown):  # "0.000" would say nothing
@@ -357,13 +379,24 @@ def _print(frame: pd.DataFrame, columns: str, as_json: bool) -> None:
         lines = [" ".join(map(visible, tokens)) for tokens in shown["top_tokens"]]
         width = max(map(len, lines), default=0)
         shown = shown.assign(top_tokens=[line.ljust(width) for line in lines])
-    typer.echo(shown.to_string(index=False, justify="left"))
+    _say(shown.to_string(index=False, justify="left"))
+
+
+def _say(text: object, *, err: bool = False) -> None:
+    """Print a text, and nothing in it that would steer the terminal: names may be anyone's."""
+    from rotate_core.models.tokens import visible
+
+    typer.echo(visible(str(text), keep=" \n"), err=err)
 
 
 @contextmanager
 def _errors(*, resumable: bool = False) -> Iterator[None]:
     """One line on stderr for what a user can do something about; a traceback is for bugs."""
     try:
+        import rotate_core.atlas  # noqa: F401, what takes its time: torch
+
+        if callable(signal.getsignal(signal.SIGINT)):  # that of __main__: now there is to clean up
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
     except KeyboardInterrupt:
         what = "; whole shards are kept, and the same command goes on" if resumable else ""
@@ -378,7 +411,7 @@ def _errors(*, resumable: bool = False) -> Iterator[None]:
         text = str(error)
         if isinstance(error, OSError) and error.strerror:
             text = error.strerror + (f": {error.filename}" if error.filename else "")
-        typer.echo(f"rotate: {' '.join(text.split())}", err=True)
+        _say(f"rotate: {' '.join(text.split())}", err=True)
         raise typer.Exit(1) from None
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from tqdm.auto import tqdm
 
 from rotate_core.channels import Channels, NeuronsLike, VocabularyLike
+from rotate_core.models.vocabulary import Vocabulary, check_precision
 from rotate_core.rotation.deflate import READ_OUT, SOLVED, deflate
 from rotate_core.rotation.settings import Settings
 from rotate_core.rotation.sphere import preconditioner
@@ -25,6 +27,9 @@ MOST_MEMORY_ON_CPU = 2 * 2**30
 """Default bound: more neurons at a time than this holds do not make a CPU faster."""
 BATCH_ON_CPU = 100
 """Neurons at a time on a CPU; one that has a channel makes room at once (:func:`.deflate`)."""
+ORDINARY = 12
+"""Weights from 2^-12 to 2^12 are taken as they are. Others are brought to about 1 by a power of
+two, which is exact: the fourth power of a logit of 1e-10 or 1e10 is beyond float32."""
 
 
 class ConvergenceWarning(RuntimeWarning):
@@ -53,7 +58,8 @@ def decompose(
     are batched changes the result by rounding only.
 
     Args:
-        neurons: weight vectors with their labels, or a plain tensor of them.
+        neurons: weight vectors with their labels, or a plain tensor of them (or an array, or lists
+            of numbers). Their scale and that of U do not matter, but to ``subtract-grid``.
         vocabulary: U, token weights and token strings: any object that has these three.
         n_channels: channels of each neuron.
         after: channels already found of the same neurons, with the same settings and seed: they
@@ -74,24 +80,41 @@ def decompose(
         The channels. The computation is in float64 if either input is, else in float32.
 
     Raises:
-        ValueError: shapes that do not fit, weights that are not finite or of norm 0, logits without
-            variance, fewer than one channel, all tokens masked, too little memory for one neuron,
-            ``after`` of other neurons, settings or seed, a device that is not usable.
-        TypeError: an unknown setting.
+        ValueError: shapes that do not fit, weights that are no dense tensor of 16 bits or more, not
+            finite or 0, logits without variance, fewer than one channel, all tokens masked, too
+            little memory for one neuron or for the channels, ``after`` of other neurons, settings,
+            seed or vocabulary, a device that is not usable; a result that is not finite.
+        TypeError: an unknown setting, or an argument of another type.
 
     Warns:
         ConvergenceWarning: some channels hit ``max_iter``, or stalled where F is still steep.
     """
+    for name, value, wanted in (
+        ("after", after, Channels),
+        ("settings", settings, Settings),
+        ("memory", memory, Real),
+        ("history", history, bool),
+    ):
+        if value is not None and not isinstance(value, wanted):
+            raise TypeError(f"{name} is a {type(value).__name__}: wanted a {wanted.__name__}")
     settings = dataclasses.replace(settings or Settings(), **overrides)
     w, labels = _vectors_and_labels(neurons)
     indices = labels["indices"]
-    _check(w, vocabulary.projection, indices, n_channels)
+    vocabulary = _checked(vocabulary)
+    _check(w, vocabulary.projection, indices, n_channels, seed)
     if after is not None:
-        _check_after(after, w, indices, settings, seed, n_channels)
+        _check_after(after, w, indices, vocabulary, settings, seed, n_channels)
 
     device = usable_device(device or vocabulary.projection.device)
     dtype = torch.promote_types(w.dtype, vocabulary.projection.dtype)
-    projection = vocabulary.projection.to(device, torch.promote_types(dtype, torch.float32))
+    dtype = torch.promote_types(dtype, torch.float32)
+    to_w, to_u = row_factors(w), projection_factor(vocabulary.projection)
+    if settings.deflation == "subtract-grid" and (to_u != 1 or (to_w != 1).any()):
+        raise ValueError(
+            f"deflation='subtract-grid' depends on the scale of the weights: wanted largest ones "
+            f"from 2^-{ORDINARY} to 2^{ORDINARY}"
+        )
+    projection = scaled(vocabulary.projection.to(device, dtype), to_u)
     token_weights = vocabulary.token_weights.to(projection)
     precondition = None
     if settings.solver == "geodesic" and settings.precondition:
@@ -99,6 +122,7 @@ def decompose(
     given = None
     if after is not None:
         given = {name: getattr(after, name) for name in (*SOLVED, *READ_OUT)}
+        given["vectors"] = scaled(after.vectors.to(dtype), to_w.unsqueeze(1))
     bar = tqdm(total=len(w) * n_channels, unit="channel", disable=not progress, leave=False)
     with bar:
 
@@ -108,7 +132,7 @@ def decompose(
                 on_channel(n_found)
 
         arrays: dict[str, Any] = deflate(
-            w.to(projection),
+            scaled(w.to(dtype), to_w).to(device),
             projection,
             token_weights,
             n_channels=n_channels,
@@ -121,6 +145,8 @@ def decompose(
             on_channel=found,
         )
     curves = arrays.pop("history")
+    arrays["vectors"] = scaled(arrays["vectors"], 1 / to_w.unsqueeze(1))
+    _refuse_unless_finite(arrays, indices)
     channels = Channels(
         weight_vectors=w.to("cpu", projection.dtype),
         vocabulary=vocabulary,
@@ -135,19 +161,43 @@ def decompose(
 
 
 def _vectors_and_labels(neurons: NeuronsLike | Tensor) -> tuple[Tensor, dict[str, Any]]:
-    if isinstance(neurons, Tensor):
-        return neurons, {"indices": tuple(range(len(neurons)))}
-    names = ("indices", "model", "layer", "kind")
-    return neurons.vectors, {name: getattr(neurons, name) for name in names}
-
-
-def _check(w: Tensor, projection: Tensor, indices: tuple[int, ...], n_channels: int) -> None:
-    if n_channels < 1:
-        raise ValueError(f"n_channels={n_channels}: wanted at least 1")
+    labels: dict[str, Any] = {}
+    if not hasattr(neurons, "vectors"):
+        vectors: Any = neurons
+    else:
+        vectors = neurons.vectors
+        names = ("indices", "model", "layer", "kind")
+        labels = {name: getattr(neurons, name) for name in names}
+    try:
+        w = torch.as_tensor(vectors).detach().cpu()
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"neurons: {type(vectors).__name__}: wanted a tensor ({error})") from None
+    check_precision(w, "neurons")
     if w.ndim != 2 or not len(w):
         raise ValueError(
             f"neurons of shape {tuple(w.shape)}: wanted (n_neurons, d_model), at least one neuron"
         )
+    return w, labels or {"indices": tuple(range(len(w)))}
+
+
+def _checked(vocabulary: VocabularyLike) -> Vocabulary:
+    """As a :class:`Vocabulary`, which checks what it is made of."""
+    if isinstance(vocabulary, Vocabulary):
+        return vocabulary
+    try:
+        parts = vocabulary.projection, vocabulary.token_weights, vocabulary.tokens
+    except AttributeError as error:
+        raise ValueError(f"no vocabulary: {error}") from None
+    return Vocabulary(*parts, name=getattr(vocabulary, "name", ""))
+
+
+def _check(
+    w: Tensor, projection: Tensor, indices: tuple[int, ...], n_channels: Any, seed: Any
+) -> None:
+    if not isinstance(n_channels, Integral) or n_channels < 1:
+        raise ValueError(f"n_channels={n_channels!r}: wanted at least 1")
+    if not isinstance(seed, Integral):
+        raise ValueError(f"seed={seed!r}: wanted a whole number")
     if w.shape[1] != projection.shape[0]:
         raise ValueError(
             f"neurons have d_model {w.shape[1]}, the projection of shape {tuple(projection.shape)} "
@@ -155,17 +205,68 @@ def _check(w: Tensor, projection: Tensor, indices: tuple[int, ...], n_channels: 
         )
     for what, bad in (
         ("are not finite", ~w.isfinite().all(1)),
-        ("have norm 0, and so no direction", w.norm(dim=1) == 0),
+        ("have norm 0, and so no direction", (w == 0).all(1)),
     ):
         if bad.any():
             which = [indices[i] for i in bad.nonzero().flatten()[:5].tolist()]
             raise ValueError(f"the weight vectors of {int(bad.sum())} neurons {what}: {which}")
+    n_bytes, free = 8 * w.numel() * int(n_channels), _free_memory(torch.device("cpu"))
+    if n_bytes > free:
+        raise ValueError(
+            f"n_channels={n_channels}: those of {len(w)} neurons take {n_bytes / 2**30:.1f} GiB, "
+            f"{free / 2**30:.1f} are free; wanted fewer"
+        )
+
+
+def _refuse_unless_finite(arrays: dict[str, Tensor], indices: tuple[int, ...]) -> None:
+    for name, values in arrays.items():
+        bad = ~values.flatten(1).isfinite().all(1)
+        if bad.any():
+            which = [indices[i] for i in bad.nonzero().flatten()[:5].tolist()]
+            raise ValueError(
+                f"neurons {which}: {name} is not finite; wanted settings of an ordinary size, or "
+                "weights in float64"
+            )
+
+
+# --- Scale -------------------------------------------------------------------------------------
+
+
+def row_factors(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n 1"]:
+    """The power of two that brings each row's largest value to about 1; see :data:`ORDINARY`."""
+    largest = vectors.abs().amax(1, keepdim=True).double()
+    return largest.cpu().apply_(_factor)
+
+
+def projection_factor(projection: Float[Tensor, "d_model d_vocab"]) -> Float[Tensor, ""]:
+    """The same for all of U; computed once for a projection, and kept for as long as it lives."""
+    if projection not in _FACTORS:
+        low, high = projection.aminmax()
+        largest = max(-float(low), float(high))
+        _FACTORS[projection] = torch.tensor(_factor(largest), dtype=torch.float64)
+    return _FACTORS[projection]
+
+
+_FACTORS = WeakTensorKeyDictionary()  # tensors are compared by identity
+
+
+def _factor(largest: float) -> float:
+    exponent = math.frexp(largest)[1]
+    return 1.0 if abs(exponent) <= ORDINARY else math.ldexp(1.0, min(max(-exponent, -1000), 1000))
+
+
+def scaled(values: Tensor, factor: Tensor) -> Tensor:
+    """Values times powers of two; themselves where these are all 1."""
+    if (factor == 1).all():
+        return values
+    return (values.double() * factor.to(values.device)).to(values.dtype)
 
 
 def _check_after(
     after: Channels,
     w: Tensor,
     indices: tuple[int, ...],
+    vocabulary: Vocabulary,
     settings: Settings,
     seed: int,
     n_channels: int,
@@ -179,6 +280,12 @@ def _check_after(
             raise ValueError(f"after has {what} {seen}: wanted those asked for, {wanted}")
     if not torch.equal(after.weight_vectors.to(w), w):
         raise ValueError("after has other weight vectors: wanted channels of the neurons given")
+    for name in ("projection", "token_weights"):
+        seen, wanted = getattr(after.vocabulary, name), getattr(vocabulary, name)
+        if seen is not wanted and not (
+            seen.shape == wanted.shape and torch.equal(seen.to(wanted), wanted)
+        ):
+            raise ValueError(f"after has another {name}: wanted channels over the vocabulary given")
     if after.n_channels > n_channels:
         raise ValueError(f"n_channels={n_channels}: after has {after.n_channels} already")
 
@@ -191,7 +298,12 @@ def _preconditioner(
     cache = of_projection.setdefault(vocabulary.token_weights, {})
     key = (moments, projection.device, projection.dtype)
     if key not in cache:
-        cache[key] = preconditioner(projection, token_weights, moments=moments)
+        try:
+            cache[key] = preconditioner(projection, token_weights, moments=moments)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            raise ValueError(
+                "U does not vary over the tokens that count; wanted distinct columns"
+            ) from None
     return cache[key]
 
 
@@ -209,8 +321,10 @@ def usable_device(device: str | torch.device) -> torch.device:
         device = "cuda" if n_gpus else "cpu"
     try:
         usable = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device {device}: wanted auto, cpu or cuda") from None
+    except (RuntimeError, TypeError):
+        usable = torch.device("meta")
+    if usable.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device {device}: wanted auto, cpu or cuda")
     if usable.type == "mps":
         raise ValueError(
             f"device {device}: the solvers sum in float64, which MPS does not have; wanted cpu "
@@ -228,16 +342,17 @@ def _batch(n_neurons: int, projection: Tensor, memory: float | None, settings: S
     """Neurons at a time, so that the work stays within ``memory``."""
     d_model, d_vocab = projection.shape
     each = ARRAYS_PER_NEURON * (d_vocab + d_model) * projection.element_size()
+    each *= max(settings.restarts // 2, settings.n_reflections // 100, 1)  # two climbs at least
     if memory is None:
         memory = _free_memory(projection.device) / 4
         if projection.device.type == "cpu":
             memory = min(memory, MOST_MEMORY_ON_CPU)
-    if memory < each:
+    if not memory >= each:  # nor NaN
         raise ValueError(
             f"memory={memory:.0f} bytes: wanted at least {each}, for one neuron over {d_vocab} "
             "tokens"
         )
-    most = int(memory // each)
+    most = int(min(memory, 2**60) // each)
     if settings.solver == "householder":  # from channel to channel together: of about the same size
         return math.ceil(n_neurons / math.ceil(n_neurons / most))
     return min(most, BATCH_ON_CPU) if projection.device.type == "cpu" else most

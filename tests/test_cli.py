@@ -35,7 +35,7 @@ BUILD = [
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "rotate_core.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "rotate_core", *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:
@@ -197,6 +197,42 @@ def test_errors_are_one_line_and_a_code(built, checkpoints, arguments, code, mes
     assert not Path("x").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--out", ""], ["--channels", 10**9], ["--null", 10**9], ["--neurons", "0-99999999"],
+        ["--layers", "0-99999999"], ["--neurons", "9" * 5000], ["--neurons", "@/dev/zero"],
+        ["--seed", "x"],
+    ],
+)  # fmt: skip
+def test_giant_counts_and_no_folder_are_stopped_first(checkpoints, tmp_path, arguments) -> None:
+    out = [] if "--out" in arguments else ["--out", tmp_path / "atlas"]
+    result = ask("decompose", checkpoints("llama"), *out, *arguments)
+    assert result.exit_code in (1, 2), result.output
+    assert isinstance(result.exception, SystemExit)
+    assert not (tmp_path / "atlas").exists()
+
+
+def test_no_name_reaches_the_terminal_raw(built, tmp_path) -> None:
+    folder = shutil.copytree(built, tmp_path / "atlas")
+    manifest = folder / "manifest.json"
+    hostile = "\x1b]0;owned\x07\u202e\x9b31m"
+    text = manifest.read_text().replace('"tiny-llama"', json.dumps(hostile))
+    manifest.write_text(text)
+    tokens = folder / "tokens.json"
+    tokens.write_text(tokens.read_text().replace("e", "\u009be"))
+    for question in (
+        ["info"], ["info", "--json"], ["search", "the"],
+        ["show", "--layer", 0, "--kind", "gate", "--neuron", 7],
+        ["show", "--layer", 0, "--kind", "gate", "--neuron", 7, "--json"],
+        ["show", "--layer", 0, "--kind", "gate", "--neuron", 99],
+    ):  # fmt: skip
+        result = ask(question[0], folder, *question[1:])
+        said = result.stdout + result.stderr
+        assert said
+        assert not {"\x1b", "\x07", "\u202e", "\x9b"} & set(said), question
+
+
 def test_neurons_out_of_a_file(checkpoints, tmp_path: Path) -> None:
     numbers = tmp_path / "numbers.txt"
     numbers.write_text("5\n31\n5\n")
@@ -231,6 +267,26 @@ def start(folder: Path, model: Path) -> subprocess.Popen[str]:
     while not (folder / "manifest.json").exists() and process.poll() is None:
         time.sleep(0.005)
     return process
+
+
+@pytest.mark.parametrize("module", ["typer", "numpy", "torch", "safetensors"])
+def test_ctrl_c_during_an_import_is_one_line(checkpoints, tmp_path: Path, module: str) -> None:
+    with subprocess.Popen(
+        command("decompose", checkpoints("llama"), *BUILD, "--out", tmp_path / "atlas"),
+        env=environment() | {"PYTHONVERBOSE": "1"},  # names each module as it is imported
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith(f"import '{module}"):
+                break
+        process.send_signal(signal.SIGINT)
+        said = [line for line in process.stderr if line.startswith(("rotate:", "Traceback"))]
+    assert process.returncode == 130
+    assert len(said) == 1
+    assert said[0].startswith("rotate: interrupted")
 
 
 def test_ctrl_c_says_so_and_keeps_whole_shards(checkpoints, tmp_path: Path) -> None:

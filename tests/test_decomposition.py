@@ -11,11 +11,13 @@ import torch
 
 from rotate_core import PAPER, ConvergenceWarning, Neurons, Vocabulary, decompose
 from rotate_core import decomposition as decomposition_module
+from rotate_core.null.evidence import support
 from rotate_core.rotation import deflate as deflation
 from rotate_core.rotation import reflection as householder
 from rotate_core.rotation.masking import Work
 
 D_MODEL, D_VOCAB, BLOCKS = 32, 2000, (40, 30)
+THREE = namedtuple("Three", "projection token_weights tokens")
 
 
 def planted(seed, dtype=torch.float32):
@@ -164,8 +166,15 @@ def test_known_channels_must_fit(change, message):
     first = decompose(w, vocabulary, n_channels=2, progress=False)
     with pytest.raises(ValueError, match=message):
         decompose(w, vocabulary, **{"n_channels": 3, "after": first, "progress": False} | change)
-    with pytest.raises(ValueError, match="other weight vectors"):
-        decompose(w + 1, vocabulary, n_channels=3, after=first, progress=False)
+    other_weights = Vocabulary(vocabulary.projection, torch.ones(D_VOCAB))
+    for message, vectors, other in (
+        ("other weight vectors", w + 1, vocabulary),
+        ("another projection", w, Vocabulary(2 * vocabulary.projection, vocabulary.token_weights)),
+        ("another projection", w, Vocabulary(vocabulary.projection[:, :99])),
+        ("another token_weights", w, other_weights),
+    ):
+        with pytest.raises(ValueError, match=message):
+            decompose(vectors, other, n_channels=3, after=first, progress=False)
 
 
 def test_history_rises_to_the_objective():
@@ -198,6 +207,75 @@ def test_very_different_neurons_share_a_batch():
     assert channels.vectors.isfinite().all()
     assert torch.cosine_similarity(channels.vectors[0], channels.vectors[1], dim=-1).min() > 0.999
     assert channels.cosine[2, 0] > 0.5
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float64, 1 - 1e-9), (torch.float32, 0.9999)])
+@pytest.mark.parametrize("of_w", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("of_u", [1e-30, 1e30])
+def test_the_scale_of_w_and_of_u_does_not_matter(dtype, least, of_w, of_u):
+    w, vocabulary, _ = planted(0, torch.float64)
+    options = {"n_channels": 2, "progress": False}
+    wanted = decompose(w, vocabulary, **options)
+    large = Vocabulary((vocabulary.projection * of_u).to(dtype))
+    found = decompose((w * of_w).to(dtype), large, **options)
+    torch.testing.assert_close(large.token_weights.double(), vocabulary.token_weights)
+    back = found.vectors.double() / of_w
+    assert torch.cosine_similarity(back, wanted.vectors, dim=-1).min() > least
+    torch.testing.assert_close(back.norm(dim=-1), wanted.vectors.norm(dim=-1), rtol=1e-5, atol=0)
+    for name in ("objective", "kurtosis", "cosine"):
+        near = {"rtol": 2e-2, "atol": 1e-3} if dtype == torch.float32 else {}
+        seen = getattr(found, name).double()
+        torch.testing.assert_close(seen, getattr(wanted, name).double(), **near)
+    seen, there = (support(channels) for channels in (found, wanted))
+    torch.testing.assert_close(seen, there, rtol=1e-2, atol=1e-2)
+
+
+def test_going_on_does_not_feel_the_scale():
+    w, vocabulary, _ = planted(0, torch.float64)
+    first = decompose(w * 2.0**-70, vocabulary, n_channels=1, progress=False)
+    after = decompose(w * 2.0**-70, vocabulary, n_channels=2, after=first, progress=False)
+    whole = decompose(w, vocabulary, n_channels=2, progress=False)
+    torch.testing.assert_close(after.vectors * 2.0**70, whole.vectors, rtol=1e-6, atol=1e-6)
+
+
+def test_subtraction_by_grid_depends_on_the_scale_and_says_so():
+    w, vocabulary, _ = planted(0)
+    with pytest.raises(ValueError, match=r"subtract-grid.*depends on the scale"):
+        decompose(w * 1e9, vocabulary, deflation="subtract-grid", progress=False)
+
+
+@pytest.mark.parametrize("d_vocab", [2, 3, 9])
+@pytest.mark.parametrize("d_model", [1, 2, 3])
+def test_few_tokens_and_one_dimension_have_channels_and_a_table(d_model, d_vocab):
+    w, vocabulary, _ = planted(0)
+    few = Vocabulary(vocabulary.projection[:d_model, :d_vocab])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        channels = decompose(w[:, :d_model], few, n_channels=2, progress=False)
+    assert channels.vectors.isfinite().all()
+    assert len(channels.top_tokens()) == len(channels.table()["top_tokens"][0]) == d_vocab
+    assert "kurtosis" in repr(channels)
+    if d_model == 1:  # on a line there is nothing to rotate
+        torch.testing.assert_close(channels.vectors[:, 0], w[:, :1])
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Parameter, torch.Tensor.numpy, torch.Tensor.tolist])
+def test_parameters_arrays_and_lists_are_neurons(kind):
+    w, vocabulary, _ = planted(0)
+    found = decompose(kind(w), vocabulary, n_channels=1, progress=False)
+    wanted = decompose(w, vocabulary, n_channels=1, progress=False)
+    assert torch.equal(found.vectors, wanted.vectors)
+    assert not found.weight_vectors.requires_grad
+
+
+def test_a_vocabulary_may_be_a_models_parameter():
+    w, vocabulary, _ = planted(0)
+    wanted = decompose(w, vocabulary, n_channels=2, progress=False)
+    parts = (vocabulary.projection, vocabulary.token_weights)
+    parts = (*map(torch.nn.Parameter, parts), vocabulary.tokens)
+    for trained in (THREE(*parts), Vocabulary(*parts)):
+        found = decompose(w, trained, n_channels=2, after=wanted, progress=False)
+        assert torch.equal(support(found), support(wanted))
 
 
 def test_not_converged_is_a_warning():
@@ -266,6 +344,21 @@ def _bad_inputs():
         "solver='adam': wanted one of geodesic, householder": (w, vocabulary, {"solver": "adam"}),
         "threshold=0: wanted": (w, vocabulary, {"threshold": 0}),
         "restarts=0: wanted a whole number of at least 1": (w, vocabulary, {"restarts": 0}),
+        "lambda_kurtosis=inf: wanted a finite": (w, vocabulary, {"lambda_kurtosis": math.inf}),
+        "lambda_kurtosis=10+: wanted a finite": (w, vocabulary, {"lambda_kurtosis": 10**400}),
+        "those of 3 neurons take .* GiB": (w, vocabulary, {"n_channels": 10**9}),
+        "gradient_norm is not finite": (w, vocabulary, {"lambda_kurtosis": 1e30}),
+        "device meta: wanted auto, cpu": (w, vocabulary, {"device": "meta"}),
+        "memory=nan": (w, vocabulary, {"memory": math.nan}),
+        "neurons has dtype torch.int64": (w.long(), vocabulary, {}),
+        "neurons has dtype torch.bool": (w > 0, vocabulary, {}),
+        "neurons has dtype torch.complex64": (w.to(torch.complex64), vocabulary, {}),
+        "neurons has dtype torch.float8": (w.to(torch.float8_e4m3fn), vocabulary, {}),
+        "layout torch.sparse_coo": (w.to_sparse(), vocabulary, {}),
+        "neurons: NoneType: wanted a tensor": (None, vocabulary, {}),
+        "no vocabulary: .*'projection'": (w, None, {}),
+        "U does not vary": (w, Vocabulary(torch.zeros(D_MODEL, 50)), {}),
+        r"shape \(32, 0\); give": (w, THREE(torch.zeros(D_MODEL, 0), torch.zeros(0), []), {}),
     }  # fmt: skip
 
 
@@ -293,8 +386,7 @@ def test_preconditioner_is_computed_once_a_vocabulary(monkeypatch):
 def test_what_has_the_three_attributes_is_a_vocabulary():
     """A named tuple has no weak references, and no hash where a field has none."""
     w, vocabulary, _ = planted(0)
-    three = namedtuple("Three", "projection token_weights tokens")
-    plain = three(vocabulary.projection, vocabulary.token_weights, list(vocabulary.tokens))
+    plain = THREE(vocabulary.projection, vocabulary.token_weights, list(vocabulary.tokens))
     with pytest.raises(TypeError):
         hash(plain)
     found = decompose(w, plain, n_channels=2, progress=False)

@@ -27,8 +27,8 @@ def test_every_name_of_the_public_face_is_there() -> None:
     [
         (["-c", "import rotate_core"], {"rotate_core"}, {"torch", "numpy", "scipy", *HEAVY}),
         (["-c", "from rotate_core import decompose, load_model"], {"torch"}, set(HEAVY)),
-        (["-m", "rotate_core.cli", "--help"], {"typer"}, {"torch", "numpy", *HEAVY} - {"typer"}),
-        (["-m", "rotate_core.cli", "decompose", "-h"], {"typer"}, {"torch", *HEAVY} - {"typer"}),
+        (["-m", "rotate_core", "--help"], {"typer"}, {"torch", "numpy", *HEAVY} - {"typer"}),
+        (["-m", "rotate_core", "decompose", "-h"], {"typer"}, {"torch", *HEAVY} - {"typer"}),
     ],
 )
 def test_what_is_heavy_is_imported_where_it_is_used(command, wanted, unwanted) -> None:

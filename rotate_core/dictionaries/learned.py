@@ -88,7 +88,8 @@ class Learned:
         raise NotImplementedError
 
     def _origin(self) -> str:
-        return f"{self.model}, layer {self.layer}, {self.site}: " if self.model else ""
+        origin = f"{self.model}, layer {self.layer}, {self.site}: " if self.model else ""
+        return visible(origin, keep=" ")
 
     def _display(self, most: int) -> pd.DataFrame:
         shown = self.table(k=8).head(most).round(3)

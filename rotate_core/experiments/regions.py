@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rotate_core.dictionaries import Regions, RegionSettings, mfa
 from rotate_core.dictionaries.mixture import Mixture, read, readers
+from rotate_core.models.tokens import visible
 from rotate_core.null.matched import own_seed
 from rotate_core.text import Activations
 from rotate_core.verdicts.agreement import adjusted_rand_index
@@ -150,7 +151,7 @@ def breadth(regions: Regions, x: Activations, *, seed: int) -> pd.DataFrame:
             "tokens": effective_number(x.token_ids[here]),
             "articles": articles,
             "articles_of_as_many": as_many,
-            "label": " ".join(token.strip() for token in labels[k]),
+            "label": " ".join(visible(token.strip()) for token in labels[k]),
         }
         rows.append(row | {"narrow": articles / as_many})
     return pd.DataFrame(rows)

@@ -98,10 +98,10 @@ def text_before_and_after(
                 ax.barh(line, len(word), 0.86, column, color=colour, alpha=share, linewidth=0)
             ax.text(
                 column, line, word, family="monospace", fontsize=14, va="center", ha="left",
-                color="white" if share > 0.55 else "black",
+                color="white" if share > 0.55 else "black", parse_math=False,
             )  # fmt: skip
         ax.set(xlim=(0, width), ylim=(positions[-1][0] + 0.6, -0.6))
-        ax.set_title(title, fontsize=14)
+        ax.set_title(title, fontsize=14, parse_math=False)
         ax.axis("off")
     return axes
 
@@ -139,7 +139,7 @@ def no_longer_promoted(
     """
     colours = [COLOURS["out"] if mine else COLOURS["null"] for mine in own]
     ax.barh(range(len(tokens)), drops, color=colours)
-    ax.set_yticks(range(len(tokens)), tokens, family="monospace", fontsize=14)
+    ax.set_yticks(range(len(tokens)), tokens, family="monospace", fontsize=14, parse_math=False)
     ax.invert_yaxis()
     for name, label in (("out", "in the channel's tail"), ("null", "another token")):
         ax.barh([0], [0], color=COLOURS[name], label=label)

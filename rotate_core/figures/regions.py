@@ -61,12 +61,13 @@ def atlas_of_regions(table: pd.DataFrame, ax: Axes, *, named: Sequence[int]) -> 
     )  # fmt: skip
     for _, row in table[table["region"].isin(named)].iterrows():
         ax.annotate(
-            row["label"][:26].replace("$", r"\$"),
+            row["label"][:26],
             (row["tokens"], row["articles"]),
             xytext=(0, -16),
             textcoords="offset points",
             ha="center",
             fontsize=9,
+            parse_math=False,
             arrowprops={"arrowstyle": "-", "color": COLOURS["neutral"], "linewidth": 0.6},
         )
     ax.set_xscale("log")

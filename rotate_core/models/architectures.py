@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+LARGEST_SIZE = 1_000_000
+"""Beyond every model: a list of so many numbers is still a list."""
 KINDS = ("gate", "in", "out")
 """The weight vectors of a gated neuron: two that it reads by, one that it writes."""
 
@@ -107,10 +110,13 @@ class Architecture:
         """The sizes in a configuration; ValueError, which says where it is from, for a bad one."""
         values: dict[str, Any] = {key: config.get(key) for key in self.size_keys}
         if "n_inner" in values and values["n_inner"] is None:  # what GPT-2 means by null
-            values["n_inner"] = 4 * (values["n_embd"] or 0)
+            values["n_inner"] = 4 * values["n_embd"] if type(values["n_embd"]) is int else None
         for key, size in values.items():
-            if type(size) is not int or size < 1:
-                raise ValueError(f"{where} has {key}: {size!r}; a positive integer is needed")
+            if type(size) is not int or not 1 <= size <= LARGEST_SIZE:
+                raise ValueError(
+                    f"{where} has {key}: {reprlib.repr(size)}; a positive integer is needed, "
+                    f"{LARGEST_SIZE} at most"
+                )
         return Sizes(*values.values())
 
     def heads(self, config: Mapping[str, Any]) -> Heads:

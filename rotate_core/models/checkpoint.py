@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import reprlib
 import shutil
 import struct
 import tempfile
@@ -27,6 +28,8 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The precisions that are read, by safetensors' names for them."""
+CONFIG: dict[str, type] = {"model_type": str, "tie_word_embeddings": bool, "rotate_core": dict}
+"""Types of what is read of config.json, beside the sizes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,17 +61,30 @@ class Checkpoint:
             index = self.locate(INDEX_FILE)
         except FileNotFoundError:
             return dict.fromkeys(self._open(SINGLE_FILE).keys(), SINGLE_FILE)
-        files = read_json(index).get("weight_map")
-        if not isinstance(files, dict) or not files:
-            raise ValueError(f"{index} has no weight_map; copy the checkpoint anew")
+        files = read_json(index, weight_map=dict).get("weight_map") or {}
+        if not files or not all(isinstance(file, str) for file in files.values()):
+            raise ValueError(f"{index} has no weight_map of files; copy the checkpoint anew")
         return files
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape, out of its file's header."""
-        return tuple(self._slice(name).get_shape())
+    def shape(self, name: str, wanted: tuple[int | None, ...] | None = None) -> tuple[int, ...]:
+        """A tensor's shape, out of its file's header; ValueError if it is not what is wanted."""
+        shape = tuple(self._slice(name).get_shape())
+        if wanted is not None and not (
+            len(shape) == len(wanted)
+            and all(b in (None, a) for a, b in zip(shape, wanted, strict=True))
+        ):
+            raise ValueError(
+                f"tensor {name!r} of {self.path} has shape {shape}; by config.json it has "
+                f"{str(wanted).replace('None', 'd_vocab')}"
+            )
+        return shape
 
     def tensor(
-        self, name: str, part: Callable[[Tensor], Tensor] = lambda whole: whole
+        self,
+        name: str,
+        part: Callable[[Tensor], Tensor] = lambda whole: whole,
+        *,
+        shape: tuple[int | None, ...] | None = None,
     ) -> Float[Tensor, ...]:
         """A tensor or a part of it, in float32 and in memory of its own.
 
@@ -76,10 +92,13 @@ class Checkpoint:
             name: as in the architecture's row, whatever its prefix in the checkpoint.
             part: selects by indexing and transposing. It is given the tensor mapped from the file,
                 and only what it selects is copied.
+            shape: that the whole tensor has to have; None in it is any number.
 
         Raises:
-            ValueError: there is no such tensor, its file is damaged, or it is quantised.
+            ValueError: there is no such tensor, it has another shape, its file is damaged, or it is
+                quantised.
         """
+        self.shape(name, shape)
         stored = self._slice(name)
         if stored.get_dtype() not in DTYPES:
             raise ValueError(
@@ -159,13 +178,20 @@ def open_checkpoint(path: Path, locate: Callable[[str], Path] | None = None) -> 
         ValueError: a file is damaged, or the architecture is not in `ARCHITECTURES`.
     """
     locate, is_here = locate or partial(_find, path), locate is None
-    config = read_json(locate("config.json"))
-    text = config.get("text_config")
-    if config.get("model_type") not in ARCHITECTURES and isinstance(text, dict):  # multimodal
-        config |= text
-    checkpoint = Checkpoint(path, config, architecture_of(config, path / "config.json"), locate)
+    file = locate("config.json")
+    config = read_json(file, text_config=dict, **CONFIG)
+    if config.get("model_type") not in ARCHITECTURES and config.get("text_config"):  # multimodal
+        config |= config["text_config"]
+        check_types(config, file, **CONFIG)
+    origin = config.get("rotate_core") or {}
+    check_types(origin, file, quantization=dict)
+    for types in (quantization := origin.get("quantization") or {}).values():
+        if not isinstance(types, dict) or {type(bits) for bits in types.values()} - {int, float}:
+            raise ValueError(f"{file} has quantization: {reprlib.repr(quantization)}; bits wanted")
+    checkpoint = Checkpoint(path, config, architecture_of(config, file), locate)
     if is_here:
-        _ = checkpoint.files
+        last = checkpoint.architecture.out.name.format(layer=checkpoint.sizes.n_layers - 1)
+        checkpoint.resolve(last)
     return checkpoint
 
 
@@ -230,12 +256,23 @@ def _find(directory: Path, name: str) -> Path:
     raise FileNotFoundError(f"{directory} has neither {SINGLE_FILE} nor {INDEX_FILE}")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; ValueError if it is damaged."""
+def read_json(path: Path, **types: type) -> dict[str, Any]:
+    """The JSON object in a file, its fields of these types, where they are there; or ValueError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); copy it anew") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); copy it anew") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; a JSON object is needed")
+    check_types(content, path, **types)
     return content
+
+
+def check_types(content: dict[str, Any], path: Path, **types: type) -> None:
+    """ValueError, with file and field, if a field is there and neither null nor of its type."""
+    for name, wanted in types.items():
+        value = content.get(name)
+        if value is not None and type(value) is not wanted:
+            raise ValueError(
+                f"{path} has {name}: {reprlib.repr(value)}; a {wanted.__name__} is needed"
+            )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rotate_core.models.extras import import_extra
+from rotate_core.models.extras import import_extra, pretrained
 
 PARTS = {"token_embd": "embedding", "ffn_gate": "gate", "ffn_up": "in", "ffn_down": "out"}
 """The tensors whose quantisation is told, by the last part of their names in a GGUF file."""
@@ -37,18 +37,18 @@ def convert_gguf(file: Path, directory: Path, origin: dict[str, Any]) -> None:
     gguf, transformers = import_converter()
     quantization = _quantization(gguf, file)  # first, as it notices a damaged file
     source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    loaded = pretrained("AutoModelForCausalLM", str(file), **source, dtype=torch.float32)
     config = loaded.config
     # A model loaded from GGUF refuses to be saved: a plain one takes its weights over.
     config.__dict__.pop("quantization_config", None)  # transformers 4 sets none
     config.rotate_core = origin | {"quantization": quantization}
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config)
+        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     model.load_state_dict(loaded.state_dict(), assign=True)
     model.tie_weights()
     model.generation_config = loaded.generation_config
     model.save_pretrained(directory)
-    transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(directory)
+    pretrained("AutoTokenizer", str(file), **source).save_pretrained(directory)
     for weights in directory.glob("*.safetensors"):  # written for their owner; caches are shared
         shutil.copymode(directory / "config.json", weights)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rotate_core.models.checkpoint import Checkpoint, open_checkpoint
-from rotate_core.models.extras import import_extra
+from rotate_core.models.extras import pretrained
 from rotate_core.models.fetch import PACKAGED, cache_directory, fetch, fetch_gguf
 from rotate_core.models.hub import hub_file
 from rotate_core.models.neurons import Neurons, check_layer, read_neurons
@@ -118,7 +118,8 @@ class Model:
     def d_vocab(self) -> int:
         """Number of tokens: the tokenizer's, less those the embedding has no row for."""
         n_tokens = max(self._tokens.get_vocab().values()) + 1
-        return min(n_tokens, self.checkpoint.shape(self.checkpoint.architecture.embedding)[0])
+        embedding = self.checkpoint.architecture.embedding
+        return min(n_tokens, self.checkpoint.shape(embedding, (None, self.d_model))[0])
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -144,7 +145,7 @@ class Model:
     @property
     def origin(self) -> dict[str, Any]:
         """Of a converted GGUF: its packages, license and sha256, and how it was quantised."""
-        return dict(self.checkpoint.config.get("rotate_core", {}))
+        return dict(self.checkpoint.config.get("rotate_core") or {})
 
     @property
     def checksum(self) -> str:
@@ -218,9 +219,11 @@ class Model:
     def _read_vocabulary(self, side: str, fold_norm: bool) -> Vocabulary:
         names = self.checkpoint.architecture
         source = names.embedding if side == "embedding" or self.tied else names.unembedding
-        rows = self.checkpoint.tensor(source, lambda stored: stored[: self.d_vocab])
+        shape = (None, self.d_model)
+        rows = self.checkpoint.tensor(source, lambda stored: stored[: self.d_vocab], shape=shape)
         if fold_norm:
-            rows *= names.norm_offset + self.checkpoint.tensor(names.final_norm)
+            norm = self.checkpoint.tensor(names.final_norm, shape=(self.d_model,))
+            rows *= names.norm_offset + norm
             side += ", norm folded in"
         projection = rows.T  # stays a view: a token's column is contiguous
         excluded = excluded_tokens(self._tokens, self.d_vocab)
@@ -237,10 +240,18 @@ class Model:
         return load_tokenizer(self.path, self.checkpoint.locate)
 
     def transformers(self, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-        """The whole model, loaded by transformers, in eval mode."""
-        loader = import_extra("transformers", "running a model").AutoModelForCausalLM
-        source = self.name if self.commit else str(self.path)
-        return loader.from_pretrained(source, revision=self.commit, dtype=dtype).eval()
+        """The whole model, loaded by transformers, in eval mode; its own code does not run.
+
+        Raises ValueError if transformers cannot load it.
+        """
+        loaded = pretrained(
+            "AutoModelForCausalLM",
+            f"running {self.name}",
+            pretrained_model_name_or_path=self.name if self.commit else str(self.path),
+            revision=self.commit,
+            dtype=dtype,
+        )
+        return loaded.eval()
 
     def __repr__(self) -> str:
         return (
@@ -256,7 +267,7 @@ class Model:
             "d_model": self.d_model,
             "embeddings": "tied" if self.tied else "untied",
         }
-        for part, types in self.origin.get("quantization", {}).items():
+        for part, types in (self.origin.get("quantization") or {}).items():
             bits = (f"{name} ({n_bits:.3g} bits)" for name, n_bits in types.items())
             rows[f"quantised, {part}"] = ", ".join(bits)
         rows["from"] = self.commit or self.path

@@ -57,15 +57,12 @@ def read_neurons(
     name = weight.name.format(layer=layer)
     shape = (sizes.d_mlp * weight.parts, sizes.d_model)
     shape = shape if weight.axis == 0 else shape[::-1]
-    if checkpoint.shape(name) != shape:
-        raise ValueError(
-            f"tensor {name!r} of {checkpoint.path} has shape {checkpoint.shape(name)}; "
-            f"by config.json it has {shape}"
-        )
     chosen = slice(None) if indices is None else list(numbers)
-    vectors = checkpoint.tensor(name, lambda stored: weight.rows(stored)[chosen]).contiguous()
+    vectors = checkpoint.tensor(name, lambda stored: weight.rows(stored)[chosen], shape=shape)
+    vectors = vectors.contiguous()
     if fold_norm and kind != "out":
-        vectors *= names.norm_offset + checkpoint.tensor(names.mlp_norm.format(layer=layer))
+        norm = names.mlp_norm.format(layer=layer)
+        vectors *= names.norm_offset + checkpoint.tensor(norm, shape=(sizes.d_model,))
     finite = torch.isfinite(vectors).all(dim=1)
     if not finite.all():
         bad = numbers[int(torch.nonzero(~finite)[0])]

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
 from rotate_core.models.checkpoint import read_json
-from rotate_core.models.extras import import_extra
+from rotate_core.models.extras import pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,17 +47,15 @@ def load_tokenizer(directory: Path, locate: Callable[[str], Path]) -> PreTrained
         FileNotFoundError: there is none that transformers can load.
         ModuleNotFoundError: transformers is not installed.
     """
-    transformers = import_extra("transformers", f"the tokenizer of {directory}")
     for name in TOKENIZER_FILES:
         with contextlib.suppress(FileNotFoundError):  # no tokenizer has all of them
             locate(name)
     try:
-        return transformers.AutoTokenizer.from_pretrained(str(directory))
-    except (OSError, ValueError) as error:
+        what = f"the tokenizer of {directory}"
+        return pretrained("AutoTokenizer", what, pretrained_model_name_or_path=str(directory))
+    except ValueError as error:
         raise FileNotFoundError(
-            f"{directory} has no tokenizer that transformers can load "
-            f"({str(error).strip().splitlines()[0]}); add its tokenizer.json, or build a "
-            "Vocabulary of your own"
+            f"{error}; add its tokenizer.json, or build a Vocabulary of your own"
         ) from error
 
 
@@ -79,12 +77,22 @@ def read_tokens(directory: Path, locate: Callable[[str], Path]) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the package has no type of its own
-        raise ValueError(f"{file} is no whole tokenizer ({error}); copy it anew") from error
+        said = visible(str(error), keep=" ")
+        raise ValueError(f"{file} is no whole tokenizer ({said}); copy it anew") from error
     config = _read_optional(locate, "tokenizer_config.json")
     if "added_tokens_decoder" not in config:
         config |= _read_optional(locate, "special_tokens_map.json")
-    tokenizer.add_tokens([AddedToken(**t) for t in config.get("added_tokens_decoder", {}).values()])
-    tokenizer.add_special_tokens(_special_tokens(config))
+    try:
+        added = [AddedToken(**t) for t in (config.get("added_tokens_decoder") or {}).values()]
+        tokenizer.add_tokens(added)
+        tokenizer.add_special_tokens(_special_tokens(config))
+    except Exception as error:
+        raise ValueError(
+            f"{directory / 'tokenizer_config.json'} has bad tokens among its added or special ones "
+            f"({visible(str(error), keep=' ')}); copy it anew"
+        ) from error
+    if not tokenizer.get_vocab_size():
+        raise ValueError(f"{file} has no tokens; copy it anew")
     return tokenizer
 
 
@@ -145,26 +153,29 @@ def token_strings(tokenizer: Tokenizer, d_vocab: int) -> tuple[str, ...]:
 
 
 _SYMBOLS = {" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥", "\u00a0": "⍽"}
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
+"""Letters and marks that nothing is drawn for."""
 
 
-def visible(token: str) -> str:
-    """A token with all that cannot be seen made visible, for figures and tables on screen.
+def visible(token: str, *, keep: str = "") -> str:
+    """A token with all that cannot be seen made visible, for figures, tables and terminals.
 
-    " until" -> "␣until"; a line end -> "⏎"; a zero-width space -> "<U+200B>"; a combining accent
-    in front gets a dotted circle to sit on; the empty token reads "∅".
+    " until" -> "␣until"; a line end -> "⏎"; a zero-width space -> "<U+200B>", and so what steers a
+    terminal or the direction of text; a combining accent in front gets a dotted circle to sit on;
+    the empty token reads "∅". A message can keep its spaces and line ends.
     """
     shown = "◌" if unicodedata.combining(token[:1] or " ") else ""
     for character in token:
         # Categories C: control, format, unassigned, private use, surrogate. Z: separators.
-        hidden = unicodedata.category(character)[0] in "CZ"
+        hidden = unicodedata.category(character)[0] in "CZ" or character in _BLANK
         code = f"<U+{ord(character):04X}>" if hidden else character
-        shown += _SYMBOLS.get(character, code)
-    return shown or "∅"
+        shown += character if character in keep else _SYMBOLS.get(character, code)
+    return shown or "" if keep else shown or "∅"
 
 
 def _read_optional(locate: Callable[[str], Path], name: str) -> dict[str, Any]:
     try:
-        return read_json(locate(name))
+        return read_json(locate(name), added_tokens_decoder=dict)
     except FileNotFoundError:
         return {}
 
@@ -174,8 +185,10 @@ def _special_tokens(config: dict[str, Any]) -> list[str]:
     values = [config.get(key) for key in (*SPECIAL, *config) if key.endswith("_token")]
     for kind in ("model_specific", "extra", "additional"):
         more = config.get(f"{kind}_special_tokens") or ()
+        if not isinstance(more, list | dict | tuple):
+            raise TypeError(f"{kind}_special_tokens: {more!r}")
         values += more.values() if isinstance(more, dict) else more
-    contents = (value["content"] if isinstance(value, dict) else value for value in values)
+    contents = (value.get("content") if isinstance(value, dict) else value for value in values)
     return [content for content in contents if isinstance(content, str)]
 
 

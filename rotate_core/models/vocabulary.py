@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
 class Vocabulary:
@@ -53,8 +55,11 @@ class Vocabulary:
         for i, token in enumerate(strings):
             if not isinstance(token, str):
                 raise TypeError(f"tokens[{i}] is {token!r}, a {type(token).__name__}; give a str")
+        if projection.requires_grad:  # of a model that may be trained
+            projection = projection.detach()
+        weights = _checked_weights(token_weights, projection).detach()
         object.__setattr__(self, "projection", projection)
-        object.__setattr__(self, "token_weights", _checked_weights(token_weights, projection))
+        object.__setattr__(self, "token_weights", weights)
         object.__setattr__(self, "tokens", strings)
         object.__setattr__(self, "name", name)
 
@@ -110,8 +115,8 @@ def norm_token_weights(
     Source: the paper's code.
     """
     dtype = torch.promote_types(projection.dtype, torch.float32)
-    norms = torch.linalg.vector_norm(projection, dim=0, dtype=dtype)
-    weights = torch.ones_like(norms)
+    norms = torch.linalg.vector_norm(projection, dim=0, dtype=torch.float64)  # of any scale
+    weights = torch.ones_like(norms, dtype=dtype)
     weights[norms > torch.quantile(norms, 0.99)] = 1e-4
     if excluded is not None:
         for token in excluded[(excluded < 0) | (excluded >= len(weights))].tolist():
@@ -125,13 +130,21 @@ def _check_projection(projection: Tensor) -> None:
         raise TypeError(f"projection is a {type(projection).__name__}; give a torch.Tensor")
     if projection.ndim != 2 or 0 in projection.shape:
         raise ValueError(f"projection has shape {tuple(projection.shape)}; give (d_model, d_vocab)")
-    if not projection.is_floating_point():
-        raise ValueError(f"projection has dtype {projection.dtype}; give a floating-point dtype")
+    check_precision(projection, "projection")
     # A column with inf or nan sums to inf or nan: this is far faster than a look at every value.
     # A sum can overflow, too, so the suspects are looked at.
     for token in torch.nonzero(~torch.isfinite(projection.sum(dim=0))).flatten().tolist():
         if not torch.isfinite(projection[:, token]).all():
             raise ValueError(f"column {token} of the projection holds inf or nan")
+
+
+def check_precision(values: Tensor, what: str) -> None:
+    """ValueError unless a tensor is dense, has data, and is of floating point, 16 bits or more."""
+    if values.dtype not in PRECISIONS or values.layout != torch.strided or values.is_meta:
+        raise ValueError(
+            f"{what} has dtype {values.dtype}, layout {values.layout}, on {values.device}; give a "
+            "dense tensor of float16, bfloat16, float32 or float64"
+        )
 
 
 def _checked_weights(weights: Tensor, projection: Tensor) -> Tensor:

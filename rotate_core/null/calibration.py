@@ -123,7 +123,7 @@ def p_values(
         extrapolate: False for ranks alone.
 
     Raises:
-        ValueError: shapes that do not fit, or an empty null.
+        ValueError: shapes that do not fit, an empty null, or a value that is not finite.
 
     Source: Davison and Hinkley (1997), section 4.2, for ranks; Knijnenburg et al. (2009),
     Bioinformatics 25:i161, for a model of the tail above the null's 80th percentile. They fit a
@@ -135,6 +135,8 @@ def p_values(
             f"observed {tuple(observed.shape)}, null {tuple(null.shape)}: wanted two-dimensional, "
             "the null not empty"
         )
+    if not (observed.isfinite().all() and null.isfinite().all()):  # a NaN would get the best
+        raise ValueError("observed or null are not finite: wanted numbers alone")
     _check_positions(observed.shape[1], null)
     n, k = len(null), int(EXCEEDANCES * len(null))
     x = observed.double().T.contiguous()

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rotate_core.channels import Channels
+from rotate_core.decomposition import projection_factor, row_factors, scaled
 from rotate_core.rotation.tails import sides, z_scores
 
 N_CORE = 10
@@ -80,6 +81,9 @@ def tail_evidence(channels: Channels) -> TailEvidence:
     The tail is what the decomposition masks: tokens whose z-score in ``U^T c`` is beyond the
     threshold, on the channel's heavy side or on both; tokens of weight 0 are left out. Every vector
     is projected once, on U's device, as many neurons at a time as :data:`MEMORY` allows.
+
+    Raises:
+        ValueError: evidence that is not finite.
     """
     n_neurons, n_channels = channels.vectors.shape[:2]
     projection = channels.vocabulary.projection
@@ -94,6 +98,9 @@ def tail_evidence(channels: Channels) -> TailEvidence:
             numbers.append(rows[number.cpu()] * n_channels + k)
             ids.append(token.cpu())
             z.append(score.cpu())
+    for name, value in values.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{name} is not finite; wanted finite channels, over finite weights")
     number = torch.cat(numbers)
     order = number.argsort(stable=True)
     lengths = number.bincount(minlength=n_neurons * n_channels)
@@ -111,7 +118,9 @@ def _by_channel(
     allowed = channels.vocabulary.token_weights.to(projection.device) > 0
     polarity = channels.polarity[rows].to(projection.device)
     vectors = torch.cat([channels.vectors[rows], channels.weight_vectors[rows, None]], 1)
-    z = z_scores(vectors.flatten(0, 1), projection).unflatten(0, (len(rows), -1))
+    flat = vectors.flatten(0, 1)
+    flat = scaled(flat, row_factors(flat) * projection_factor(projection))
+    z = z_scores(flat, projection).unflatten(0, (len(rows), -1))
     earlier = torch.zeros_like(z[:, 0], dtype=torch.bool)
     for k in range(polarity.shape[1]):
         side = sides(z[:, k], polarity[:, k])

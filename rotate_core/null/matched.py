@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rotate_core.channels import Channels
+
+MOST = 1_000_000
+"""Draws at most: they are made one by one."""
 
 
 def own_seed(seed: int, *names: int | str) -> int:
@@ -44,8 +50,7 @@ def matched_vectors(
         raise ValueError(
             f"layer_vectors of shape {tuple(layer_vectors.shape)}: wanted (n_mlp > 1, d_model)"
         )
-    if n < 1:
-        raise ValueError(f"n={n}: wanted at least 1")
+    _check_count(n)
     mean = layer_vectors.mean(0)
     root = (layer_vectors - mean) / (len(layer_vectors) - 1) ** 0.5
     draws = [torch.randn(len(root), generator=_generator(seed, i)) for i in range(n)]
@@ -65,8 +70,7 @@ def matched_rotations(
         seed: rotation i depends on the seed, i, the channels' layer and kind, and the shape; not
             on n.
     """
-    if n < 1:
-        raise ValueError(f"n={n}: wanted at least 1")
+    _check_count(n)
     w = channels.weight_vectors.unsqueeze(1)
     norm = w.norm(dim=-1, keepdim=True)
     w_unit = w / norm
@@ -78,6 +82,11 @@ def matched_rotations(
     tangent -= w_unit * (tangent * w_unit).sum(-1, keepdim=True)
     tangent /= tangent.norm(dim=-1, keepdim=True)
     return norm * (rho * w_unit + (1 - rho**2).clamp_min(0).sqrt() * tangent)
+
+
+def _check_count(n: Any) -> None:
+    if not isinstance(n, Integral) or not 1 <= int(n) <= MOST:
+        raise ValueError(f"n={n!r}: wanted at least 1, and {MOST} at most")
 
 
 def _generator(seed: int, i: int) -> torch.Generator:

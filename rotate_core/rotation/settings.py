@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ _CHOICES = {
     "deflation": ("mask", "subtract", "subtract-grid"),
     "start": ("tails", "weight", "reflection"),
 }
+_LARGEST, _MOST = 1e30, 10**6
 _SWITCHES = ("raise_masked", "joint", "precondition")
 _COUNTS = ("restarts", "n_reflections", "max_iter")
 _POSITIVE = ("threshold", "masked_weight", "learning_rate", "gradient_tolerance")
@@ -118,14 +119,14 @@ class Settings:
         return self.lambda_kurtosis * slog(kurtosis) + self.lambda_fidelity * cosine
 
 
-def _number(name: str, value: object, *, above_0: bool) -> float:
+def _number(name: str, value: Any, *, above_0: bool) -> float:
     """A finite number of at least 0; True is none."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"{name}={value!r}: wanted a finite number")
-    number = float(value)
-    if number < 0 or (above_0 and number == 0):
-        raise ValueError(f"{name}={number:g}: wanted {'above 0' if above_0 else 'at least 0'}")
-    return number
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not (real and abs(value) <= _LARGEST):
+        raise ValueError(f"{name}={value!r}: wanted a finite number, {_LARGEST:g} at most")
+    if value < 0 or (above_0 and value == 0):
+        raise ValueError(f"{name}={value:g}: wanted {'above 0' if above_0 else 'at least 0'}")
+    return float(value)
 
 
 def _count(name: str, value: object) -> int:
@@ -134,8 +135,8 @@ def _count(name: str, value: object) -> int:
         whole = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         whole = None
-    if whole is None or whole < 1:
-        raise ValueError(f"{name}={value!r}: wanted a whole number of at least 1")
+    if whole is None or not 1 <= whole <= _MOST:
+        raise ValueError(f"{name}={value!r}: wanted a whole number of at least 1, {_MOST} at most")
     return whole
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rotate_core.models.tokens import visible
 from rotate_core.text.corpus import Windows
 
 
@@ -77,9 +78,10 @@ class Activations:
     def __repr__(self) -> str:
         n, width = self.values.shape
         text = f", {self.source}" if self.source else ""
-        return (
+        return visible(
             f"Activations({n:,} tokens of {len(self.document.unique())} documents x {width}; "
-            f"{self.model}, layer {self.layer}, {self.site}{text})"
+            f"{self.model}, layer {self.layer}, {self.site}{text})",
+            keep=" ",
         )
 
     def _repr_html_(self) -> str:

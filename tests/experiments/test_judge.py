@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -276,6 +277,56 @@ def test_errors_name_the_address_and_never_the_key(tmp_path, given, message):
     assert "hush-hush" not in said
     assert caught.value.__cause__ is caught.value.__context__ is None
     assert "key" not in repr(endpoint)
+    assert not list(tmp_path.glob("*.json"))
+
+
+SECRET = 'hu+sh/h"u\\sh'
+
+
+@pytest.mark.parametrize("form", [str, quote, quote_plus, json.dumps, repr])
+def test_a_key_that_a_server_echoes_is_neither_stored_nor_shown(tmp_path, form):
+    echoed = form(SECRET)
+    with stand_in(lambda request: f"A, by {echoed} and hidden-word") as server:
+        url = server.url.replace("http://", "http://me:hidden-word@")
+        endpoint = Endpoint(url, "m", tmp_path, SECRET, max_retries=0)
+        said = endpoint.ask("?")
+    for text in (said, *(file.read_text() for file in tmp_path.glob("*.json")), repr(endpoint)):
+        assert not any(word in text for word in (echoed, SECRET, "hidden-word"))
+    assert said.startswith("A, by")
+    assert Endpoint(url + "?token=another-one", "m", tmp_path).address == server.url
+    with pytest.raises(ValueError, match="wanted a base URL") as caught:
+        Endpoint("me:hidden-word@localhost/v1?token=another-one", "m", tmp_path)
+    assert "hidden-word" not in str(caught.value)
+    assert "another-one" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b"[1]", b'{"answer": 5}', b'{"answer": ""}', b"{}"])
+def test_a_damaged_answer_is_named_and_asked_again(tmp_path, content, caplog):
+    with stand_in(lambda request: "B") as server:
+        endpoint = Endpoint(server.url, "m", tmp_path)
+        endpoint.ask("?")
+        (file,) = tmp_path.glob("*.json")
+        file.write_bytes(content)
+        assert endpoint.ask("?") == "B"
+        assert str(file) in caplog.text
+        assert endpoint.ask("?") == "B"
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"choices": 5}, {"choices": [5]}, {"choices": {}}, {"choices": [{"message": None}]},
+        {"choices": [{"message": {"content": 5}, "finish_reason": "stop"}]},
+        {"choices": [{"message": {"content": ["A"]}, "finish_reason": "stop"}]}, [], 5, None, "A",
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_no_text_is_an_error(tmp_path, reply):
+    with (
+        stand_in(lambda request: (200, reply)) as server,
+        pytest.raises(EndpointError, match="no chat completion"),
+    ):
+        Endpoint(server.url, "m", tmp_path, max_retries=0).ask("?")
     assert not list(tmp_path.glob("*.json"))
 
 

@@ -6,12 +6,15 @@ Run by .ci/run; by hand: ``pytest -m browser``.
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,7 +125,13 @@ def try_everything(tab: Any) -> None:
 
 
 def test_voila(browser: Any, serve: Callable[..., str]):
-    url = serve("voila", "--Voila.ip=127.0.0.1", "app.ipynb")
+    makefile = (APP.parents[2] / "Makefile").read_text()
+    (local,) = re.findall("^LOCAL := (.*)$", makefile, re.MULTILINE)
+    url = serve("voila", *shlex.split(local), "app.ipynb")
+    for path in ("/", "/api/kernels/11111111-1111-1111-1111-111111111111/channels"):
+        request = urllib.request.Request(url + path, headers={"Host": "elsewhere.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(request, timeout=60)
     tab = browser.new_page()
     tab.goto(url, timeout=120_000)
     try_everything(tab)

@@ -41,6 +41,16 @@ def test_text_breaks_between_words_and_keeps_their_pieces_together(axes):
     assert not axes[1].patches
 
 
+def test_tokens_that_look_like_formulas_are_drawn_as_they_are(axes):
+    tokens = ["$$", " $\\frac$", "^_$", "a"]
+    snippet = Snippet("", tuple(tokens), (1.0,) * 4, (0.5,) * 4, own=(True,) * 4, left=0)
+    causal.text_before_and_after(snippet, axes, titles=("as it is", "Without: $$, $x^$"))
+    causal.no_longer_promoted(tokens, [1.0] * 4, [True] * 4, plt.subplots()[1])
+    for number in plt.get_fignums():
+        plt.figure(number).canvas.draw()
+    assert [text.get_text() for text in axes[0].texts] == [token.strip() for token in tokens]
+
+
 def test_means_of_groups_that_are_there_are_drawn(axes):
     nothing = Estimate(math.nan, math.nan, math.nan, 0, 0)
     table = pd.DataFrame(

@@ -66,6 +66,6 @@ def test_a_checkpoint_is_decomposed_without_any_extra(damaged, tmp_path) -> None
         "converting a GGUF file needs gguf" + install,
         "converting a GGUF file needs gguf" + install,
         f"the tokenizer of {damaged} needs transformers" + install,
-        "running a model needs transformers" + install,
+        f"running {damaged.name} needs transformers" + install,
         f"the tokenizer of {damaged} needs transformers" + install,
     ]

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import D_MLP, D_MODEL, edit_config
 
+from rotate_core import load_model
 from rotate_core.models.checkpoint import open_checkpoint
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -216,3 +217,46 @@ def test_a_size_that_is_missing_or_wrong(damaged, size) -> None:
     edit_config(damaged, hidden_size=size)
     with pytest.raises(ValueError, match=r"config.json has hidden_size: .*positive integer"):
         _ = open_checkpoint(damaged).sizes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": ["llama"]}, r"config.json has model_type: \['llama'\]; a str is needed"),
+        ({"tie_word_embeddings": "yes"}, "has tie_word_embeddings: 'yes'; a bool is needed"),
+        ({"rotate_core": [1]}, r"has rotate_core: \[1\]; a dict is needed"),
+        ({"rotate_core": {"quantization": 1}}, "has quantization: 1; a dict is needed"),
+        ({"rotate_core": {"quantization": {"in": {"Q4": "4"}}}}, "bits wanted"),
+        ({"model_type": "x", "text_config": 3}, "has text_config: 3; a dict is needed"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers: 1000000000; a positive integer"),
+        ({"num_hidden_layers": 4}, r"no tensor 'model.layers.3.mlp.down_proj.weight' in .*nearest"),
+        (
+            {"intermediate_size": D_MLP + 1},
+            r"shape \(48, 32\); by config.json it has \(49, 32\)",
+        ),
+        ({"hidden_size": D_MODEL + 1}, r"has shape \(48, 32\); by config.json it has \(48, 33\)"),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named_with_its_file(damaged, changes, message) -> None:
+    edit_config(damaged, **changes)
+    with pytest.raises(ValueError, match=message):
+        load_model(damaged).neurons(0, "in")
+
+
+def test_a_nested_configuration_ends(damaged) -> None:
+    (damaged / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
+        open_checkpoint(damaged)
+
+
+def test_a_norm_of_another_size_is_named(damaged) -> None:
+    file = damaged / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.norm.weight"] = torch.ones(D_MODEL + 1)
+    tensors["model.layers.0.post_attention_layernorm.weight"] = torch.ones(1)
+    save_file(tensors, file)
+    model = load_model(damaged)
+    with pytest.raises(ValueError, match=r"'model.norm.weight' of .* has shape \(33,\)"):
+        model.vocabulary(0, side="unembedding", fold_norm=True)
+    with pytest.raises(ValueError, match=r"post_attention_layernorm.weight' of .* shape \(1,\)"):
+        model.neurons(0, "in", fold_norm=True)

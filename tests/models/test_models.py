@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import json
 import weakref
 from pathlib import Path
 
@@ -128,7 +130,7 @@ def test_a_model_without_a_tokenizer_still_has_neurons(damaged) -> None:
         file.unlink()
     model = load_model(damaged)
     assert len(model.neurons(0, "in")) == D_MLP
-    with pytest.raises(FileNotFoundError, match="no tokenizer that transformers can load"):
+    with pytest.raises(FileNotFoundError, match=r"tokenizer of .*: transformers cannot load it"):
         model.vocabulary(0)
 
 
@@ -214,3 +216,23 @@ def test_smollm2_is_itself() -> None:
     prompt = model.tokenizer("The capital of France is", return_tensors="pt")
     reply = language_model.generate(**prompt, max_new_tokens=2, do_sample=False)
     assert model.tokenizer.decode(reply[0]) == "The capital of France is Paris."
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "transformers"])
+def test_no_code_of_a_checkpoint_runs(damaged, part, monkeypatch, tmp_path) -> None:
+    marker = tmp_path / "it ran"
+    code = f"open({str(marker)!r}, 'w').close()\nclass Own: pass\n"
+    for name in ("own.py", "tokenization_own.py", "modeling_own.py"):
+        (damaged / name).write_text(code)
+    own = {"AutoTokenizer": ["own.Own", "own.Own"], "AutoConfig": "own.Own"}
+    own |= {"AutoModelForCausalLM": "own.Own"}
+    edit_config(damaged, auto_map=own)
+    file = damaged / "tokenizer_config.json"
+    config = json.loads(file.read_text()) | {"tokenizer_class": "Own", "auto_map": own}
+    file.write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    model = load_model(damaged)
+    with contextlib.suppress(FileNotFoundError):  # or there is code of transformers' own
+        _ = model.tokenizer if part == "tokenizer" else model.transformers()
+    _ = model.neurons(0, "out"), model.vocabulary(0)
+    assert not marker.exists()

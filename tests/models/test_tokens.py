@@ -138,3 +138,21 @@ def test_a_damaged_tokenizer_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json is no whole tokenizer .* copy it anew"):
         read_tokens(tmp_path, tmp_path.joinpath)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "has added_tokens_decoder"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"0": 3}}, "has bad tokens .*mapping"),
+        ("tokenizer_config.json", {"extra_special_tokens": 5}, "extra_special_tokens: 5"),
+        ("tokenizer.json", {"added_tokens": "\x1b[31m"}, "is no whole tokenizer"),
+    ],
+)
+def test_a_damaged_tokenizer_is_named_with_file_and_field(damaged, name, content, message) -> None:
+    file = damaged / name
+    file.write_text(json.dumps(json.loads(file.read_text()) | content))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_tokens(damaged, damaged.joinpath)
+    assert str(file) in str(caught.value)
+    assert "\x1b" not in str(caught.value)

@@ -62,7 +62,7 @@ def test_to_changes_the_precision_of_u_alone() -> None:
         ([[1.0]], TypeError, "projection is a list; give a torch.Tensor"),
         (torch.zeros(3), ValueError, r"shape \(3,\); give \(d_model, d_vocab\)"),
         (torch.zeros(3, 0), ValueError, r"shape \(3, 0\); give"),
-        (torch.zeros(3, 4, dtype=torch.int64), ValueError, "dtype torch.int64; give a floating"),
+        (torch.zeros(3, 4, dtype=torch.int64), ValueError, "dtype torch.int64, .*; give a dense"),
         (torch.tensor([[1.0, torch.nan, 2.0]]), ValueError, "column 1 of the projection holds inf"),
         (torch.tensor([[1.0, -torch.inf]]), ValueError, "column 1 of the projection holds inf"),
         (torch.tensor([[torch.inf], [-torch.inf]]), ValueError, "column 0 of the projection"),

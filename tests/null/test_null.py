@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import scipy.stats
@@ -304,3 +305,13 @@ def test_calibrate_refuses_a_null_made_another_way(channels: Channels) -> None:
 def test_bad_input_is_named(channels: Channels, call, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         call(channels)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_gets_no_p_value(bad):
+    numbers = torch.arange(12.0).reshape(6, 2)
+    spoiled = numbers.clone()
+    spoiled[2, 1] = bad
+    for observed, null in ((spoiled, numbers), (numbers, spoiled)):
+        with pytest.raises(ValueError, match="not finite"):
+            p_values(observed, null)

@@ -7,13 +7,16 @@ address is no part of the hash: to ask anew another model of the same name, give
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import logging
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
 from filelock import FileLock
 
@@ -24,6 +27,9 @@ URL, MODEL, KEY = "ROTATE_JUDGE_URL", "ROTATE_JUDGE_MODEL", "ROTATE_JUDGE_KEY"
 NO_KEY = "none"
 """Sent where no key is given: the client wants one."""
 SEED = 0
+LEAST_SECRET = 4
+"""Letters of what is kept out of answers and messages: a shorter key would black out words."""
+log = logging.getLogger(__name__)
 
 
 class EndpointError(RuntimeError):
@@ -34,8 +40,8 @@ class EndpointError(RuntimeError):
 class Endpoint:
     """A model behind a server that speaks OpenAI's protocol, and the folder of its answers."""
 
-    url: str
-    """Base URL, mostly ending in /v1."""
+    url: str = field(repr=False)
+    """Base URL, mostly ending in /v1; it may have a password in it, or a key."""
     model: str
     """As the server calls it."""
     answers: Path
@@ -51,7 +57,7 @@ class Endpoint:
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(
-                f"url={self.url!r}: wanted a base URL such as http://localhost:8000/v1"
+                f"url={self.address!r}: wanted a base URL such as http://localhost:8000/v1"
             )
 
     @staticmethod
@@ -80,8 +86,23 @@ class Endpoint:
     @property
     def address(self) -> str:
         """The URL without what may be secret in it: for messages."""
-        parts = urlsplit(self.url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+        scheme, mark, rest = self.url.rpartition("://")
+        return self._hidden(scheme + mark + re.split("[?#]", rest)[0].rpartition("@")[2])
+
+    def _hidden(self, text: str) -> str:
+        """A text with each key and password in it, however it is quoted, blacked out."""
+        front, _, query = self.url.rpartition("://")[2].partition("?")
+        login = front.rpartition("@")[0]
+        secrets = {self.key, *login.partition(":")[2:], *(value for _, value in parse_qsl(query))}
+        forms = {base64.b64encode(unquote(login).encode()).decode()}
+        for secret in secrets - {NO_KEY}:
+            for form in (secret, unquote(secret)):
+                forms |= {form, quote(form), quote(form, safe=""), quote_plus(form)}
+                forms |= {json.dumps(form)[1:-1], repr(form)[1:-1]}
+        for form in sorted(forms, key=len, reverse=True):
+            if len(form) >= LEAST_SECRET:
+                text = text.replace(form, "***")
+        return text
 
     def ask(self, prompt: str) -> str:
         """The model's answer: at temperature 0 and with a seed, where the server takes them.
@@ -100,8 +121,14 @@ class Endpoint:
         name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         file = self.answers / f"{name}.json"
         if file.is_file():
-            return str(json.loads(file.read_text(encoding="utf-8"))["answer"])
-        answer = self._fetch(prompt)
+            try:
+                answer = json.loads(file.read_text(encoding="utf-8"))["answer"]
+                if isinstance(answer, str) and answer.strip():
+                    return answer
+            except (ValueError, LookupError, TypeError, RecursionError):
+                pass
+            log.warning("%s is damaged: its question is asked again", file)
+        answer = self._hidden(self._fetch(prompt))
         self.answers.mkdir(parents=True, exist_ok=True)
         content = json.dumps(asked | {"answer": answer}, indent=1, ensure_ascii=False)
         with FileLock(self.answers / ".lock"):
@@ -140,16 +167,19 @@ class Endpoint:
         except (openai.APIError, ValueError) as error:
             why = f"gives what is no chat completion ({error})"
         else:
-            choice = next(iter(getattr(reply, "choices", None) or ()), None)
-            if choice is None:
+            try:
+                choice = reply.choices[0]
+                text, ended = choice.message.content, choice.finish_reason
+                if not isinstance(text, str | None):
+                    raise TypeError
+            except (AttributeError, LookupError, TypeError):  # the client checks no types
                 why = f"gives what is no chat completion ({reply})"
-            elif text := (choice.message.content or "").rpartition("</think>")[2].strip():
-                return text
             else:
-                why = f"gives an empty answer (it ended by {choice.finish_reason!r})"
-        if self.key != NO_KEY:
-            why = why.replace(self.key, "***")
+                if text := (text or "").rpartition("</think>")[2].strip():
+                    return text
+                why = f"gives an empty answer (it ended by {ended!r})"
         raise EndpointError(
-            f"{self.address} {why[:400]}; wanted a chat completion by {self.model!r}. Check {URL}, "
-            f"{MODEL} and {KEY}; answers so far are kept in {self.answers}"
+            f"{self.address} {self._hidden(why)[:400]}; wanted a chat completion by "
+            f"{self.model!r}. Check {URL}, {MODEL} and {KEY}; answers so far are kept in "
+            f"{self.answers}"
         )
