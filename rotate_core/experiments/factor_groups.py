@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 GROUPS = {"days": DAYS, "months": MONTHS}
+BATCH = 64
+"""Prompts that pass the model together."""
 PROMPTS = (
     "I think that the next meeting is in",
     "We will see each other again on",
@@ -161,15 +163,17 @@ def logit_changes(
     changes = torch.zeros(len(vectors), len(tokens))
     for prompt in prompts:
         ids: Int[Tensor, "1 length"] = tokenizer(prompt, return_tensors="pt").input_ids
+        ids = ids.to(network.device)
 
-        def logits(ids: Tensor = ids) -> Tensor:
-            out = network(ids.to(network.device), use_cache=False).logits[0, -1].float().cpu()
-            return out[list(tokens)] - out.mean()
+        def logits(n: int = 1, ids: Tensor = ids) -> Float[Tensor, "n n_tokens"]:
+            out = network(ids.expand(n, -1), use_cache=False).logits[:, -1].float().cpu()
+            return out[:, list(tokens)] - out.mean(1, keepdim=True)
 
         before = logits()
-        for i, vector in enumerate(vectors):
-            with steer(network, layer, added(vector, size), site="hidden"):
-                changes[i] += (logits() - before) / len(prompts)
+        for rows in torch.arange(len(vectors)).split(BATCH):
+            every = size * vectors[rows].unsqueeze(1)  # one prompt for each vector
+            with steer(network, layer, added(every), site="hidden"):
+                changes[rows] += (logits(len(rows)) - before) / len(prompts)
     return changes
 
 

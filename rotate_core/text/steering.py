@@ -60,8 +60,8 @@ def steer(
         yield network
 
 
-def added(vector: Float[Tensor, " width"], alpha: float = 1.0) -> Callable[[Tensor], Tensor]:
-    """For :func:`steer`: ``x + alpha v``."""
+def added(vector: Float[Tensor, "*any width"], alpha: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """For :func:`steer`: ``x + alpha v``; v broadcasts, so that each prompt may have its own."""
     return lambda x: x + alpha * vector.to(x)
 
 
