@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +90,9 @@ def make_once(directory: Path, make: Callable[[Path], Path], n_bytes: int) -> Pa
                 raise
             raise OSError(
                 errno.ENOSPC,
-                f"making {directory} takes up to {n_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
-                "were free. Nothing was kept; make room, or choose another disk by ROTATE_CACHE",
+                f"making {directory} takes up to {tqdm.format_sizeof(n_bytes, 'B')}, and "
+                f"{tqdm.format_sizeof(free, 'B')} were free. Nothing was kept; make room, or "
+                "choose another disk by ROTATE_CACHE",
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -39,6 +39,7 @@ from rotate_core.atlas.verify import lacking, verify
 from rotate_core.channels import Channels
 from rotate_core.models import Model, load_model
 from rotate_core.models.model import HUB_ID
+from rotate_core.models.tokens import visible
 from rotate_core.models.vocabulary import Vocabulary
 from rotate_core.null.calibration import SIGNIFICANT, Calibration
 
@@ -294,7 +295,7 @@ class Atlas:
     def __repr__(self) -> str:
         there, planned = self.shards(), [s for s in self.manifest.shards if not s.null]
         return (
-            f"Atlas of {self.manifest.model} in {self.folder}: "
+            f"Atlas of {visible(self.manifest.model, keep=' ')} in {self.folder}: "
             f"{len(there)} of {len(planned)} shards, "
             f"{sum(len(s.indices) for s in there)} vectors x {self.manifest.n_channels} channels, "
             f"{self.manifest.null} matched vectors for each layer and kind"

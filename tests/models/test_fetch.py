@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from rotate_core import load_model
+from rotate_core.models.convert import converted_size
 from rotate_core.models.fetch import PACKAGED, Packaged, cache_directory, fetch, fetch_file
 from rotate_core.storage import make_once
 from rotate_core.text.corpus import HANSARD
@@ -148,6 +149,11 @@ def test_a_gguf_is_converted_once_and_exactly(gguf, tmp_path) -> None:
     assert load_model(gguf, cache=tmp_path).path.stat().st_mtime_ns == made
 
 
+def test_the_estimate_of_a_converted_file_is_above_what_it_takes(gguf, tmp_path) -> None:
+    taken = sum(file.stat().st_size for file in load_model(gguf, cache=tmp_path).path.iterdir())
+    assert taken < converted_size(gguf) < taken + 2**21
+
+
 def test_terms_are_shown_and_asked_for(packaged, tmp_path, monkeypatch) -> None:
     model = replace(packaged, terms="https://terms.example", consent="TINY_TERMS")
     with pytest.raises(
@@ -240,13 +246,23 @@ def test_a_damaged_gguf_is_refused(tmp_path, content) -> None:
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"damaged\.gguf .* is no whole GGUF file .*copy it anew"):
         load_model(file, cache=tmp_path / "cache")
-    assert left_behind(tmp_path / "cache" / "models") == []
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_truncated_gguf_is_refused(gguf, tmp_path) -> None:
     file = tmp_path / "short.gguf"
     file.write_bytes(gguf.read_bytes()[:-100])
     with pytest.raises(ValueError, match="is no whole GGUF file"):
+        load_model(file, cache=tmp_path / "cache")
+
+
+def test_a_giant_count_of_a_gguf_is_stopped_first(gguf, tmp_path) -> None:
+    content = bytearray(gguf.read_bytes())
+    at = content.index(b"llama.block_count") + len("llama.block_count") + 4  # behind its type
+    content[at : at + 4] = (10**9).to_bytes(4, "little")
+    file = tmp_path / "giant.gguf"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"giant\.gguf .*llama\.block_count is 1000000000"):
         load_model(file, cache=tmp_path / "cache")
 
 
@@ -268,9 +284,7 @@ def write_half(partial: Path) -> Path:
 
 
 def test_a_full_disk_leaves_nothing(tmp_path) -> None:
-    with pytest.raises(
-        OSError, match=r"takes up to 1000000000\.0 GB, and .* make room, or"
-    ) as info:
+    with pytest.raises(OSError, match=r"takes up to 1\.00EB, and .* make room, or") as info:
         make_once(tmp_path / "model", write_half, n_bytes=10**18)
     assert info.value.errno == errno.ENOSPC
     assert left_behind(tmp_path) == []
