@@ -81,6 +81,7 @@ def test_what_a_feature_writes_is_what_the_model_adds(checkpoints, family) -> No
         factors.written(model)
 
 
+@pytest.mark.real_model
 def test_the_lines_of_the_documentation() -> None:
     smollm2 = load_model("smollm2-135m")
     x = activations(smollm2, "gensim-wikipedia", layers=[15], site="hidden", n_tokens=1000,

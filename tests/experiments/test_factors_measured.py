@@ -111,6 +111,7 @@ def test_sentences_share_no_words_and_no_templates() -> None:
     assert len(concept_sets.calendar()) == 19 * 6
 
 
+@pytest.mark.real_model
 def test_padding_changes_no_token_and_is_left_out() -> None:
     model = load_model("smollm2-135m")
     given = concept_sets.calendar()[:2] + concept_sets.sentences(0)[:2]
@@ -160,6 +161,7 @@ def test_core_and_exclusive_neurons() -> None:
     assert exclusive.loc["Monday", "null"] == 0.5
 
 
+@pytest.mark.real_model
 def test_amplifying_a_neuron_changes_logits_as_the_model_does() -> None:
     """The same change by hand: a hook that adds the vector."""
     model = load_model("smollm2-135m")
