@@ -9,7 +9,7 @@ from torch import Tensor
 from rotate_core.dictionaries.hals import largest
 from rotate_core.dictionaries.start import k_means_plus_plus
 
-PCA_TOKENS, TOKENS = 4096, 50
+PCA_TOKENS, TOKENS = 4096, 25
 """Tokens that principal components are taken of; and those for each feature to be drawn from."""
 
 

@@ -152,4 +152,4 @@ def _distances(
     x: Float[Tensor, "n d"], square: Float[Tensor, " n"], rows: Float[Tensor, "m d"]
 ) -> Float[Tensor, "n m"]:
     """Squared, between tokens of known squared norms and some rows."""
-    return (square.unsqueeze(1) - 2 * x @ rows.T + rows.square().sum(1)).clamp_min(0)
+    return (square.unsqueeze(1) - x @ (2 * rows.T) + rows.square().sum(1)).clamp_min(0)
