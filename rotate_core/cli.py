@@ -28,9 +28,6 @@ from rotate_core import __version__
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST = 1_000_000
-"""Neurons, layers, vectors or channels that anyone asks for: no list of more is ever made."""
-
 
 def _folder(name: str) -> Path:
     if not name.strip():
@@ -88,9 +85,9 @@ def decompose(
             "numbers."
         ),
     ] = "all",
-    channels: Annotated[int, Option(min=1, max=MOST, help="Of each neuron.")] = 10,
+    channels: Annotated[int, Option(min=1, help="Of each neuron.")] = 10,
     null: Annotated[
-        int, Option(min=0, max=MOST, help="Matched vectors a layer and kind, for p- and q-values.")
+        int, Option(min=0, help="Matched vectors a layer and kind, for p- and q-values.")
     ] = 0,
     seed: Annotated[int, Option(min=0, help="Of the draw, of the null and of the solver.")] = 0,
     solver: Annotated[
@@ -324,9 +321,6 @@ def parse_numbers(text: str) -> tuple[int, ...] | None:
     """Numbers out of "0,15,20-29"; None out of "all"."""
     from rotate_core.atlas.manifest import parse_indices
 
-    for number in re.findall(r"\d+", text):
-        if len(number.lstrip("0")) > len(str(MOST)) or int(number) > MOST:
-            raise typer.BadParameter(f"{number[:20]}: no model has so many")
     try:
         return None if text == "all" else parse_indices(text)
     except ValueError as error:

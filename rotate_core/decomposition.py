@@ -27,6 +27,8 @@ MOST_MEMORY_ON_CPU = 2 * 2**30
 """Default bound: more neurons at a time than this holds do not make a CPU faster."""
 BATCH_ON_CPU = 100
 """Neurons at a time on a CPU; one that has a channel makes room at once (:func:`.deflate`)."""
+DEVICES = ("cpu", "cuda", "mps")
+"""Kinds of device that are known of; the last is refused with its reason."""
 ORDINARY = 12
 """Weights from 2^-12 to 2^12 are taken as they are. Others are brought to about 1 by a power of
 two, which is exact: the fourth power of a logit of 1e-10 or 1e10 is beyond float32."""
@@ -323,7 +325,7 @@ def usable_device(device: str | torch.device) -> torch.device:
         usable = torch.device(device)
     except (RuntimeError, TypeError):
         usable = torch.device("meta")
-    if usable.type not in ("cpu", "cuda", "mps"):
+    if usable.type not in DEVICES:
         raise ValueError(f"device {device}: wanted auto, cpu or cuda")
     if usable.type == "mps":
         raise ValueError(

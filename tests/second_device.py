@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-CARD = torch.device("meta")  # known to PyTorch, and used by nothing that is tested
+CARD = torch.device("lazy")  # known to PyTorch, and used by nothing that is tested
 _MOVES = (torch.ops.aten._to_copy, torch.ops.aten.copy_)
 _INDEXES = (torch.ops.aten.index, torch.ops.aten.index_put_, torch.ops.aten._index_put_impl_)
 
