@@ -210,6 +210,7 @@ def moved(
     twin = cosine.fill_diagonal_(0).max(1).values.clamp_min(0)
     least = (y.square().sum(1) * square * (1 - twin.square())).argsort()[:n]
     loss = unexplained(x, z, y).double().cpu()
-    rows = torch.multinomial(loss / loss.sum(), n, generator=generator).to(x.device)
+    loss += 1e-6 * loss.mean() or 1.0  # a token that is explained may be drawn where all are
+    rows = torch.multinomial(loss, n, generator=generator).to(x.device)
     z[least], y[least] = largest(left(x, now.z, now.y, rows), n_kept), 0
     return z, y

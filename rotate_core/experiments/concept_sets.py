@@ -68,7 +68,7 @@ FORMS = {
         (
             "Nous avons parlé de la ville pendant une heure.",
             "Elle a écrit une lettre à son frère hier soir.",
-            "Je ne sais pas pourquoi il est parti si vite.",
+            "Je ne comprends pas pourquoi il est parti si vite.",
         ),
         (
             "Il faut que tu viennes avec nous demain matin.",

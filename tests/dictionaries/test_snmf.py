@@ -141,6 +141,13 @@ def test_odd_tokens_and_neurons() -> None:
     assert alike.vectors.isfinite().all()
 
 
+def test_tokens_that_are_explained_wholly() -> None:
+    exact = torch.eye(4, dtype=torch.float64).repeat(10, 1)
+    found = fit(exact, 4, share=0.25)
+    assert found.explained == pytest.approx(1)
+    assert fit(exact, 4, share=0.25, start_tokens=1).vectors.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("x", "options", "message"),
     [
@@ -151,7 +158,7 @@ def test_odd_tokens_and_neurons() -> None:
         (torch.full((3, 4), math.nan), {}, "3 of 3 tokens are not finite"),
         (torch.ones(3, 4), {"share": 0.0}, "share=0.0"),
         (torch.ones(3, 4), {"share": 1.5}, "share=1.5"),
-        (torch.ones(3, 4), {"solver": "als"}, "solver='als'"),
+        (torch.ones(3, 4), {"solver": "sgd"}, "solver='sgd'"),
         (torch.ones(3, 4), {"start": "svd"}, "start='svd'"),
         (torch.ones(3, 4), {"n_moves": -1}, "n_moves=-1"),
         (torch.ones(3, 4), {"patience": 0}, "patience=0"),
