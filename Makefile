@@ -22,8 +22,7 @@ model_of = $(shell sed -n 's/^model: *\([^ ]*\).*/\1/p' notebooks/profiles/$(1).
 fetched  = $(VENV)/.fetched-$(subst /,--,$(1))
 MODEL   := $(call model_of,$(PROFILE))
 SERVED  := book/_extra/_static/explorer/$(subst /,--,$(MODEL)).bin.json
-IN_ORDER := $(shell sed -n 's/^ *- file: *executed\/\([^ ]*\).*/\1/p' book/_toc.yml)
-CHAPTERS := $(filter-out %_scoreboard,$(IN_ORDER)) $(filter %_scoreboard,$(IN_ORDER))  # it reads all others
+CHAPTERS := $(shell sed -n 's/^ *- file: *executed\/\([^ ]*\).*/\1/p' book/_toc.yml)
 EXECUTED := $(CHAPTERS:%=book/executed/%.ipynb)
 SOURCES  := $(shell find rotate_core -name '*.py')
 PAGES    := $(wildcard book/*.md book/*.yml book/*.bib book/_ext/*.py book/_static/*)
