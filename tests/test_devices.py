@@ -15,6 +15,7 @@ from rotate_core import decomposition as decomposition_module
 from rotate_core.atlas import Atlas
 from rotate_core.atlas import build as building
 from rotate_core.decomposition import usable_device
+from rotate_core.dictionaries import snmf, snmf_stream
 from rotate_core.experiments.descriptions.weights import from_projection, from_rotations
 from rotate_core.experiments.kurtosis import kurtosis_of
 from rotate_core.experiments.kurtosis_concepts import coherence_ranks, token_npmi
@@ -168,3 +169,16 @@ def test_a_small_gpu_has_smaller_shards(checkpoints, monkeypatch) -> None:
         card = type("Card", (), {"total_memory": total})
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
         assert building._shard_size(model, None, torch.device("cuda")) == wanted
+
+
+@on_a_card
+@pytest.mark.parametrize("options", [{}, {"scale_neurons": True}, {"share": 1.0}, {"start": "pca"}])
+def test_factors_are_those_of_the_cpu(device, there, options) -> None:
+    x = torch.rand(200, 30, generator=torch.Generator().manual_seed(0)).square()
+    settings = {"share": 0.2, "n_moves": 1, "progress": False} | options
+    alone = snmf(x, 4, **settings)
+    with there():
+        found = snmf(x, 4, device=device, **settings)
+        streamed = snmf_stream(x.split(50), 4, device=device, start_tokens=20, **settings)
+    assert torch.allclose(found.vectors, alone.vectors, atol=1e-3)
+    assert {found.vectors.device.type, streamed.vectors.device.type} == {"cpu"}

@@ -135,7 +135,7 @@ def k_means_plus_plus(
     """
     square = x.square().sum(1)
     chosen = [int(torch.randint(len(x), (1,), generator=generator))]
-    nearest = _distances(x, square, x[chosen]).squeeze(1)
+    nearest = _distances(x, square, x[torch.tensor(chosen)]).squeeze(1)
     for _ in range(k - 1):
         reached = nearest.double().cumsum(0)
         draws = torch.rand(CANDIDATES, generator=generator, dtype=torch.float64)
@@ -145,7 +145,7 @@ def k_means_plus_plus(
         best = int(closer.sum(0).argmin())
         chosen.append(int(candidates[best]))
         nearest = closer[:, best]
-    return torch.tensor(chosen, device=x.device)
+    return torch.tensor(chosen).to(x.device)
 
 
 def _distances(
