@@ -14,10 +14,20 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from rotate_core import load_model
+from rotate_core import Settings, load_model
 from rotate_core.atlas import Atlas, manifest, pieces
 from rotate_core.atlas.workers import Work
 
+ONE_GROUP = {
+    "layers": [1],
+    "kinds": ["out"],
+    "neurons": 6,
+    "n_channels": 2,
+    "null": 9,
+    "settings": Settings(threshold=2.5),
+    "progress": False,
+}
+"""Of the smallest atlas with q-values."""
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["rotate_core.atlas.atlas", "scipy.stats"])
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +18,7 @@ from rotate_core.storage import write_whole
 if TYPE_CHECKING:
     from rotate_core.text.labelled import Activations
 
+State = TypeVar("State")
 STATE = "state.safetensors"
 DECAY = 0.7
 """Of the step sizes ``(t + 2)^-DECAY``: within (1/2, 1] they converge."""
@@ -62,10 +63,13 @@ def keep(
     write_whole(file, save(content, {"asked": json.dumps(asked), "plain": json.dumps(plain)}))
 
 
-def kept(
-    file: Path | None, asked: dict[str, Any], device: str | torch.device | None
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Read a state's tensors and numbers; None: there is none yet.
+def read(
+    file: Path | None,
+    asked: dict[str, Any],
+    device: str | torch.device | None,
+    make: Callable[[dict[str, Tensor], dict[str, Any]], State],
+) -> State | None:
+    """A state, made of its tensors and numbers; None: there is none yet.
 
     Raises:
         ValueError: it is damaged, or of something else.
@@ -78,15 +82,18 @@ def kept(
         tensors = {k: v.to(device or "cpu") for k, v in load(file.read_bytes()).items()}
         known, plain = dict(json.loads(labels["asked"])), dict(json.loads(labels["plain"]))
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise damaged(file, error) from error
+        raise _damaged(file, error) from error
     if differences := [k for k in asked if known.get(k) != asked[k]]:
         seen, wanted = ({k: d.get(k) for k in differences} for d in (known, asked))
         raise ValueError(
             f"{file} is of a run with {seen}, asked is {wanted}: wanted the same, or another folder"
         )
-    return tensors, plain
+    try:
+        return make(tensors, plain)
+    except (TypeError, KeyError) as error:
+        raise _damaged(file, error) from error
 
 
-def damaged(file: Path, error: Exception) -> ValueError:
+def _damaged(file: Path, error: Exception) -> ValueError:
     """What is raised of a file that is none of ours, or was changed."""
     return ValueError(f"{file} is damaged: {error}. Delete it to begin again")

@@ -77,7 +77,7 @@ def snmf_stream(
         raise ValueError(f"solver={s.solver!r}: a stream is factorised by hals")
     file = None if folder is None else Path(folder) / resumed.STATE
     asked = {"settings": dataclasses.asdict(s), "n_features": n_features, "seed": seed}
-    state = _State.read(file, asked, device)
+    state = resumed.read(file, asked, device, _State.of)
     source = resumed.from_batch(batches, state.n_batches if state else 0)
     if state is None:
         state = _begin(source, n_features, s, seed, device)
@@ -170,22 +170,9 @@ class _State:
         resumed.keep(file, asked, tensors, plain)
 
     @staticmethod
-    def read(
-        file: Path | None, asked: dict[str, Any], device: str | torch.device | None
-    ) -> _State | None:
-        """Read a state and check that it is of what is asked; None: there is none yet.
-
-        Raises:
-            ValueError: it is damaged, or of something else.
-        """
-        if (there := resumed.kept(file, asked, device)) is None:
-            return None
-        fields: dict[str, Any] = {**there[0], **there[1]}
-        try:
-            return _State(**fields)
-        except TypeError as error:
-            assert file is not None
-            raise resumed.damaged(file, error) from error
+    def of(tensors: dict[str, Any], plain: dict[str, Any]) -> _State:
+        """The state that :meth:`keep` wrote."""
+        return _State(**tensors, **plain)
 
 
 def _begin(

@@ -75,7 +75,7 @@ def mfa_stream(
         raise ValueError(f"solver={s.solver!r}: a stream is fitted by em")
     file = None if folder is None else Path(folder) / resumed.STATE
     asked = {"settings": dataclasses.asdict(s), "n_regions": n_regions, "seed": seed}
-    state = _State.read(file, asked, device)
+    state = resumed.read(file, asked, device, _State.of)
     source = resumed.from_batch(batches, state.n_batches if state else 0)
     if state is None:
         state = _begin(source, n_regions, s, seed, device, memory)
@@ -154,28 +154,15 @@ class _State:
         resumed.keep(file, asked, tensors, plain)
 
     @staticmethod
-    def read(
-        file: Path | None, asked: dict[str, Any], device: str | torch.device | None
-    ) -> _State | None:
-        """Read a state and check that it is of what is asked; None: there is none yet.
-
-        Raises:
-            ValueError: it is damaged, or of something else.
-        """
-        if (there := resumed.kept(file, asked, device)) is None:
-            return None
-        tensors, plain = there
-        try:
-            return _State(
-                mixture=Mixture(**_part(tensors, "Mixture")),
-                sums=em.Statistics(**_part(tensors, "Statistics")),
-                mean=tensors["mean"],
-                unseen=tensors["unseen"],
-                **plain,
-            )
-        except (TypeError, KeyError) as error:
-            assert file is not None
-            raise resumed.damaged(file, error) from error
+    def of(tensors: dict[str, Tensor], plain: dict[str, Any]) -> _State:
+        """The state that :meth:`keep` wrote."""
+        return _State(
+            mixture=Mixture(**_part(tensors, "Mixture")),
+            sums=em.Statistics(**_part(tensors, "Statistics")),
+            mean=tensors["mean"],
+            unseen=tensors["unseen"],
+            **plain,
+        )
 
 
 def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -40,11 +40,6 @@ OPTIONS = {
 
 
 @pytest.fixture(scope="module")
-def model(checkpoints) -> Model:
-    return load_model(checkpoints("llama"))
-
-
-@pytest.fixture(scope="module")
 def built(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Atlas:
     return Atlas.build(tmp_path_factory.mktemp("atlas"), model, **OPTIONS)
 

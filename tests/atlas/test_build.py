@@ -5,27 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from atlas_builds import ONE_GROUP as OPTIONS
 from atlas_builds import tree
 
-from rotate_core import Settings, load_model
+from rotate_core import Settings
 from rotate_core.atlas import Atlas
 from rotate_core.atlas.workers import ENGINES, at_work, run_local
 from rotate_core.models import Model
-
-OPTIONS = {
-    "layers": [1],
-    "kinds": ["out"],
-    "neurons": 6,
-    "n_channels": 2,
-    "null": 9,
-    "settings": Settings(threshold=2.5),
-    "progress": False,
-}
-
-
-@pytest.fixture(scope="module")
-def model(checkpoints) -> Model:
-    return load_model(checkpoints("llama"))
 
 
 @pytest.fixture
