@@ -7,7 +7,7 @@ import html
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -67,8 +67,37 @@ class NeuronsLike(Protocol):
         """Neuron numbers within the layer."""
 
 
+class Shown:
+    """Shows itself as a table under a title: in a terminal, and in a notebook."""
+
+    _column_width: ClassVar[int] = 60
+    """Characters of a column, in a terminal."""
+
+    def _title(self) -> str:
+        raise NotImplementedError
+
+    def _display(self, most: int) -> pd.DataFrame:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        try:
+            width = self._column_width
+            table = self._display(20).to_string(index=False, max_colwidth=width)
+        except ModuleNotFoundError:  # the base install has no pandas
+            table = 'for a table: pip install "rotate_core[atlas]"'
+        return f"{type(self).__name__} of {self._title()}\n{table}"
+
+    def _repr_html_(self) -> str | None:
+        try:
+            table = self._display(60).to_html(index=False, escape=True, border=0)
+        except ModuleNotFoundError:
+            return None
+        name = type(self).__name__
+        return f"<p><strong>{name}</strong> of {html.escape(self._title())}</p>{table}"
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class Channels:
+class Channels(Shown):
     """The vocabulary channels of some neurons: arrays of (n_neurons, n_channels, ...)."""
 
     vectors: Float[Tensor, "n_neurons n_channels d_model"]
@@ -177,30 +206,16 @@ class Channels:
             + (f"; {self.calibration}" if self.calibration is not None else "")
         )
 
-    def _display(self, max_rows: int = 60) -> pd.DataFrame:
+    def _display(self, most: int) -> pd.DataFrame:
         names = ["neuron", "channel", "kurtosis", "cosine", "n_masked", "polarity"]
         names += ["p_value", "q_value"]
-        table = self.table(k=6).head(max_rows)
+        table = self.table(k=6).head(most)
         tokens = table["top_tokens"].map(lambda row: " ".join(map(visible, row)))
         shown = table[[name for name in names if name in table]]
         if "p_value" in shown:  # two digits of a small p are worth more than "0.00"
             ps = {name: shown[name].map("{:.2g}".format) for name in ("p_value", "q_value")}
             shown = shown.assign(**ps)
         return shown.round(2).assign(top_tokens=tokens)
-
-    def __repr__(self) -> str:
-        try:
-            table = self._display(20).to_string(index=False, max_colwidth=60)
-        except ModuleNotFoundError:  # the base install has no pandas
-            table = 'for a table: pip install "rotate_core[atlas]"'
-        return f"Channels of {self._title()}\n{table}"
-
-    def _repr_html_(self) -> str | None:
-        try:
-            table = self._display().to_html(index=False, escape=True, border=0)
-        except ModuleNotFoundError:
-            return None
-        return f"<p><strong>Channels</strong> of {html.escape(self._title())}</p>{table}"
 
 
 def take(channels: Channels, rows: Sequence[int]) -> Channels:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from jaxtyping import Int
 from torch import Tensor
 
+from rotate_core.channels import Shown
 from rotate_core.dictionaries.folder import write
 from rotate_core.models.tokens import visible
 from rotate_core.text.labelled import Context
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Learned:
+class Learned(Shown):
     """What :class:`.Regions` and :class:`.Factors` have in common: n parts of a layer."""
 
     n_outliers: int
@@ -37,6 +37,7 @@ class Learned:
     contexts: tuple[tuple[Context, ...], ...] | None = None
     """Each of ``top_rows`` in its text, where the activations know it."""
 
+    _column_width: ClassVar[int] = 80
     what: ClassVar[str]
     """What its parts are called, and its file."""
 
@@ -84,9 +85,6 @@ class Learned:
         """One row per part, the largest first; k tokens of its top positions, each once."""
         raise NotImplementedError
 
-    def _title(self) -> str:
-        raise NotImplementedError
-
     def _origin(self) -> str:
         origin = f"{self.model}, layer {self.layer}, {self.site}: " if self.model else ""
         return visible(origin, keep=" ")
@@ -97,21 +95,6 @@ class Learned:
             lines = shown["top_tokens"].map(lambda row: " ".join(map(visible, row)))
             shown = shown.assign(top_tokens=lines)
         return shown
-
-    def __repr__(self) -> str:
-        try:
-            table = self._display(20).to_string(index=False, max_colwidth=80)
-        except ModuleNotFoundError:  # the base install has no pandas
-            table = 'for a table: pip install "rotate_core[atlas]"'
-        return f"{type(self).__name__} of {self._title()}\n{table}"
-
-    def _repr_html_(self) -> str | None:
-        try:
-            table = self._display(60).to_html(index=False, escape=True, border=0)
-        except ModuleNotFoundError:
-            return None
-        name = type(self).__name__
-        return f"<p><strong>{name}</strong> of {html.escape(self._title())}</p>{table}"
 
 
 def check_number(number: int, n: int, what: str) -> None:
