@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rotate_core.channels import Channels
     from rotate_core.dictionaries.factors import Factors
     from rotate_core.dictionaries.regions import Regions
+    from rotate_core.dictionaries.sae import SAE
 
 Sites = Mapping[str, Activations]
 """Activations of the same tokens, by site."""
@@ -202,6 +203,31 @@ def _rows(regions: Regions, field: str) -> Float[Tensor, "n d"]:
     if field == "centroids":
         return regions.centroids
     return regions.loadings.transpose(1, 2).flatten(0, 1)
+
+
+def from_sae(sae: SAE) -> Candidates:
+    """A sparse autoencoder's latents: read by the encoder, written by the decoder.
+
+    Chance mixes encoder, bias and decoder rows alike, so that what reads and what writes go
+    together as they did.
+
+    Raises:
+        ValueError: it does not say which site it is of.
+    """
+    site, width = sae.site, sae.decoder.shape[1]
+    if site is None:
+        raise ValueError("an SAE of an unknown site: wanted one; give site= to SAE.read")
+
+    def chance(seed: int) -> Candidates:
+        rows = torch.cat([sae.encoder, sae.encoder_bias.unsqueeze(1), sae.decoder], 1)
+        mixed = matched_mixtures(rows, seed=own_seed(seed, "SAE"))
+        encoder, bias, decoder = mixed.split([width, 1, width], 1)
+        changes = {"encoder": encoder, "encoder_bias": bias.squeeze(1), "decoder": decoder}
+        return from_sae(dataclasses.replace(sae, **changes))
+
+    labels = tuple(f"latent {i}" for i in range(sae.n_latents))
+    write = Writing(site, normalize(sae.decoder.float()))
+    return Candidates("SAE", labels, lambda x: sae.encode(x[site]), write, chance)
 
 
 def difference_of_means(

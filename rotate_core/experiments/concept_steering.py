@@ -10,6 +10,7 @@ own covariance gives them at the same divergence. No judge is asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -327,26 +328,26 @@ def continuations(
     """
     import pandas as pd
 
-    prompts = on.prompts[:n_prompts].to(on.network.device)
-    ids: dict[str, Any] = {
-        "max_new_tokens": n_tokens,
-        "min_new_tokens": n_tokens,
-        "do_sample": False,
-        "pad_token_id": on.tokenizer.eos_token_id,
-    }
-    table: list[tuple[int, str, str, float]] = []
-    for row, (number, alpha) in enumerate(zip(rows, alphas, strict=True)):
-        if writing is None:
-            whole = on.network.generate(prompts, **ids)
-        else:
-            function = writing.function(torch.tensor([number]), torch.tensor([alpha]))
-            with steer(on.network, on.layer, function, site=writing.site):
-                whole = on.network.generate(prompts, **ids)
-        logits = on.network(whole, use_cache=False, logits_to_keep=n_tokens + 1).logits[:, :-1]
-        losses = torch.nn.functional.cross_entropy(
-            logits.float().transpose(1, 2), whole[:, -n_tokens:], reduction="none"
-        ).mean(1)
-        for text, loss in zip(whole, losses.tolist(), strict=True):
-            before, new = (on.tokenizer.decode(part) for part in text.tensor_split([-n_tokens]))
-            table.append((row, before, new, loss))
-    return pd.DataFrame(table, columns=["row", "prompt", "text", "loss"])
+    m = len(rows)
+    prompts = on.prompts[:n_prompts].to(on.network.device).repeat(m, 1)
+    if writing is None:
+        steered: AbstractContextManager[Any] = nullcontext()
+    else:
+        each = torch.tensor(list(rows)), torch.tensor(list(alphas))
+        function = writing.function(*(x.repeat_interleave(n_prompts) for x in each))
+        steered = steer(on.network, on.layer, function, site=writing.site)
+    with steered:
+        whole: Tensor = on.network.generate(
+            prompts,
+            max_new_tokens=n_tokens,
+            min_new_tokens=n_tokens,
+            do_sample=False,
+            pad_token_id=on.tokenizer.eos_token_id,
+        )
+    logits = on.network(whole, use_cache=False, logits_to_keep=n_tokens + 1).logits[:, :-1]
+    losses = torch.nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), whole[:, -n_tokens:], reduction="none"
+    ).mean(1)
+    texts = [[on.tokenizer.decode(part) for part in ids.tensor_split([-n_tokens])] for ids in whole]
+    columns = {"row": [i for i in range(m) for _ in range(n_prompts)], "loss": losses.tolist()}
+    return pd.DataFrame(columns).assign(prompt=[a for a, _ in texts], text=[b for _, b in texts])

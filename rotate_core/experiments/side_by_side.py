@@ -1,0 +1,286 @@
+"""Every way to take a layer apart on one task, with one budget and one null (chapter 15).
+
+Each method sees the same tokens of plain text, but for ROTATE, which sees weights alone, and the
+difference of means, which is told the concept of the sentences that candidates are chosen on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rotate_core.decomposition import decompose
+from rotate_core.dictionaries import mfa, snmf, topk_sae
+from rotate_core.dictionaries.candidates import (
+    Candidates,
+    Sites,
+    difference_of_means,
+    from_channels,
+    from_factors,
+    from_regions,
+    from_sae,
+)
+from rotate_core.experiments import concept_steering
+from rotate_core.experiments.concept_steering import SteeringTask, continuations
+from rotate_core.experiments.detection import chosen, detection
+from rotate_core.verdicts.intervals import interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rotate_core.channels import Channels
+    from rotate_core.models import Model
+    from rotate_core.text import Activations
+
+Made = TypeVar("Made")
+Concepts = Sequence[Sequence[str]]
+"""Of the sentences of each half."""
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """What a method offers, and what it took."""
+
+    candidates: Candidates
+    n_tokens: int = 0
+    """Tokens of text that it saw."""
+    n_labels: int = 0
+    """Sentences whose concept it was told."""
+    seconds: float = 0.0
+
+
+TIMED_NEURONS = 4
+"""Neurons of each kind that are decomposed to say what all of the atlas's took."""
+
+
+def offered(
+    model: Model,
+    layer: int,
+    channels: Mapping[str, Channels],
+    seen: Sites,
+    told: Activations,
+    concepts: Sequence[str],
+    *,
+    n_features: int,
+    n_regions: int,
+    n_latents: int,
+    n_active: int,
+    seed: int,
+) -> list[Offer]:
+    """All methods at one layer, those of weights first.
+
+    Args:
+        model: its weights.
+        layer: from 0.
+        channels: by kind, of the layer's neurons.
+        seen: activations of plain text at "hidden", "residual" and "mlp_out", for those that learn.
+        told: activations at "mlp_out" of sentences whose concept is known, for those that are told.
+        concepts: of these sentences.
+        n_features: of SNMF, each of a twentieth of the neurons.
+        n_regions: of MFA, of eight directions each.
+        n_latents: of the sparse autoencoder.
+        n_active: of them, in a token.
+        seed: of the fits.
+    """
+    quiet: dict[str, Any] = {"seed": seed, "progress": False}
+    n = len(seen["hidden"])
+    reading = [channels[kind] for kind in model.kinds if kind != "out"]
+    each = {kind: _seconds(model, layer, part) for kind, part in channels.items()}
+    offers = [
+        Offer(from_channels(reading), seconds=sum(each[str(part.kind)] for part in reading)),
+        Offer(from_channels([channels["out"]]), seconds=each["out"]),
+    ]
+    factors, seconds = timed(
+        lambda: snmf(seen["hidden"], n_features, share=0.05, scale_neurons=True, **quiet)
+    )
+    offers.append(Offer(from_factors(factors), n_tokens=n, seconds=seconds))
+    regions, seconds = timed(lambda: mfa(seen["residual"], n_regions, rank=8, **quiet))
+    offers += [
+        Offer(from_regions(regions, parts=parts), n_tokens=n, seconds=seconds)
+        for parts in ("centroids", "local")
+    ]
+    sae, seconds = timed(lambda: topk_sae(seen["mlp_out"], n_latents, n_active=n_active, **quiet))
+    offers.append(Offer(from_sae(sae), n_tokens=n, seconds=seconds))
+    of_token = [concepts[i] for i in told.document]
+    means, seconds = timed(lambda: difference_of_means(told.values, of_token, site="mlp_out"))
+    return [*offers, Offer(means, n_labels=len(concepts), seconds=seconds)]
+
+
+def timed(make: Callable[[], Made]) -> tuple[Made, float]:
+    """What a function makes, and its seconds."""
+    begun = time.perf_counter()
+    return make(), time.perf_counter() - begun
+
+
+def _seconds(model: Model, layer: int, channels: Channels) -> float:
+    """What decomposing these neurons takes: a few of them, times as many."""
+    few = model.neurons(layer, str(channels.kind), channels.indices[:TIMED_NEURONS])
+    vocabulary, n = model.vocabulary(layer), channels.n_channels
+    made, seconds = timed(lambda: decompose(few, vocabulary, n_channels=n, progress=False))
+    return seconds / made.n_neurons * channels.n_neurons
+
+
+def detected(
+    offers: Sequence[Offer],
+    halves: Sequence[Sites],
+    concepts: Concepts,
+    *,
+    n_chance: int,
+    seed: int,
+) -> pd.DataFrame:
+    """:func:`.detection` of every method, one below the other."""
+    import pandas as pd
+
+    tables = (
+        detection(offer.candidates, halves, concepts, n_chance=n_chance, seed=seed)
+        for offer in offers
+    )
+    return pd.concat(tables, ignore_index=True)
+
+
+def steered(
+    on: SteeringTask,
+    offers: Sequence[Offer],
+    found: pd.DataFrame,
+    halves: Sequence[Sites],
+    concepts: Concepts,
+    *,
+    targets: Sequence[float],
+    signs: Sequence[int],
+    seed: int,
+) -> pd.DataFrame:
+    """Steering with the candidates that were chosen for detection: there is no second choice.
+
+    Args:
+        on: the model, its prompts and words.
+        offers: those that write are steered with.
+        found: by :func:`detected`.
+        halves: activations, to choose the random candidates with that stand beside.
+        concepts: of each half's sentences.
+        targets: nats.
+        signs: each is given a strength of its own.
+        seed: of the random candidates.
+
+    Returns:
+        As :func:`.concept_steering.steering`, with the columns method and chance: the gain of the
+        random candidate at the same divergence.
+    """
+    import pandas as pd
+
+    key = ["concept", "sign", "target"]
+    tables = []
+    for offer in offers:
+        ours = offer.candidates
+        if ours.write is None:
+            continue
+        random = ours.chance(seed)
+        best = chosen(random, halves, concepts)
+        own = found[found.method == ours.method]
+        table, chance = (
+            concept_steering.steering(
+                on, each, dict(zip(choice.concept, choice.candidate, strict=True)),
+                targets=targets, signs=signs,
+            )
+            for each, choice in ((ours, own), (random, best))
+        )  # fmt: skip
+        beside = chance.rename(columns={"gain": "chance"})[[*key, "chance"]]
+        tables.append(table.merge(beside, on=key).assign(method=ours.method))
+    return pd.concat(tables, ignore_index=True)
+
+
+def continued(
+    on: SteeringTask,
+    offers: Sequence[Offer],
+    steering: pd.DataFrame,
+    *,
+    target: float,
+    n_prompts: int,
+    n_tokens: int,
+) -> pd.DataFrame:
+    """Continuations of the first prompts towards each concept, by every method that writes.
+
+    Returns:
+        One row per method, concept and prompt: method, concept, gain, prompt, text, loss (nats a
+        token, of the model itself). The model as it is comes last, with no concept.
+    """
+    import pandas as pd
+
+    tables = []
+    size: dict[str, Any] = {"n_prompts": n_prompts, "n_tokens": n_tokens}
+    for offer in offers:
+        method, write = offer.candidates.method, offer.candidates.write
+        rows = at(steering, target)
+        rows = rows[(rows.method == method) & rows.reached].reset_index(drop=True)
+        if write is not None and len(rows):
+            table = continuations(on, write, rows.candidate.tolist(), rows.alpha.tolist(), **size)
+            told = rows.loc[table.row, ["concept", "gain"]].reset_index(drop=True)
+            tables.append(
+                pd.concat([table.drop(columns="row"), told], axis=1).assign(method=method)
+            )
+    plain = continuations(on, None, [0], [0.0], **size).drop(columns="row")
+    return pd.concat([*tables, plain.assign(method="the model itself")], ignore_index=True)
+
+
+def at(steering: pd.DataFrame, target: float, sign: int = 1) -> pd.DataFrame:
+    """The rows of one target and sign."""
+    return steering[(steering.target == target) & (steering.sign == sign)]
+
+
+def summary(
+    offers: Sequence[Offer],
+    found: pd.DataFrame,
+    steering: pd.DataFrame,
+    texts: pd.DataFrame,
+    *,
+    target: float,
+    seed: int,
+) -> pd.DataFrame:
+    """One row per method: what it needs, what it detects, what it steers.
+
+    Returns:
+        By method: candidates, tokens, labels, seconds; AUROC, AUROC over chance; S_CD (median), and
+        undefined (of how many concepts); gain, gain over chance (nats, at the target), and out of
+        reach (concepts); loss (nats a token of steered continuations, less that of the model's
+        own). Estimates are over concepts.
+    """
+    import pandas as pd
+
+    def over_concepts(values: pd.Series, names: pd.Series) -> Any:
+        return interval(values, names, seed=seed)
+
+    own = texts[texts.method == "the model itself"].loss.mean()
+    rows = {}
+    for offer in offers:
+        name = offer.candidates.method
+        read, wrote = found[found.method == name], at(steering, target)
+        wrote, text = wrote[wrote.method == name], texts[texts.method == name]
+        rows[name] = {
+            "candidates": len(offer.candidates),
+            "tokens": offer.n_tokens,
+            "labels": offer.n_labels,
+            "seconds": offer.seconds,
+            "AUROC": over_concepts(read.held_out, read.concept),
+            "AUROC over chance": over_concepts(read.held_out - read.chance, read.concept),
+            "S_CD": float(read.score.median()),
+            "undefined": int(read.score.isna().sum()),
+            "gain": over_concepts(wrote.gain, wrote.concept),
+            "gain over chance": over_concepts(wrote.gain - wrote.chance, wrote.concept),
+            "out of reach": int((~wrote.reached).sum()),
+            "loss": over_concepts(text.loss - own, text.concept),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def per_concept(table: pd.DataFrame, method: str, column: str) -> pd.Series:
+    """A method's figure of each concept."""
+    part = table[table.method == method].set_index("concept")
+    return part[column]
+
+
+def remembered(texts: pd.DataFrame) -> pd.DataFrame:
+    """For each method the concept whose words gain most, and its first continuation."""
+    told = texts[texts.concept.notna()]
+    best = told.loc[told.groupby("method", sort=False).gain.idxmax()]
+    return best[["method", "concept", "gain", "prompt", "text"]]

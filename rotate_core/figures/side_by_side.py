@@ -1,0 +1,53 @@
+"""Figures of the chapter that holds all methods side by side: tables to Axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rotate_core.figures.experiments import whiskers
+from rotate_core.figures.style import COLOURS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from rotate_core.verdicts.intervals import Estimate
+
+
+def beside_chance(
+    table: pd.DataFrame,
+    means: Mapping[str, Estimate],
+    ax: Axes,
+    *,
+    value: str,
+    label: str,
+    names: bool = True,
+) -> Axes:
+    """One row per method: a dot per concept, their mean with its interval, and the mean of chance.
+
+    Args:
+        table: one row per method and concept, with a column ``chance``.
+        means: of each method, in order from the top; a method without one is an empty row.
+        ax: where to.
+        value: the column to draw.
+        label: of it.
+        names: write the methods' names.
+    """
+    for row, method in enumerate(means):
+        part = table[table.method == method]
+        places = row + 0.28 * (part.groupby("method").cumcount() / max(len(part) - 1, 1) - 0.5)
+        style = {"color": COLOURS["neuron"], "alpha": 0.35, "linewidth": 0}
+        ax.scatter(part[value], places, s=14, label="a concept" if row == 0 else "_", **style)
+        whiskers(
+            ax, [row], [means[method]], color=COLOURS["neuron"], label="mean" if row == 0 else "_"
+        )
+        ax.plot(
+            part["chance"].mean(), row, "D", color=COLOURS["null"], markersize=6, zorder=3,
+            label="as many random candidates" if row == 0 else "_",
+        )  # fmt: skip
+    ax.set_yticks(range(len(means)), list(means) if names else [""] * len(means))
+    ax.set_ylim(len(means) - 0.5, -0.5)
+    ax.set_xlabel(label)
+    ax.grid(axis="x", linewidth=0.4)
+    return ax
