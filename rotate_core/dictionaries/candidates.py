@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -173,7 +173,8 @@ def from_regions(regions: Regions, *, parts: str) -> Candidates:
         if parts == "local":
             k, d, rank = regions.loadings.shape
             drawn = drawn.view(k, rank, d).transpose(1, 2)
-        return from_regions(dataclasses.replace(regions, **{field: drawn}), parts=parts)
+        changes: dict[str, Any] = {field: drawn}
+        return from_regions(dataclasses.replace(regions, **changes), parts=parts)
 
     numbers = range(regions.n_regions)
     if parts == "centroids":
@@ -222,7 +223,11 @@ def from_sae(sae: SAE) -> Candidates:
         rows = torch.cat([sae.encoder, sae.encoder_bias.unsqueeze(1), sae.decoder], 1)
         mixed = matched_mixtures(rows, seed=own_seed(seed, "SAE"))
         encoder, bias, decoder = mixed.split([width, 1, width], 1)
-        changes = {"encoder": encoder, "encoder_bias": bias.squeeze(1), "decoder": decoder}
+        changes: dict[str, Any] = {
+            "encoder": encoder,
+            "encoder_bias": bias.squeeze(1),
+            "decoder": decoder,
+        }
         return from_sae(dataclasses.replace(sae, **changes))
 
     labels = tuple(f"latent {i}" for i in range(sae.n_latents))

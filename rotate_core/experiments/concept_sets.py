@@ -112,6 +112,13 @@ def sentences(half: int) -> list[Sentence]:
     return made + [Sentence(name, text) for name, halves in FORMS.items() for text in halves[half]]
 
 
+def told(concept: str) -> str:
+    """What a concept is, for people: its words of the first half, or its sentences."""
+    if concept in WORDS:
+        return ", ".join(WORDS[concept][0].split())
+    return " / ".join(FORMS[concept][0])
+
+
 def calendar() -> list[Sentence]:
     """Every day and every month in the same sentences; the concept is the day or the month."""
     return [

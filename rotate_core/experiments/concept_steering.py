@@ -337,7 +337,8 @@ def continuations(
         function = writing.function(*(x.repeat_interleave(n_prompts) for x in each))
         steered = steer(on.network, on.layer, function, site=writing.site)
     with steered:
-        whole: Tensor = on.network.generate(
+        network: Any = on.network
+        whole: Tensor = network.generate(
             prompts,
             max_new_tokens=n_tokens,
             min_new_tokens=n_tokens,
