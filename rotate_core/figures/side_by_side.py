@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rotate_core.figures.experiments import whiskers
 from rotate_core.figures.style import COLOURS
@@ -37,8 +37,8 @@ def beside_chance(
     for row, method in enumerate(means):
         part = table[table.method == method]
         places = row + 0.28 * (part.groupby("method").cumcount() / max(len(part) - 1, 1) - 0.5)
-        style = {"color": COLOURS["neuron"], "alpha": 0.35, "linewidth": 0}
-        ax.scatter(part[value], places, s=14, label="a concept" if row == 0 else "_", **style)
+        dots: dict[str, Any] = {"color": COLOURS["neuron"], "alpha": 0.35, "linewidth": 0}
+        ax.scatter(part[value], places, s=14, label="a concept" if row == 0 else "_", **dots)
         whiskers(
             ax, [row], [means[method]], color=COLOURS["neuron"], label="mean" if row == 0 else "_"
         )

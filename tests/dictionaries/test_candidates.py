@@ -7,13 +7,14 @@ import torch
 from tiny_models import D_MLP, D_MODEL, TOKENS, tiny
 
 from rotate_core import Vocabulary, decompose
-from rotate_core.dictionaries import mfa, snmf
+from rotate_core.dictionaries import mfa, snmf, topk_sae
 from rotate_core.dictionaries.candidates import (
     Writing,
     difference_of_means,
     from_channels,
     from_factors,
     from_regions,
+    from_sae,
     linear,
 )
 from rotate_core.text import activations, at_sites, steer
@@ -49,6 +50,7 @@ def offered(sites):
     )
     factors = snmf(sites["hidden"].values, 4, share=0.5, progress=False)
     regions = mfa(sites["residual"].values, 3, rank=2, progress=False)
+    sae = topk_sae(sites["mlp_out"], 8, n_active=3, passes=3, progress=False)
     concepts = ["a", "b"] * (len(sites["mlp_out"]) // 2)
     return {
         "out": from_channels([out]),
@@ -56,6 +58,7 @@ def offered(sites):
         "SNMF": from_factors(factors),
         "centroids": from_regions(regions, parts="centroids"),
         "local": from_regions(regions, parts="local"),
+        "SAE": from_sae(sae),
         "means": difference_of_means(sites["mlp_out"].values, concepts, site="mlp_out"),
     }
 
@@ -101,6 +104,12 @@ def test_a_channel_points_to_its_tail(offered):
     kept = found.polarity.flatten() != 0
     one, other = (from_channels([c]).write.vectors[kept] for c in (found, turned))
     assert torch.equal(one, other)
+
+
+def test_an_sae_says_which_site_it_is_of(sites):
+    sae = topk_sae(sites["mlp_out"].values, 8, n_active=3, passes=3, progress=False)
+    with pytest.raises(ValueError, match="unknown site"):
+        from_sae(sae)
 
 
 def test_out_does_not_mix_with_what_is_read(offered):
