@@ -6,9 +6,11 @@ difference of means, which is told the concept of the sentences that candidates 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rotate_core.decomposition import decompose
@@ -25,7 +27,7 @@ from rotate_core.dictionaries.candidates import (
 from rotate_core.experiments import concept_steering
 from rotate_core.experiments.concept_steering import SteeringTask, continuations
 from rotate_core.experiments.detection import chosen, detection
-from rotate_core.verdicts.intervals import interval
+from rotate_core.verdicts.intervals import Estimate, interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -273,6 +275,19 @@ def summary(
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def counts(methods: pd.DataFrame) -> dict[str, int]:
+    """How many of the methods of :func:`summary` are above chance: n_find of n_methods, n_steer of
+    n_writing.
+    """
+    writing = methods[methods["gain"].map(lambda gain: gain.n > 0)]
+    return {
+        "n_find": sum(over.low > 0 for over in methods["AUROC over chance"]),
+        "n_methods": len(methods),
+        "n_steer": sum(over.low > 0 for over in writing["gain over chance"]),
+        "n_writing": len(writing),
+    }
+
+
 def per_concept(table: pd.DataFrame, method: str, column: str) -> pd.Series:
     """A method's figure of each concept."""
     part = table[table.method == method].set_index("concept")
@@ -284,3 +299,37 @@ def remembered(texts: pd.DataFrame) -> pd.DataFrame:
     told = texts[texts.concept.notna()]
     best = told.loc[told.groupby("method", sort=False).gain.idxmax()]
     return best[["method", "concept", "gain", "prompt", "text"]]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The chapter's tables of another run, out of its record."""
+
+    model: str
+    layer: int
+    found: pd.DataFrame
+    steering: pd.DataFrame
+    methods: pd.DataFrame
+
+
+def recorded(file: str | Path) -> Recorded | None:
+    """A run that this chapter left as JSON; None: there is no such file."""
+    import pandas as pd
+
+    file = Path(file)
+    if not file.is_file():
+        return None
+    record = json.loads(file.read_text(encoding="utf-8"))
+    tables = {
+        name: pd.DataFrame(record["metrics"][name]) for name in ("detection", "steering", "methods")
+    }
+    methods = tables["methods"].set_index("method")
+    for column in ("AUROC", "AUROC over chance", "gain", "gain over chance", "loss"):
+        methods[column] = methods[column].map(Estimate.of)
+    return Recorded(
+        record["model"]["name"],
+        record["parameters"]["side_layer"],
+        tables["detection"],
+        tables["steering"],
+        methods,
+    )

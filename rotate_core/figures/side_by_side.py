@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rotate_core.figures.experiments import whiskers
@@ -13,6 +13,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from rotate_core.verdicts.intervals import Estimate
+
+
+def both_tasks(
+    found: pd.DataFrame, steering: pd.DataFrame, methods: pd.DataFrame, axes: Sequence[Axes]
+) -> Sequence[Axes]:
+    """Detection on the left, steering on the right; one row per method.
+
+    Args:
+        found: of :func:`rotate_core.experiments.side_by_side.detected`.
+        steering: of one target and sign.
+        methods: of :func:`rotate_core.experiments.side_by_side.summary`.
+        axes: two.
+    """
+    detect, steer = axes
+    label = "detection: AUROC, other\nwords and templates"
+    beside_chance(found, methods["AUROC"], detect, value="held_out", label=label)
+    label = "steering: gain of the\nconcept's words, nats"
+    beside_chance(steering, methods["gain"], steer, value="gain", label=label, names=False)
+    for ax, nothing in ((detect, 0.5), (steer, 0)):
+        ax.axvline(nothing, color=COLOURS["neutral"], linewidth=0.7)
+    detect.figure.legend(*detect.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return axes
 
 
 def beside_chance(

@@ -13,8 +13,9 @@ spawned from the seed: draws that are shared would cancel, or count double, what
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,6 +39,12 @@ class Estimate:
     """Values that it is taken over."""
     n_clusters: int
     """Neurons (or documents, ...) that the values come from, which is what was resampled."""
+
+    @staticmethod
+    def of(stored: Mapping[str, float | None]) -> Estimate:
+        """Out of a record, where what is not a number is None."""
+        values: Any = {k: math.nan if x is None else x for k, x in stored.items()}
+        return Estimate(**values)
 
     def __str__(self) -> str:
         if math.isnan(self.value):
