@@ -276,8 +276,10 @@ def summary(
 
 
 def counts(methods: pd.DataFrame) -> dict[str, int]:
-    """How many of the methods of :func:`summary` are above chance: n_find of n_methods, n_steer of
-    n_writing.
+    """How many methods are above chance: n_find of n_methods detect, n_steer of n_writing steer.
+
+    Args:
+        methods: of :func:`summary`.
     """
     writing = methods[methods["gain"].map(lambda gain: gain.n > 0)]
     return {

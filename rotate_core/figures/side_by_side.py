@@ -28,9 +28,9 @@ def both_tasks(
     """
     detect, steer = axes
     label = "detection: AUROC, other\nwords and templates"
-    beside_chance(found, methods["AUROC"], detect, value="held_out", label=label)
+    beside_chance(found, dict(methods["AUROC"]), detect, value="held_out", label=label)
     label = "steering: gain of the\nconcept's words, nats"
-    beside_chance(steering, methods["gain"], steer, value="gain", label=label, names=False)
+    beside_chance(steering, dict(methods["gain"]), steer, value="gain", label=label, names=False)
     for ax, nothing in ((detect, 0.5), (steer, 0)):
         ax.axvline(nothing, color=COLOURS["neutral"], linewidth=0.7)
     detect.figure.legend(*detect.get_legend_handles_labels(), loc="outside upper center", ncols=3)
