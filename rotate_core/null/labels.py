@@ -102,6 +102,21 @@ class Labels(Shown):
         columns |= {"top_tokens": tokens(1), "other_tokens": tokens(-1)}
         return pd.DataFrame(columns | {"n_null": self.calibration.n_null, "seed": self.seed})
 
+    def by_rank(self) -> pd.DataFrame:
+        """p-values from the smallest on, beside those of as many directions that mean nothing.
+
+        ``chance`` is where the median of so many uniform values of that rank is, ``low`` and
+        ``high`` where 95% of them are, rank by rank: those of a beta distribution.
+        """
+        import pandas as pd
+        from scipy.stats import beta
+
+        n = len(self.p_value)
+        rank = torch.arange(1, n + 1).numpy()
+        chance, low, high = (beta.ppf(at, rank, n + 1 - rank) for at in (0.5, 0.025, 0.975))
+        p = self.p_value.sort().values.numpy()
+        return pd.DataFrame({"p_value": p, "chance": chance, "low": low, "high": high})
+
     def significant(self) -> float:
         """Share of the directions with ``q < 0.1``."""
         return float((self.q_value < SIGNIFICANT).double().mean())
@@ -148,7 +163,9 @@ def label(
     dimensions the covariance is singular, and is *not* made regular: random vectors are mixtures
     of the directions and share their tokens, so that a reading that is there gets too large a
     p-value, the more so the fewer directions there are (:attr:`Labels.rank` is the number of
-    dimensions). For few directions give others in ``like``, such as the layer's neurons.
+    dimensions). For few directions give others in ``like``: vectors that are alike where these
+    would mean nothing, such as the activations that they were learned from, less their mean, or the
+    layer's neurons. Another choice is another question, and the answers differ much.
 
     Args:
         directions: (n, d_model), a tensor, an array, lists, or what has ``vectors`` of that shape.

@@ -152,6 +152,16 @@ def test_a_table_has_a_row_for_each_direction(vocabulary, population) -> None:
     assert "<table" in found._repr_html_()
 
 
+def test_ranks_stand_beside_those_of_chance(vocabulary, population) -> None:
+    found = label(population[:9], vocabulary, null=20)
+    ranked = found.by_rank()
+    assert ranked["p_value"].tolist() == sorted(found.p_value.tolist())
+    assert ranked["chance"].is_monotonic_increasing
+    assert ranked["chance"][4] == pytest.approx(0.5)
+    assert ranked["low"][0] == pytest.approx(1 - 0.975 ** (1 / 9))  # of the smallest of nine
+    assert ranked["high"][8] == pytest.approx(0.975 ** (1 / 9))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -221,7 +231,11 @@ def test_files_that_hold_no_directions_are_named(tmp_path, values) -> None:
         ("two.safetensors", {"tensor": "W"}, "no tensor 'W': it has"),
         ("deep.safetensors", {}, r"deep \(2, 3, 16\): wanted \(n, 16\)"),
         ("deep.safetensors", {"tensor": "deep"}, r"wanted \(n, 16\)"),
-        ("two.safetensors", {"tensor": "W_dec", "columns": True}, r"shape \(7, 16\): wanted 16 rows"),
+        (
+            "two.safetensors",
+            {"tensor": "W_dec", "columns": True},
+            r"shape \(7, 16\): wanted 16 rows",
+        ),
         ("cut.safetensors", {}, "cut.safetensors cannot be read"),
         ("objects.npy", {}, "objects.npy cannot be read"),
         ("pickle.npy", {}, "pickle.npy cannot be read"),
