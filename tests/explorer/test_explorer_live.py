@@ -129,11 +129,13 @@ def try_steering(tab: Any) -> None:
     """By keys alone: what the slider says aloud, what the model says, at 390 pixels, an error."""
     steering = tab.get_by_role("group", name="Steering")
     assert steering.get_by_text("Choose a channel").is_hidden()  # the first is chosen
-    slider = steering.get_by_role("slider", name="Steer, channel 1")
+    slider = steering.get_by_role("slider", name="Steer along channel 1")
     slider.focus()
     for _ in range(3):
         slider.press("ArrowLeft")
-    assert "0.15 lengths of the residual stream away from" in slider.get_attribute("aria-valuetext")
+    assert "0.15 × the residual stream's length, away from" in slider.get_attribute(
+        "aria-valuetext"
+    )
     steering.get_by_text("nats").wait_for(timeout=60_000)
     assert steering.locator("dt").all_inner_texts() == ["by itself", "steered"]
     assert steering.get_by_role("columnheader", name="steered").is_visible()
@@ -203,6 +205,7 @@ def test_a_page_says_what_was_made_otherwise(browser: Any, checkpoints: Callable
     assert "made with restarts=2" in tab.locator(".rotate-controls").inner_text()
     assert not tab.get_by_role("button", name="Rotate it yourself").is_visible()
     assert not tab.locator(".rotate-made").is_visible()
+    assert tab.get_by_role("group", name="Steering", include_hidden=True).is_hidden()  # no Python
     tab.evaluate("location.hash = '#layer=1&kind=out&neuron=3&threshold=6'")
     made = tab.locator(".rotate-made")
     made.wait_for(timeout=10_000)

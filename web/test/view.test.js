@@ -121,8 +121,8 @@ describe("steering", () => {
     assert.deepEqual([up, down, { top: [] }].map(towards), [1, -1, 1]);
   });
   test("is said in words, for a slider that is not seen", () => {
-    assert.equal(inWords(0.25, up), "0.25 lengths of the residual stream towards ␣you you");
-    assert.equal(inWords(-1, down), "1.00 lengths of the residual stream away from ␣not ␣but");
+    assert.equal(inWords(0.25, up), "0.25 × the residual stream's length, towards ␣you you");
+    assert.equal(inWords(-1, down), "1.00 × the residual stream's length, away from ␣not ␣but");
     assert.match(inWords(0, up), /as it is/);
   });
   test("takes a channel that is written, and one that is chosen", () => {

@@ -13,7 +13,7 @@ export const towards = ({ top }) => (top[0]?.[1] < 0 ? -1 : 1);
 export function inWords(strength, channel) {
   if (!strength) return "0: the model as it is";
   const words = channel.top.slice(0, 3).map(([token]) => concise(token)).join(" ");
-  return `${number(Math.abs(strength))} lengths of the residual stream ${strength > 0 ? "towards" : "away from"} ${words}`;
+  return `${number(Math.abs(strength))} × the residual stream's length, ${strength > 0 ? "towards" : "away from"} ${words}`;
 }
 
 /** Why a channel cannot be steered with; "" where it can. */
@@ -93,11 +93,14 @@ export function steerView(store, { steer }) {
     reason.textContent = why;
     reason.hidden = !why;
     slider.hidden = words.hidden = Boolean(why);
-    label.textContent = `Steer, channel ${selected + 1}`;
+    label.textContent = `Steer along channel ${selected + 1}`;
     if (shown !== before.shown || selected !== before.selected || text !== before.text) clear();
   });
   return box;
 }
+
+/** Spaces stay, for reading; line ends are seen. */
+const inOneLine = (text) => text.replaceAll("\n", "⏎");
 
 function draw({ next, divergence, before, after }, strength) {
   const steered = strength !== 0;
@@ -107,11 +110,11 @@ function draw({ next, divergence, before, after }, strength) {
       "dl",
       { class: "rotate-goes-on" },
       html("dt", {}, "by itself"),
-      html("dd", {}, before),
+      html("dd", {}, inOneLine(before)),
       steered && html("dt", {}, "steered"),
-      steered && html("dd", {}, after),
+      steered && html("dd", {}, inOneLine(after)),
     ),
-    steered && html("p", { class: "rotate-muted" }, `The next token's distribution moves by ${number(divergence)} nats.`),
+    steered && html("p", { class: "rotate-muted" }, `KL divergence of the next token: ${number(divergence)} nats.`),
     steered ? tableOfNext(next, "Next tokens that change most, and the likeliest", "steered") : tableOfNext(next, "The likeliest next tokens"),
   ].filter(Boolean);
 }
