@@ -344,6 +344,7 @@ def label(
     accept_terms: Annotated[
         bool, Option("--accept-terms", help="Accept the terms of gemma3-270m.")
     ] = False,
+    progress: Annotated[bool, Option(help="Show a bar.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Read any directions in the vocabulary, beside random vectors of their own covariance.
@@ -367,7 +368,9 @@ def label(
         vocabulary = read.vocabulary(number, side=side, fold_norm=fold_norm).to(usable)
         vectors = read_directions(file, read.d_model, tensor=tensor, columns=columns)
         others = None if like is None else read.neurons(number, like)
-        found = read_labels(vectors, vocabulary, like=others, null=null, seed=seed)
+        found = read_labels(
+            vectors, vocabulary, like=others, null=null, seed=seed, progress=progress
+        )
         table = found.table()
         table.insert(0, "model", read.name)
         table.insert(1, "layer", number)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from rotate_core.channels import POLARITIES, Shown, VocabularyLike
 from rotate_core.decomposition import (
@@ -123,14 +124,11 @@ class Labels(Shown):
 
     def _title(self) -> str:
         n, d_model = self.directions.shape
-        few = f"; random vectors in {self.rank} of {d_model} dimensions" if self._few else ""
-        return f"{n} directions, {self.significant():.0%} with q < {SIGNIFICANT}; " + (
-            f"{self.calibration}{few}"
+        few = f"; random vectors in {self.rank} of {d_model} dimensions"
+        return (
+            f"{n:,} direction{'' if n == 1 else 's'}, {self.significant():.0%} with "
+            f"q < {SIGNIFICANT:g}; {self.calibration}{few if self.rank < d_model else ''}"
         )
-
-    @property
-    def _few(self) -> bool:
-        return self.rank < self.directions.shape[1]
 
     def _display(self, most: int) -> pd.DataFrame:
         table = self.table(k=6).drop(columns=["n_null", "seed"])
@@ -150,6 +148,7 @@ def label(
     like: Any = None,
     null: int = 1000,
     seed: int = 0,
+    progress: bool = True,
 ) -> Labels:
     """Read directions in the vocabulary, with p- and q-values against random vectors.
 
@@ -174,6 +173,7 @@ def label(
             same forms; None: the directions.
         null: random vectors.
         seed: of the random vectors.
+        progress: show a bar.
 
     Returns:
         The labels; computed on U's device and in its precision, at least float32.
@@ -194,8 +194,8 @@ def label(
     unit /= unit.norm(dim=1, keepdim=True)
     # A seed of its own: vectors that someone drew with the same seed are not their own null.
     drawn = matched_vectors(unit.to(population), null, seed=own_seed(seed, "label"))
-    of_null = _read(drawn, vocabulary)["core"]
-    found = _read(v, vocabulary)
+    of_null = _read(drawn, vocabulary, progress)["core"]
+    found = _read(v, vocabulary, progress)
     calibration = Calibration(len(v), null, of="direction")
     calibration.warn(stacklevel=2)
     p = p_values(found["core"].unsqueeze(1), of_null.unsqueeze(1))
@@ -217,7 +217,9 @@ def _checked(given: Any, vocabulary: VocabularyLike, what: str) -> Float[Tensor,
     return v.to(torch.promote_types(v.dtype, torch.float32))
 
 
-def _read(v: Float[Tensor, "n d_model"], vocabulary: VocabularyLike) -> dict[str, Tensor]:
+def _read(
+    v: Float[Tensor, "n d_model"], vocabulary: VocabularyLike, progress: bool
+) -> dict[str, Tensor]:
     """The arrays of :class:`Labels` that follow from the directions alone."""
     projection = vocabulary.projection
     excluded = vocabulary.token_weights.to(projection.device) == 0
@@ -225,9 +227,10 @@ def _read(v: Float[Tensor, "n d_model"], vocabulary: VocabularyLike) -> dict[str
     if n_allowed < N_CORE:
         raise ValueError(f"{n_allowed} tokens of weight above 0: wanted {N_CORE}, a core")
     v = scaled(v, row_factors(v) * projection_factor(projection))
-    size = max(1, MEMORY["cpu" if projection.device.type == "cpu" else "cuda"] // 4)
+    each = 4 * 4 * projection.shape[1]  # z-scores, in float64 for a moment, and one more copy
+    size = max(1, MEMORY["cpu" if projection.device.type == "cpu" else "cuda"] // each)
     parts = []
-    for rows in v.split(max(1, size // (4 * projection.shape[1]))):
+    for rows in tqdm(v.split(size), unit="batch", disable=not progress, leave=False):
         z = z_scores(rows, projection)
         kurtosis = z.double().pow_(4).mean(1) - 3
         ends = []
