@@ -20,7 +20,7 @@ from rotate_core.experiments.descriptions.weights import from_projection, from_r
 from rotate_core.experiments.kurtosis import kurtosis_of
 from rotate_core.experiments.kurtosis_concepts import coherence_ranks, token_npmi
 from rotate_core.experiments.null_power import planted_statistics
-from rotate_core.null import calibrate, matched_vectors
+from rotate_core.null import calibrate, label, matched_vectors
 from rotate_core.null.tails import tail_signs
 from rotate_core.rotation import reflection
 
@@ -91,6 +91,15 @@ def test_evidence_and_p_values_are_those_of_the_cpu(device, there) -> None:
             tables.append(calibrate(*both).table().select_dtypes("number"))
             assert tail_signs(both[0], 0).device.type == "cpu"
     assert (tables[0] - tables[1]).abs().max().max() < 1e-3
+
+
+@on_a_card
+def test_labels_are_those_of_the_cpu(device, there) -> None:
+    here = label(W, Vocabulary(U), null=30)
+    with there():
+        found = label(W, Vocabulary(U.to(device)), null=30)
+    assert torch.equal(found.top_ids, here.top_ids)
+    torch.testing.assert_close(found.p_value, here.p_value)
 
 
 @on_a_card
