@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rotate_core.dictionaries.factors import Factors
     from rotate_core.dictionaries.regions import Regions
     from rotate_core.dictionaries.sae import SAE
+    from rotate_core.models import Model
 
 Sites = Mapping[str, Activations]
 """Activations of the same tokens, by site."""
@@ -107,12 +108,14 @@ def linear(
 # --- Methods --------------------------------------------------------------------------------------
 
 
-def from_channels(channels: Sequence[Channels]) -> Candidates:
+def from_channels(channels: Sequence[Channels], model: Model | None = None) -> Candidates:
     """ROTATE's channels of one layer, each towards its tail (arXiv:2604.06005).
 
     Args:
         channels: of out vectors, which are read and written at the MLP's output; or of gate and in
             vectors together, which are read where the MLP reads, and write nothing.
+        model: of the channels: where a norm follows the MLP, as in Gemma 2 and 3, its gain is
+            applied to out vectors. None: there is no such norm.
 
     Raises:
         ValueError: out vectors among others.
@@ -125,7 +128,10 @@ def from_channels(channels: Sequence[Channels]) -> Candidates:
     vectors: list[Tensor] = []
     for part in channels:
         signs = torch.where(part.polarity < 0, -1, 1).unsqueeze(2)
-        vectors.append((signs * part.vectors).flatten(0, 1))
+        towards = (signs * part.vectors).flatten(0, 1)
+        if out and model is not None and part.layer is not None:
+            towards = model.written(part.layer, towards)
+        vectors.append(towards)
         labels += [
             f"{part.kind} {i}, channel {c}" for i in part.indices for c in range(part.n_channels)
         ]

@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from jaxtyping import Float
+from torch import Tensor
+
 from rotate_core.decomposition import decompose
 from rotate_core.dictionaries import mfa, snmf, topk_sae
 from rotate_core.dictionaries.candidates import (
     Candidates,
     Sites,
+    Writing,
     difference_of_means,
     from_channels,
     from_factors,
@@ -27,6 +31,7 @@ from rotate_core.dictionaries.candidates import (
 from rotate_core.experiments import concept_steering
 from rotate_core.experiments.concept_steering import SteeringTask, continuations
 from rotate_core.experiments.detection import chosen, detection
+from rotate_core.null import label
 from rotate_core.verdicts.intervals import Estimate, interval
 
 if TYPE_CHECKING:
@@ -92,7 +97,7 @@ def offered(
     each = {kind: _seconds(model, layer, part) for kind, part in channels.items()}
     offers = [
         Offer(from_channels(reading), seconds=sum(each[str(part.kind)] for part in reading)),
-        Offer(from_channels([channels["out"]]), seconds=each["out"]),
+        Offer(from_channels([channels["out"]], model), seconds=each["out"]),
     ]
     factors, seconds = timed(
         lambda: snmf(seen["hidden"], n_features, share=0.05, scale_neurons=True, **quiet)
@@ -108,6 +113,41 @@ def offered(
     of_token = [concepts[i] for i in told.document]
     means, seconds = timed(lambda: difference_of_means(told.values, of_token, site="mlp_out"))
     return [*offers, Offer(means, n_labels=len(concepts), seconds=seconds)]
+
+
+def labelled(offers: Sequence[Offer], model: Model, layer: int, *, seed: int) -> pd.DataFrame:
+    """Is what a method writes better read in the vocabulary than random vectors are?
+
+    Of each method that learns: against random vectors of its own directions' covariance, and of
+    that of the layer's out weights. ROTATE's channels were turned until they read well; their null
+    is turned as well, and stands in chapter 4. The layer's neurons stand here as they are.
+
+    Returns:
+        One row per method and null: method, null ("its own" or "the neurons'"), n, share (with
+        q < 0.1).
+    """
+    import pandas as pd
+
+    vocabulary = model.vocabulary(layer, side="unembedding")
+    neurons = model.written(layer, model.neurons(layer, "out").vectors)
+    directions = {"out weights, unrotated": neurons}
+    for offer in offers:
+        method, write = offer.candidates.method, offer.candidates.write
+        if write is not None and not method.startswith("ROTATE"):
+            directions[method] = written_directions(write, model, layer)
+    rows = []
+    for method, vectors in directions.items():
+        for name, like in (("its own", None), ("the neurons'", neurons)):
+            read = label(vectors, vocabulary, like=like, seed=seed, progress=False)
+            rows.append((method, name, len(vectors), read.significant()))
+    return pd.DataFrame(rows, columns=["method", "null", "n", "share"])
+
+
+def written_directions(write: Writing, model: Model, layer: int) -> Float[Tensor, "n d_model"]:
+    """What candidates write to the residual stream; of points, where they are from the middle."""
+    if write.site == "hidden":
+        return model.written(layer, write.vectors @ model.neurons(layer, "out").vectors)
+    return write.vectors - write.vectors.mean(0) if write.pull else write.vectors
 
 
 def timed(make: Callable[[], Made]) -> tuple[Made, float]:

@@ -73,3 +73,27 @@ def beside_chance(
     ax.set_xlabel(label)
     ax.grid(axis="x", linewidth=0.4)
     return ax
+
+
+def label_shares(table: pd.DataFrame, ax: Axes) -> Axes:
+    """The share of directions that read better than chance: one row per method, one mark per null.
+
+    Args:
+        table: of :func:`rotate_core.experiments.side_by_side.labelled`.
+        ax: where to.
+    """
+    methods = list(table.method.unique())
+    marks = {"its own": ("o", "neuron"), "the neurons'": ("D", "masked")}
+    wide = table.pivot(index="method", columns="null", values="share").loc[methods]
+    rows = range(len(methods))
+    ax.hlines(rows, wide.min(1), wide.max(1), color=COLOURS["null"], linewidth=1)
+    for null, (marker, colour) in marks.items():
+        label = f"null of {null} covariance"
+        ax.plot(wide[null], rows, marker, color=COLOURS[colour], label=label)
+    sizes = table.groupby("method").n.first()
+    ax.set_yticks(rows, [f"{method} ({sizes[method]})" for method in methods])
+    ax.set(xlabel="share of directions with q < 0.1", xlim=(-0.03, 1.03))
+    ax.set_ylim(len(methods) - 0.5, -0.5)
+    ax.grid(axis="x", linewidth=0.4)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.35, 1.0), ncols=1)
+    return ax
