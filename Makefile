@@ -8,7 +8,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(wildcard notebooks/profiles/*.yaml))
-EXTRAS  := atlas,dev,explorer,judge,notebooks,ray
+EXTRAS  := atlas,book,dev,judge,notebooks,ray
 
 # Stamps: what was done, as files that make can compare.
 ENV     := $(VENV)/.installed
@@ -33,7 +33,7 @@ endif
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # notebooks measure time, and later ones read what earlier ones wrote
-.PHONY: help env model book html js explorer test check bench serve lock clean distclean FORCE
+.PHONY: help env model book chapter html js explorer test check bench serve lock clean distclean FORCE
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -64,6 +64,12 @@ $(VENV)/.fetched-%: | $(ENV)
 book: $(EXECUTED)  ## execute what is stale, render HTML into book/_build/html
 	@$(MAKE) --no-print-directory html
 	@echo "The book: file://$(abspath book/_build/html/index.html)"
+
+N ?= 01
+
+chapter: $(filter book/executed/$(N)_%,$(EXECUTED))  ## one chapter by its number: make chapter N=08
+	@test -n "$^" || { echo "N=$(N) is none of: $(foreach c,$(CHAPTERS),$(firstword $(subst _, ,$c)))"; exit 1; }
+	@echo "$^, and its figures in results/"
 
 # The profile's values as they were last used: another profile, or an edited one, is a newer file.
 $(VALUES): FORCE
