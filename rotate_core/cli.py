@@ -21,7 +21,7 @@ try:
     import typer
     from typer import Argument, Option
 except ModuleNotFoundError:
-    raise SystemExit('rotate: the command needs pip install "rotate_core[atlas]"') from None
+    raise SystemExit('rotate: the command needs pip install "rotate-core[atlas]"') from None
 
 from rotate_core import __version__
 
@@ -314,6 +314,67 @@ def regions(
         _say(repr(found))
 
 
+@app.command()
+def demo(
+    model: Annotated[str, Argument(metavar="MODEL", help="As for decompose.")] = "smollm2-135m",
+    neuron: Annotated[
+        str, Argument(metavar="NEURON", help="LAYER/KIND/NUMBER, such as 29/out/880.")
+    ] = "29/out/880",
+    channels: Annotated[int, Option(min=1, help="How many.")] = 3,
+) -> None:
+    """Take one neuron apart, here and now: as it is, and its channels."""
+    with _errors():
+        layer, kind, number = parse_neuron(neuron)
+        from rotate_core import decompose as take_apart
+        from rotate_core import load_model
+        from rotate_core.channels import describe_vector
+
+        read = load_model(model)
+        found = read.neurons(layer, kind, [number])
+        vocabulary = read.vocabulary(layer)
+        _say(describe_vector(found, vocabulary))
+        taken = take_apart(found, vocabulary, n_channels=channels, progress=False)
+        _say("Turned towards few tokens, and again without these, it has channels:\n")
+        _print(taken.table(), "channel kurtosis cosine n_masked polarity top_tokens", False)
+        _say(
+            "\nAny vector has such channels. What a random one would show as well, say "
+            f"rotate decompose {model} --null 100, and chapter 4 of the book.\n"
+            f"In a browser, with sliders: rotate page {model} {neuron}"
+        )
+
+
+@app.command()
+def page(
+    model: Annotated[str, Argument(metavar="MODEL", help="As for decompose.")],
+    neurons: Annotated[
+        list[str], Argument(metavar="NEURON...", help="LAYER/KIND/NUMBER, such as 29/out/880.")
+    ],
+    out: Annotated[
+        Path | None, Option(metavar="FILE", help="The page; none: named by its first neuron.")
+    ] = None,
+    atlas: Annotated[
+        str | None, Option(help="Where channels are looked up first, with their q-values.")
+    ] = None,
+    channels: Annotated[int | None, Option(min=1, help="Of each; none: the atlas's, or 5.")] = None,
+    null: Annotated[int, Option(min=0, help="Matched vectors, for p-values.")] = 0,
+) -> None:
+    """Write one HTML file that shows neurons, channel by channel; it needs no server."""
+    with _errors():
+        ids = [parse_neuron(neuron) for neuron in neurons]
+        from rotate_core import Atlas, load_model
+        from rotate_core.models.extras import import_extra
+
+        explorer = import_extra("rotate_core.explorer", "rotate page")
+        from rotate_core.explorer.page import write_page
+
+        read = load_model(model)
+        opened = None if atlas is None else Atlas.open(atlas, model=read)
+        shown = explorer.Explorer(read, opened, neurons=ids, n_channels=channels, null=null)
+        file = out or Path(f"{neurons[0].replace('/', '-')}.html")
+        write_page(shown.content, file, title=f"{read.name}: {', '.join(neurons)}")
+        _say(file)
+
+
 # --- Options as people write them ---------------------------------------------------------------
 
 
@@ -339,6 +400,14 @@ def parse_neurons(text: str) -> int | tuple[int, ...] | None:
         except (OSError, UnicodeError) as error:
             raise typer.BadParameter(f"{text}: {error}") from None
     return parse_numbers(text)
+
+
+def parse_neuron(text: str) -> tuple[int, str, int]:
+    """Layer, kind and number out of "29/out/880"."""
+    match = re.fullmatch(r"(\d+)/(gate|in|out)/(\d+)", text)
+    if not match:
+        raise typer.BadParameter(f"{text!r}: wanted LAYER/KIND/NUMBER, such as 29/out/880")
+    return int(match[1]), match[2], int(match[3])
 
 
 def parse_bytes(text: str | None) -> float | None:

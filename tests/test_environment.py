@@ -21,7 +21,7 @@ DECLARED = PROJECT["dependencies"] + [
     requirement
     for extra in PROJECT["optional-dependencies"].values()
     for requirement in extra
-    if not requirement.startswith("rotate_core[")
+    if not requirement.startswith("rotate-core[")
 ]
 PINS = [
     Requirement(line)
