@@ -384,6 +384,24 @@ def page(
         _say(file)
 
 
+@app.command()
+def push(
+    atlas: Annotated[str, Argument(metavar="ATLAS", help="A folder.")],
+    repository: Annotated[str, Argument(metavar="REPOSITORY", help="A hub's organisation/name.")],
+    public: Annotated[bool, Option("--public", help="For all to see; else for you alone.")] = False,
+    revision: Annotated[str | None, Option(help="A branch; none: the main one.")] = None,
+    licence: Annotated[
+        str | None, Option("--license", help="Of the model, as the hub's cards name it.")
+    ] = None,
+) -> None:
+    """Upload a complete atlas to a hub as a dataset, with a card that says how to read it."""
+    with _errors():
+        from rotate_core import Atlas
+
+        options: dict[str, Any] = {"revision": revision, "licence": licence}
+        _say(Atlas.open(atlas).push_to_hub(repository, private=not public, **options))
+
+
 # --- Options as people write them ---------------------------------------------------------------
 
 
