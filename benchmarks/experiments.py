@@ -49,7 +49,7 @@ def activations(n_tokens: int) -> dict[str, Any]:
     """Seconds and growth of the peak memory for 100 neurons over so many tokens, in one pass."""
     model = load_model("smollm2-135m")
     lm = model.transformers()
-    documents = corpus.read_documents(corpus.WIKIPEDIA)
+    documents = corpus.read_documents(corpus.WIKIPEDIA.name)
     cut = corpus.windows(documents, model.tokenizer, length=WINDOW, n_tokens=n_tokens)
     numbers = list(range(NEURONS_A_LAYER))
     rows = {

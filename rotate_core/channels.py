@@ -84,7 +84,7 @@ class Shown:
             width = self._column_width
             table = self._display(20).to_string(index=False, max_colwidth=width)
         except ModuleNotFoundError:  # the base install has no pandas
-            table = 'for a table: pip install "rotate_core[atlas]"'
+            table = 'for a table: pip install "rotate-core[atlas]"'
         return f"{type(self).__name__} of {self._title()}\n{table}"
 
     def _repr_html_(self) -> str | None:

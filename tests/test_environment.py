@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ DECLARED = PROJECT["dependencies"] + [
     requirement
     for extra in PROJECT["optional-dependencies"].values()
     for requirement in extra
-    if not requirement.startswith("rotate_core[")
+    if not requirement.startswith("rotate-core[")
 ]
 PINS = [
     Requirement(line)
@@ -53,7 +54,7 @@ def test_conda_python_is_one_that_the_package_accepts():
     assert version in Requirement(f"python{PROJECT['requires-python']}").specifier
 
 
-@pytest.mark.parametrize("python_version", ["3.10", "3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("python_version", ["3.10", "3.11", "3.12", "3.13", "3.14"])
 def test_constraints_pin_what_pyproject_declares(python_version: str):
     environment = {
         "python_version": python_version,
@@ -85,3 +86,36 @@ def test_the_version_is_the_same_everywhere():
     assert citation["version"] == PROJECT["version"]
     assert re.search(rf"^## {re.escape(PROJECT['version'])}", changelog, re.MULTILINE)
     assert f'__version__ = "{PROJECT["version"]}"' in source
+
+
+def test_the_address_is_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    address = PROJECT["urls"]["Repository"]
+    assert citation["repository-code"] == address
+    name = re.escape(address.rpartition("/")[2])
+    written = subprocess.run(
+        ["git", "grep", "-hoIE", rf"https://github\.com/[^/ ]+/{name}\b"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert set(written.stdout.split()) == {address}
+
+
+def test_the_citation_is_dated_as_the_changelog_is():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    (date,) = re.findall(rf"^## {re.escape(PROJECT['version'])} \((.+)\)$", changelog, re.MULTILINE)
+    assert str(citation.get("date-released", "unreleased")) == date
+
+
+def test_ci_runs_the_pythons_that_are_promised():
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    tried = yaml.safe_load(workflow)["jobs"]["package"]["strategy"]["matrix"]["python"]
+    promised = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if ":: 3." in c]
+    assert tried == promised
+    assert f">={tried[0]}" == PROJECT["requires-python"]
+
+
+def test_binder_has_the_pinned_torch_for_the_processor():
+    (torch,) = (pin for pin in PINS if pin.name == "torch")
+    wanted = (ROOT / "binder/requirements.txt").read_text(encoding="utf-8")
+    assert f"torch{torch.specifier}+cpu" in wanted.splitlines()

@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from rotate_core.atlas import index
+from rotate_core.atlas import hub, index
 from rotate_core.atlas.build import build_atlas
 from rotate_core.atlas.manifest import Manifest, Shard, listed
 from rotate_core.atlas.manifest_file import read_manifest
@@ -38,7 +38,6 @@ from rotate_core.atlas.shards import (
 from rotate_core.atlas.verify import lacking, verify
 from rotate_core.channels import Channels
 from rotate_core.models import Model, load_model
-from rotate_core.models.model import HUB_ID
 from rotate_core.models.tokens import visible
 from rotate_core.models.vocabulary import Vocabulary
 from rotate_core.null.calibration import SIGNIFICANT, Calibration
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ON_HUB = ["*.json", "*.parquet", "*.safetensors", "*.sha256"]
-"""The files of an atlas that a hub has."""
 CALIBRATED = index.CALIBRATED.names
 
 
@@ -63,18 +60,26 @@ class Atlas:
     """For U; None: loaded by the manifest's name when U is asked for."""
 
     @staticmethod
-    def open(folder: str | os.PathLike[str], *, model: Model | None = None) -> Atlas:
+    def open(
+        folder: str | os.PathLike[str],
+        *,
+        model: Model | None = None,
+        revision: str | None = None,
+        layers: Sequence[int] | None = None,
+    ) -> Atlas:
         """An atlas in a folder, or on a hub as "organisation/name" (a dataset, fetched once).
+
+        Args:
+            folder: where it is.
+            model: for U; None: loaded when U is asked for.
+            revision: of a hub's atlas; None is its main branch.
+            layers: of a hub's atlas, to fetch these alone; None fetches all.
 
         Raises:
             FileNotFoundError: there is no atlas.
             ValueError: it is damaged, or of another model than the one given.
         """
-        path = Path(folder)
-        if not path.exists() and isinstance(folder, str) and HUB_ID.fullmatch(folder):
-            from huggingface_hub import snapshot_download
-
-            path = Path(snapshot_download(folder, repo_type="dataset", allow_patterns=ON_HUB))
+        path = hub.fetched(folder, revision=revision, layers=layers)
         manifest = read_manifest(path)
         if model is not None and model.checksum != manifest.checksum:
             raise ValueError(
@@ -89,20 +94,36 @@ class Atlas:
         build_atlas(folder, model, **options)
         return Atlas.open(folder, model=model)
 
-    def push_to_hub(self, repository: str, *, private: bool = True) -> str:
-        """Upload the atlas as a dataset, with huggingface_hub's own token; returns its address."""
-        from huggingface_hub import HfApi
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = True,
+        revision: str | None = None,
+        licence: str | None = None,
+    ) -> str:
+        """Upload the atlas as a dataset with a card, with huggingface_hub's own token.
 
-        api = HfApi()
-        url = api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repository,
-            repo_type="dataset",
-            folder_path=self.folder,
-            allow_patterns=ON_HUB,
-            commit_message=f"Atlas of {self.manifest.model}",
+        Args:
+            repository: "organisation/name"; made where it is not there.
+            private: whether it is made for you alone.
+            revision: a branch of it, made where it is not there; None is the main one.
+            licence: of the model, as a hub's cards name it; None is that of a packaged model.
+
+        Returns:
+            Its address.
+
+        Raises:
+            ValueError: the atlas is damaged or not complete.
+        """
+        return hub.push(
+            self.folder,
+            self.manifest,
+            repository,
+            private=private,
+            revision=revision,
+            licence=licence,
         )
-        return str(url)
 
     def verify(self) -> list[str]:
         """What is damaged or missing, a line each: every file is read, and its checksum taken."""

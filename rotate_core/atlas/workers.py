@@ -174,7 +174,7 @@ def run_ray(
         import ray
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'engine "ray" needs Ray: pip install "rotate_core[ray]"'
+            'engine "ray" needs Ray: pip install "rotate-core[ray]"'
         ) from error
     started = not ray.is_initialized()
     if started:

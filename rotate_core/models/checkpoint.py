@@ -15,7 +15,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import torch
 from jaxtyping import Float
@@ -204,7 +203,7 @@ def copy_edited(
         checkpoint: of which every file of weights is fetched first.
         directory: a folder that does not exist yet.
         edits: tensors, named as for `Checkpoint.tensor`, each with a function that edits it in
-            place. The function is given the tensor mapped from the copy, in its own precision.
+            place. The function is given the tensor, in its own precision.
 
     Raises:
         FileExistsError: there is something at `directory`.
@@ -227,18 +226,20 @@ def copy_edited(
 
 def _edit_tensor(file: Path, name: str, edit: Callable[[Tensor], object]) -> None:
     """Edit a tensor within its safetensors file: 8 bytes with the length of a header, it, data."""
-    with file.open("rb") as stream:
+    file.chmod(file.stat().st_mode | 0o200)  # a cache may keep its files read-only
+    with file.open("r+b") as stream:  # no memory map: Windows renames nothing that is mapped
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))[name]
-    if header["dtype"] not in DTYPES:
-        raise ValueError(
-            f"{name!r} of {file} is stored as {header['dtype']}: no floating-point weight"
-        )
-    begin, end = header["data_offsets"]
-    file.chmod(file.stat().st_mode | 0o200)  # a cache may keep its files read-only
-    data = np.memmap(file, np.uint8, "r+", offset=8 + length + begin, shape=end - begin)
-    edit(torch.from_numpy(data).view(DTYPES[header["dtype"]]).view(header["shape"]))
-    data.flush()
+        if header["dtype"] not in DTYPES:
+            raise ValueError(
+                f"{name!r} of {file} is stored as {header['dtype']}: no floating-point weight"
+            )
+        begin, end = header["data_offsets"]
+        stream.seek(8 + length + begin)
+        data = bytearray(stream.read(end - begin))
+        edit(torch.frombuffer(data, dtype=DTYPES[header["dtype"]]).view(header["shape"]))
+        stream.seek(8 + length + begin)
+        stream.write(data)
 
 
 def _find(directory: Path, name: str) -> Path:

@@ -10,7 +10,7 @@ def import_extra(name: str, what: str) -> Any:
         return import_module(name)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f'{what} needs {error.name}: pip install "rotate_core[notebooks]"', name=error.name
+            f'{what} needs {error.name}: pip install "rotate-core[notebooks]"', name=error.name
         ) from error
 
 

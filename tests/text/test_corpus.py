@@ -66,12 +66,13 @@ def test_a_folder_of_text_is_read(tmp_path):
         corpus.read_documents(str(tmp_path / "missing"))
 
 
+@pytest.mark.real_model
 def test_the_embedded_text_is_prose():
-    pytest.importorskip("gensim")
-    texts = {d.title: d.text for d in corpus.read_documents(corpus.WIKIPEDIA)}
+    texts = {d.title: d.text for d in corpus.read_documents("gensim-wikipedia")}
     assert len(texts) == 103
     assert texts["Anarchism"].startswith("Anarchism is a political philosophy")
     assert not any("'''" in text or "\n*" in text for text in texts.values())
+    assert not any(mark in text for text in texts.values() for mark in ("<ref", "{|", "http://"))
 
 
 @pytest.mark.real_model
