@@ -161,7 +161,7 @@ class SAESettings:
     """Over the tokens."""
     batch: int = 256
     """Tokens a step."""
-    learning_rate: float = 5e-3
+    learning_rate: float = 3e-3
     """Of Adam at first; it falls to 0 over the second half of the passes."""
     aux: float = 1 / 32
     """Weight of the error that dead latents alone are to explain (AuxK); 0: they are left dead."""

@@ -9,6 +9,7 @@ second loader of models, ...) for what is a hundred lines; dictionary-learning w
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,10 +40,12 @@ def topk_sae(
     """Train a TopK autoencoder (Gao et al. 2024, arXiv:2406.04093) on activations.
 
     Of each token the largest codes are kept, and the squared error is lowered by Adam. Decoder rows
-    have length 1 after every step, and the encoder begins as the decoder. Latents that no token of
-    the pass before had are taught what the others leave (AuxK, the paper's section A.2). Tokens are
-    centred and brought to a mean square of 1 first, all by one number, so that a learning rate is
-    good for any layer; weights are given in the activations' own unit.
+    have length 1 after every step, and the encoder begins as the decoder. Tokens are centred and
+    brought to a mean square of 1 first, all by one number, so that a learning rate is good for any
+    layer; weights are given in the activations' own unit. Latents that no token of the pass before
+    had are taught what the others leave (AuxK, the paper's section A.2): in a last layer, whose
+    variance is in few dimensions, a quarter would be dead otherwise. To put them where the error is
+    instead does less there.
 
     Args:
         x: one token a row. Training is in float64 if they are, else in float32.
@@ -73,23 +76,32 @@ def topk_sae(
     scale = (tokens - mean).double().square().mean().sqrt().to(tokens)
     if not scale > 0:
         raise ValueError(f"all {len(tokens)} tokens are the same: wanted activations that vary")
-    run = _Training((tokens - mean) / scale, n_latents, s, seed)
+    generator = torch.Generator().manual_seed(seed)
+    # Not tokens: each is a sum of latents, and to come apart again takes long.
+    start = normalize(torch.randn(n_latents, tokens.shape[1], generator=generator).to(tokens))
+    parts = [start.clone(), start.new_zeros(n_latents), start, torch.zeros_like(mean)]
+    passes = _passes(
+        (tokens - mean) / scale, [part.requires_grad_() for part in parts], s, generator
+    )
+    errors = []
     with tqdm(total=s.passes, unit="pass", disable=not progress, leave=False) as bar:
-        for error in run.passes():
+        for error in passes:
             bar.set_postfix_str(f"{error:.1%} unexplained")
             bar.update()
+            errors.append(error)
+    encoder, encoder_bias, decoder, decoder_bias = (part.detach() for part in parts)
     sae = SAE(
-        encoder=run.encoder.detach().cpu(),
-        encoder_bias=(run.encoder_bias.detach() * scale).cpu(),
-        decoder=run.decoder.detach().cpu(),
-        decoder_bias=(run.decoder_bias.detach() * scale + mean).cpu(),
+        encoder=encoder.cpu(),
+        encoder_bias=(encoder_bias * scale).cpu(),
+        decoder=decoder.cpu(),
+        decoder_bias=(decoder_bias * scale + mean).cpu(),
         activation="topk",
         n_active=s.n_active,
         n_outliers=int((~kept).sum()),
         n_iter=s.passes,
         converged=True,  # by its schedule: the learning rate ends at 0
         seed=seed,
-        history=tuple(run.history) if history else None,
+        history=tuple(errors) if history else None,
         settings=s,
     )
     sae = dataclasses.replace(sae, explained=sae.energy_explained(tokens))
@@ -99,61 +111,43 @@ def topk_sae(
     return sae.seen_on(x)
 
 
-class _Training:
-    """A training under way: its parameters, and which latents are dead."""
+def _passes(
+    x: Float[Tensor, "n d"], parts: list[Tensor], s: SAESettings, generator: torch.Generator
+) -> Iterator[float]:
+    """Train ``encoder, encoder_bias, decoder, decoder_bias`` in place; the error of each pass."""
+    encoder, encoder_bias, decoder, decoder_bias = parts
+    adam = torch.optim.Adam(parts, lr=s.learning_rate)
+    dead = torch.zeros(len(encoder), dtype=torch.bool, device=x.device)
+    for i in range(s.passes):
+        seen, error = torch.zeros_like(dead), 0.0
+        batches = torch.randperm(len(x), generator=generator).to(x.device).split(s.batch)
+        for j, rows in enumerate(batches):
+            left = 1 - (i + j / len(batches)) / s.passes
+            adam.param_groups[0]["lr"] = s.learning_rate * min(1.0, 2 * left)
+            y = x[rows] - decoder_bias
+            before = y @ encoder.T + encoder_bias
+            best = before.topk(s.n_active, dim=1)
+            rest = y - _written(best.indices, best.values, decoder)
+            squared = rest.square().sum()
+            loss = squared / y.numel()
+            if s.aux and (n_dead := int(dead.sum())):
+                n = min(n_dead, y.shape[1] // 2)
+                spare = before.masked_fill(~dead, -torch.inf).topk(n, dim=1)
+                unexplained = rest.detach() - _written(spare.indices, spare.values, decoder)
+                loss = loss + s.aux * unexplained.square().sum() / squared.detach()
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            with torch.no_grad():
+                decoder.copy_(normalize(decoder))
+            seen[best.indices[best.values > 0]] = True
+            error += float(squared.detach())
+        dead = ~seen
+        yield error / x.numel()
 
-    def __init__(self, x: Float[Tensor, "n d"], n_latents: int, s: SAESettings, seed: int) -> None:
-        self.x, self.s = x, s
-        self.generator = torch.Generator().manual_seed(seed)
-        # Not tokens: each is a sum of latents, and to come apart again takes long.
-        rows = normalize(torch.randn(n_latents, x.shape[1], generator=self.generator).to(x))
-        parts = rows.clone(), x.new_zeros(n_latents), rows, x.new_zeros(x.shape[1])
-        self.parts = [part.requires_grad_() for part in parts]
-        self.encoder, self.encoder_bias, self.decoder, self.decoder_bias = self.parts
-        self.dead = torch.zeros(n_latents, dtype=torch.bool, device=x.device)
-        self.history: list[float] = []
 
-    def _order(self) -> Int[Tensor, " n"]:
-        return torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
-
-    def passes(self) -> Any:
-        """One pass after another; the error of each."""
-        s = self.s
-        adam = torch.optim.Adam(self.parts, lr=s.learning_rate)
-        for i in range(s.passes):
-            fired, error = torch.zeros_like(self.dead), 0.0
-            batches = self._order().split(s.batch)
-            for j, rows in enumerate(batches):
-                left = 1 - (i + j / len(batches)) / s.passes
-                adam.param_groups[0]["lr"] = s.learning_rate * min(1.0, 2 * left)
-                y = self.x[rows]
-                loss, squared, used = self._loss(y)
-                adam.zero_grad()
-                loss.backward()
-                adam.step()
-                with torch.no_grad():
-                    self.decoder.copy_(normalize(self.decoder))
-                fired[used] = True
-                error += float(squared)
-            self.dead = ~fired
-            self.history.append(error / self.x.numel())
-            yield self.history[-1]
-
-    def _loss(self, y: Float[Tensor, "b d"]) -> tuple[Tensor, Tensor, Int[Tensor, " m"]]:
-        """What is lowered; the squared error; the latents that were used."""
-        before = (y - self.decoder_bias) @ self.encoder.T + self.encoder_bias
-        best = before.topk(self.s.n_active, dim=1)
-        codes = best.values.relu()
-        rest = y - self.decoder_bias - self._decoded(best.indices, codes)
-        squared = rest.square().sum()
-        loss = squared / y.numel()
-        if self.s.aux and (n_dead := int(self.dead.sum())):
-            n = min(n_dead, y.shape[1] // 2)
-            spare = before.masked_fill(~self.dead, -torch.inf).topk(n, dim=1)
-            error = rest.detach() - self._decoded(spare.indices, spare.values.relu())
-            loss = loss + self.s.aux * error.square().sum() / rest.detach().square().sum()
-        return loss, squared.detach(), best.indices[codes > 0]
-
-    def _decoded(self, latents: Int[Tensor, "b a"], codes: Float[Tensor, "b a"]) -> Tensor:
-        """``codes D``, of the latents that there are alone."""
-        return embedding_bag(latents, self.decoder, per_sample_weights=codes, mode="sum")
+def _written(
+    latents: Int[Tensor, "b a"], before: Float[Tensor, "b a"], decoder: Float[Tensor, "k d"]
+) -> Float[Tensor, "b d"]:
+    """``relu(before) D``, of some latents of each token."""
+    return embedding_bag(latents, decoder, per_sample_weights=before.relu(), mode="sum")

@@ -110,6 +110,16 @@ def test_it_knows_where_its_latents_are_strongest() -> None:
     assert "<table" in sae._repr_html_()
 
 
+def test_latents_that_no_token_has_are_taught_too() -> None:
+    x = planted(0, n=600).x
+    x += 5 * torch.ones(32) * torch.randn(600, 1, generator=torch.Generator().manual_seed(1))
+    start = normalize(torch.randn(256, 32, generator=torch.Generator().manual_seed(0)))
+    alone, taught = (trained(x, k=256, aux=aux).encoder for aux in (0.0, 1 / 32))
+    never = (alone == start).all(1)
+    assert never.sum() > 10
+    assert (taught != start).any(1)[never].float().mean() > 0.5
+
+
 def test_outliers_are_left_out_and_said() -> None:
     x = planted(0, n=600).x
     x[7] *= 1e4
@@ -126,6 +136,7 @@ def test_outliers_are_left_out_and_said() -> None:
         ({"x": torch.full((60, 4), torch.nan)}, "60 of 60 tokens are not finite"),
         ({"n_active": 49}, "n_active=49: wanted at most the 48 latents"),
         ({"n_active": 0}, "n_active=0: wanted a whole number of at least 1"),
+        ({"aux": -1.0}, "aux=-1.0: wanted at least 0"),
         ({"learning_rate": 0.0}, "learning_rate=0.0: wanted a number above 0"),
     ],
 )
