@@ -12,7 +12,6 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
@@ -113,6 +112,8 @@ def versions(*packages: str) -> dict[str, str]:
 
 def hardware() -> dict[str, str | int | None]:
     """Processor, the vector instructions and threads that PyTorch uses of it, and GPU or None."""
+    import torch  # not above: what only writes files, as the book's execution does, starts sooner
+
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(
