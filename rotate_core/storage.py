@@ -14,7 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
@@ -142,6 +141,8 @@ def versions(*packages: str) -> dict[str, str]:
 
 def hardware() -> dict[str, str | int | None]:
     """Processor, the vector instructions and threads that PyTorch uses of it, and GPU or None."""
+    import torch  # not above: what only writes files, as the book's execution does, starts sooner
+
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(

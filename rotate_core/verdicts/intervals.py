@@ -172,9 +172,22 @@ class _Sample:
         if statistic == "mean":
             total, count = np.bincount(member, x), np.bincount(member)
             return np.concatenate([total[drawn].sum(1) / count[drawn].sum(1) for drawn in batches])
-        groups = [x[member == i] for i in range(n)]
-        rows = (np.concatenate([groups[i] for i in row]) for drawn in batches for row in drawn)
-        return np.array([np.median(row) for row in rows])
+        return np.concatenate([_medians(x, member, drawn) for drawn in batches])
+
+
+def _medians(
+    x: NDArray[np.float64], member: NDArray[np.int64], drawn: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The median of all values of each row's clusters, a cluster as often as it was drawn.
+
+    Values are sorted once for all rows; a row only counts how often each is there.
+    """
+    order = np.argsort(x)
+    times = np.stack([np.bincount(row, minlength=member.max() + 1) for row in drawn])
+    reached = times[:, member[order]].cumsum(1)
+    total = reached[:, -1:]
+    middle = [(reached <= rank).sum(1) for rank in ((total - 1) // 2, total // 2)]
+    return x[order[middle]].mean(0)
 
 
 def _weighted_sum(
