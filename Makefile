@@ -90,6 +90,7 @@ NEWLY_EXECUTED = $(shell find book/executed -maxdepth 1 -name '*.ipynb' -newer $
 
 $(HTML): $(PAGES) $(MATHJAX) $(SERVED) $(if $(NEWLY_EXECUTED),FORCE) | $(ENV)
 	rm -rf book/_build/html  # pages of chapters that are no more
+	$(BIN)/python -m book.downloads book/executed results book/_extra/downloads
 	$(BIN)/jupyter-book build book --all -n -W --keep-going
 	@touch $@
 
