@@ -1,8 +1,8 @@
-"""What a reader takes away of each chapter: its notebook as it ran, its record, its tables.
+"""What a reader takes away of a chapter: its notebook as it ran, its record, tables and figures.
 
     python -m book.downloads book/executed results book/_extra/downloads
 
-A table of a record is a list of rows with the same names; each becomes a file of CSV.
+A table of a record is a list of rows; each becomes a file of CSV. Figures are SVG.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ def gather(executed: Path, results: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     for notebook in sorted(executed.glob("[0-9]*.ipynb")):
         write_whole(target / notebook.name, notebook.read_bytes())
+        figures = sorted(notebook.with_suffix("").glob("*.svg"))
+        files = {figure.name: figure.read_bytes() for figure in figures}
         record = results / f"{notebook.stem}.json"
         if record.is_file():
             write_whole(target / record.name, record.read_bytes())
             found = tables(json.loads(record.read_text(encoding="utf-8"))["metrics"])
-            if found:
-                write_whole(target / f"{notebook.stem}.zip", zipped(found))
+            files |= {f"{name.replace('/', '-')}.csv": as_csv(rows) for name, rows in found.items()}
+        if files:
+            write_whole(target / f"{notebook.stem}.zip", zipped(files))
 
 
 def tables(metrics: Any, name: str = "") -> dict[str, list[dict[str, Any]]]:
@@ -42,17 +45,22 @@ def tables(metrics: Any, name: str = "") -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def zipped(found: dict[str, list[dict[str, Any]]]) -> bytes:
-    """Tables as CSV in a zip file; the same bytes for the same tables."""
+def as_csv(rows: list[dict[str, Any]]) -> bytes:
+    """Rows as CSV; a column for every name that one of them has."""
+    text = io.StringIO()
+    columns = dict.fromkeys(column for row in rows for column in row)
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    """Files in a zip file; the same bytes for the same files."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, rows in found.items():
-            text = io.StringIO()
-            columns = dict.fromkeys(column for row in rows for column in row)
-            writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            archive.writestr(zipfile.ZipInfo(f"{name.replace('/', '-')}.csv"), text.getvalue())
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
     return buffer.getvalue()
 
 

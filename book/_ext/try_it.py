@@ -46,7 +46,11 @@ def add_links(app: Sphinx, doctree: nodes.document) -> None:
             line += nodes.Text(" · ")
             line += nodes.reference("", label, refuri=url)
     there = Path(app.srcdir) / "_extra/downloads"
-    for label, suffix in (("As it ran", "ipynb"), ("Record", "json"), ("Tables", "zip")):
+    for label, suffix in (
+        ("As it ran", "ipynb"),
+        ("Record", "json"),
+        ("Tables and figures", "zip"),
+    ):
         if (there / f"{name}.{suffix}").exists():
             line += nodes.Text(" · ")
             line += nodes.reference("", label, refuri=f"../downloads/{name}.{suffix}")

@@ -24,11 +24,14 @@ def test_a_chapter_is_gathered_and_what_was_there_goes(tmp_path: Path) -> None:
         (executed / f"{name}.ipynb").write_text(f"of {name}")
     rows = [{"token": "a,b", "z": 1.5}, {"token": "é", "z": None, "more": True}]
     (results / "01_one.json").write_text(json.dumps({"metrics": {"table": rows}}))
+    (executed / "01_one").mkdir()
+    (executed / "01_one/fig-a.svg").write_text("<svg/>")
     gather(executed, results, target)
     assert sorted(path.name for path in target.iterdir()) == [
         "01_one.ipynb", "01_one.json", "01_one.zip", "02_without_record.ipynb",
     ]  # fmt: skip
     with zipfile.ZipFile(target / "01_one.zip") as archive:
+        assert archive.read("fig-a.svg") == b"<svg/>"
         assert archive.read("table.csv").decode() == 'token,z,more\n"a,b",1.5,\né,,True\n'
     before = (target / "01_one.zip").read_bytes()
     gather(executed, results, target)
