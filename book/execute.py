@@ -30,6 +30,7 @@ from rotate_core.storage import write_whole
 ASSIGNMENT = re.compile(r"^(?P<name>[A-Za-z_]\w*) = (?P<value>.*?)(?P<comment>  #.*)?$")
 SOURCES = sorted((Path(__file__).parents[1] / "rotate_core").rglob("*.py"))
 PLAIN_TQDM = "import tqdm.auto, tqdm.std; tqdm.auto.tqdm = tqdm.std.tqdm"
+FORMATS = "--InlineBackend.figure_formats={'png', 'svg'}"
 PROGRESS_BAR = re.compile(r"\r[^\r\n]*\n?")  # how tqdm draws on a stream
 
 
@@ -71,10 +72,23 @@ def drop_progress_bars(notebook: nbformat.NotebookNode) -> None:
             cell.outputs = [o for o in cell.outputs if o.get("text", "-").strip()]
 
 
+def take_figures(notebook: nbformat.NotebookNode) -> dict[str, str]:
+    """Take the figures' SVG out of the outputs, by the figures' names; pages show the PNG."""
+    figures = {}
+    for cell in notebook.cells:
+        name = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+        for output in cell.get("outputs", []):
+            svg = output.get("data", {}).pop("image/svg+xml", None)
+            if svg and name:
+                figures[name] = "".join(svg)
+    return figures
+
+
 def execute(source: Path, target: Path, values: dict[str, object]) -> None:
     """Execute ``source`` from its own folder; ``target`` appears when the last cell has run.
 
-    A notebook that fails is left in ``unfinished/`` beside ``target``, to look into.
+    A notebook that fails is left in ``unfinished/`` beside ``target``, to look into. Figures go to
+    a folder of the notebook's name, as SVG.
     """
     notebook = nbformat.read(source, as_version=4)
     fill_parameters(notebook, values)
@@ -90,7 +104,7 @@ def execute(source: Path, target: Path, values: dict[str, object]) -> None:
             cwd=str(source.parent),
             progress_bar=True,
             stderr_file=sys.stderr,  # where a cell's own progress bar shows, drawn as text:
-            extra_arguments=[f"--IPKernelApp.exec_lines={PLAIN_TQDM}"],  # no widget for the page
+            extra_arguments=[f"--IPKernelApp.exec_lines={PLAIN_TQDM}", FORMATS],  # no widget
             # A page would load a player for widgets' state; the explorer's HTML needs none.
             config=Config(
                 {"KernelManager": kernel, "PapermillNotebookClient": {"store_widget_state": False}}
@@ -98,6 +112,8 @@ def execute(source: Path, target: Path, values: dict[str, object]) -> None:
         )
     executed = nbformat.read(unfinished, as_version=4)
     drop_progress_bars(executed)
+    for name, svg in take_figures(executed).items():
+        write_whole(target.with_suffix("") / f"{name}.svg", svg.encode())
     write_whole(target, nbformat.writes(executed).encode())
     unfinished.unlink()
 

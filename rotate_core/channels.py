@@ -121,7 +121,7 @@ class Channels(Shown):
     polarity: Int[Tensor, "n_neurons n_channels"]
     """+1 or -1: the one tail that is masked; 0: both."""
     top_ids: Int[Tensor, "n_neurons n_channels n_top"]
-    """Token numbers, heaviest first: by z, by -z, or where both tails count by |z|."""
+    """Token numbers, heaviest first: by z, by -z, or where both tails count by ``|z|``."""
     top_z: Float[Tensor, "n_neurons n_channels n_top"]
     """Their z-scores in the channel's unweighted projection."""
     vocabulary: VocabularyLike

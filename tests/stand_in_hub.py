@@ -89,19 +89,28 @@ class Handler(BaseHTTPRequestHandler):
                 else:
                     listed = [{"rfilename": path} for path in files]
                     self.answer({"id": f"{owner}/{name}", "sha": commit(files), "siblings": listed})
-            case [kind, owner, name, "resolve", revision, *path]:
-                files = self.hub.files(f"{kind}/{owner}/{name}", revision) or {}
-                content = files["/".join(path)]
-                self.send_response(200)
-                self.send_header("X-Repo-Commit", commit(files))
-                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                if self.command == "GET":
-                    self.hub.sent.append("/".join(path))
-                    self.wfile.write(content)
+            case parts if "resolve" in parts:
+                self.file("/".join(parts))
             case _:
                 self.answer({}, 404)
+
+    def file(self, path: str) -> None:
+        repository, rest = path.split("/resolve/")
+        revision, _, name = rest.partition("/")
+        if repository.count("/") == 1:
+            repository = f"models/{repository}"
+        files = self.hub.files(repository, revision) or {}
+        if name not in files:
+            self.answer({}, 404, code="EntryNotFound")
+            return
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", commit(files))
+        self.send_header("ETag", f'"{hashlib.sha256(files[name]).hexdigest()}"')
+        self.send_header("Content-Length", str(len(files[name])))
+        self.end_headers()
+        if self.command == "GET":
+            self.hub.sent.append(name)
+            self.wfile.write(files[name])
 
     do_HEAD = do_GET
 

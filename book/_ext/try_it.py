@@ -1,4 +1,4 @@
-"""A line under each chapter's title: its notebook, and where to run it.
+"""A line under each chapter's title: its notebook, where to run it, and what to take away.
 
 Binder and Colab need a public repository, which is read from the clone's own remote: a fork's book
 links to the fork, and a clone from anywhere else than GitHub has no such links. They are plain
@@ -45,6 +45,15 @@ def add_links(app: Sphinx, doctree: nodes.document) -> None:
         ]:
             line += nodes.Text(" · ")
             line += nodes.reference("", label, refuri=url)
+    there = Path(app.srcdir) / "_extra/downloads"
+    for label, suffix in (
+        ("As it ran", "ipynb"),
+        ("Record", "json"),
+        ("Tables and figures", "zip"),
+    ):
+        if (there / f"{name}.{suffix}").exists():
+            line += nodes.Text(" · ")
+            line += nodes.reference("", label, refuri=f"../downloads/{name}.{suffix}")
     title = next(iter(doctree.findall(nodes.title)))
     title.parent.insert(title.parent.index(title) + 1, line)
 

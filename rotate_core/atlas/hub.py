@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rotate_core.atlas.manifest import Manifest, group_path
 from rotate_core.atlas.verify import verify
@@ -89,7 +90,7 @@ def fetched(
 
     folders = [""] if layers is None else ["[!l]", *(group_path(n, "") for n in layers)]
     patterns = [f"{folder}*.{ending}" for folder in folders for ending in ENDINGS]
-    where = {"repo_type": "dataset", "revision": revision}
+    where: dict[str, Any] = {"repo_type": "dataset", "revision": revision}
     try:
         return Path(snapshot_download(repository, **where, allow_patterns=patterns))
     except RevisionNotFoundError as error:
@@ -122,12 +123,12 @@ def push(
             f"{folder} is not whole: {lines[0]}; run the same `rotate decompose` again"
         )
     api = HfApi()
-    where = {"repo_id": repository, "repo_type": "dataset"}
+    where: dict[str, Any] = {"repo_id": repository, "repo_type": "dataset"}
     url = api.create_repo(**where, private=private, exist_ok=True)
     if revision is not None:
         api.create_branch(**where, branch=revision, exist_ok=True)
     text = card(folder, manifest, repository, revision=revision, licence=licence)
-    said = {"revision": revision, "commit_message": f"Atlas of {manifest.model}"}
+    said: dict[str, Any] = {"revision": revision, "commit_message": f"Atlas of {manifest.model}"}
     patterns = [f"*.{ending}" for ending in ENDINGS]
     api.upload_folder(**where, **said, folder_path=folder, allow_patterns=patterns)
     api.upload_file(**where, **said, path_in_repo="README.md", path_or_fileobj=text.encode("utf-8"))

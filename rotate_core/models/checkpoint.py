@@ -195,7 +195,11 @@ def open_checkpoint(path: Path, locate: Callable[[str], Path] | None = None) -> 
 
 
 def copy_edited(
-    checkpoint: Checkpoint, directory: Path, edits: Iterable[tuple[str, Callable[[Tensor], object]]]
+    checkpoint: Checkpoint,
+    directory: Path,
+    edits: Iterable[tuple[str, Callable[[Tensor], object]]],
+    *,
+    card: str,
 ) -> None:
     """Copy a checkpoint's files, and edit some tensors in the copy; all of it or nothing.
 
@@ -204,6 +208,7 @@ def copy_edited(
         directory: a folder that does not exist yet.
         edits: tensors, named as for `Checkpoint.tensor`, each with a function that edits it in
             place. The function is given the tensor, in its own precision.
+        card: of the copy, its README.md.
 
     Raises:
         FileExistsError: there is something at `directory`.
@@ -221,6 +226,8 @@ def copy_edited(
         for name, edit in edits:
             actual = checkpoint.resolve(name)
             _edit_tensor(copy / checkpoint.files[actual], actual, edit)
+        (copy / "README.md").unlink(missing_ok=True)  # the original's, which may be a link
+        (copy / "README.md").write_text(card, encoding="utf-8")
         copy.rename(directory)
 
 

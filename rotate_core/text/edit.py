@@ -25,6 +25,7 @@ from torch import Tensor
 
 from rotate_core.models.architectures import Architecture, Sizes, Weight, loaded_architecture
 from rotate_core.models.checkpoint import copy_edited
+from rotate_core.text.share import model_card
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -86,7 +87,8 @@ def save_ablated(
 
     Every file is copied; then the edited vectors, and nothing else, are overwritten in the copy.
     The tokenizer, the configuration and every other tensor are the original's byte for byte. Loaded
-    in the checkpoint's own precision, the logits are those within :func:`ablate`.
+    in the checkpoint's own precision, the logits are those within :func:`ablate`. Its README.md is
+    a model card that says what was taken out; :func:`.share.push_model` uploads it.
 
     Args:
         model: from `load_model`.
@@ -102,7 +104,7 @@ def save_ablated(
         OSError: it cannot be written.
         ValueError, IndexError, TypeError: as for :func:`ablate`.
     """
-    checkpoint = model.checkpoint
+    checkpoint, ablations = model.checkpoint, list(ablations)
     edits = _edits(ablations, checkpoint.architecture, checkpoint.sizes, mode)
     if model.commit:
         _ = model.tokenizer  # of a model on the hub: its files are fetched, to be copied as well
@@ -110,6 +112,7 @@ def save_ablated(
         checkpoint,
         Path(directory),
         [(name, partial(_take_out, weight, neurons, mode)) for name, weight, neurons in edits],
+        card=model_card(model, ablations, mode=mode),
     )
     return Path(directory)
 

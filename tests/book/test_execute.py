@@ -100,6 +100,16 @@ def test_a_tqdm_bar_leaves_no_widget_behind(tmp_path: Path):
     assert "widgets" not in executed.metadata
 
 
+def test_figures_are_kept_as_svg_beside_the_notebook(tmp_path: Path):
+    it = notebook("import matplotlib.pyplot as plt\nplt.plot([1, 2]);")
+    it.cells[1].metadata["mystnb"] = {"figure": {"name": "fig-a"}}
+    nbformat.write(it, tmp_path / "00_it.ipynb")
+    execute(tmp_path / "00_it.ipynb", tmp_path / "made/00_it.ipynb", {})
+    assert "<svg" in (tmp_path / "made/00_it/fig-a.svg").read_text()
+    (output,) = nbformat.read(tmp_path / "made/00_it.ipynb", as_version=4).cells[1].outputs
+    assert set(output.data) == {"image/png", "text/plain"}
+
+
 def test_a_failure_leaves_the_target_alone(tmp_path: Path):
     source = write(tmp_path / "00_it.ipynb", "print('before')", "1 / 0")
     target = tmp_path / "made.ipynb"
