@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,14 +26,19 @@ from torch.nn.functional import normalize
 
 from rotate_core.channels import Channels
 from rotate_core.dictionaries import SAE
+from rotate_core.experiments.input_ablation import FIXED, RULES, ReadingNeurons, input_ablation
+from rotate_core.experiments.output_ablation import output_ablation
 from rotate_core.null.matched import matched_vectors, own_seed
 from rotate_core.rotation.deflate import deflate
+from rotate_core.text.sites import activation_function, at_every_position, neuron_activations
 from rotate_core.verdicts.intervals import interval
 
 if TYPE_CHECKING:
     import pandas as pd
+    from transformers import PreTrainedModel
 
     from rotate_core.models import Model
+    from rotate_core.text.corpus import Windows
 
 CHANNELS, LATENTS, RANDOM = "channels", "latents", "random directions"
 """What a row of a table is of, in its column ``what``."""
@@ -213,3 +218,75 @@ def pursuit(
         basis[:, i] = torch.where(length > 1e-6, new / length, 0.0)
         left = left - basis[:, i] * (basis[:, i] * left).sum(1, keepdim=True)
     return chosen
+
+
+# --- Both sides -----------------------------------------------------------------------------------
+
+
+def paper_tests(
+    model: Model,
+    network: PreTrainedModel,
+    windows: Windows,
+    channels: Mapping[str, Channels],
+    saes: Mapping[str, SAE],
+    *,
+    n_positions: int = 2,
+    n_rotations: int = 2,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The tests of chapters 8 and 9 at one layer: channels, latents and random directions.
+
+    Args:
+        model: its weights.
+        network: the same, loaded.
+        windows: of held-out text.
+        channels: by kind, of the same neurons of one layer.
+        saes: by site, "mlp_in" and "mlp_out", of this layer.
+        n_positions: of each neuron, on the output side.
+        n_rotations: matched rotations, which the tests make and this table leaves out.
+        seed: of the random directions, rotations and bootstraps.
+
+    Returns:
+        One row per test and what, as :func:`against_random`, with the column test: faithfulness and
+        completeness of the input side (gate and in together), AUROC and completeness of the output.
+    """
+    import pandas as pd
+
+    layer = int(channels["out"].layer or 0)
+    neurons = channels["out"].indices
+    x = at_every_position(network, windows.tokens, [layer], site="mlp_in", progress=False)[layer]
+    vectors = {
+        kind: model.neurons(layer, kind, neurons).vectors for kind in channels if kind != "out"
+    }
+    act = activation_function(network)
+    token_read = "current" if layer < model.n_layers / 2 else "next"
+    reading = ReadingNeurons(windows, windows.counted(x), vectors, act, token_read)
+
+    def read(part: Channels) -> tuple[pd.DataFrame, ...]:
+        return input_ablation(reading, part, n_rotations=n_rotations, seed=seed)
+
+    def written(part: Channels) -> tuple[pd.DataFrame, ...]:
+        activation = neuron_activations(x, vectors.get("gate"), vectors["in"], act)
+        options = {"n_positions": n_positions, "n_rotations": n_rotations, "seed": seed}
+        return output_ablation(network, part, windows, activation, **options)
+
+    sides = [
+        dictionary_ablation(channels[kind], saes["mlp_in"], model, read, seed=seed)
+        for kind in vectors
+    ]
+    by_channel, by_neuron = (pd.concat(tables) for tables in zip(*sides, strict=True))
+    out_channel, out_neuron = dictionary_ablation(
+        channels["out"], saes["mlp_out"], model, written, seed=seed
+    )
+    share = RULES[FIXED].top_share
+    figures = {
+        "input: faithfulness": (by_channel[by_channel.rule == FIXED], "faithfulness"),
+        "input: completeness": (by_neuron[by_neuron.top_share == share], "completeness"),
+        "output: AUROC": (out_channel[out_channel.rule == FIXED], "auroc"),
+        "output: completeness": (out_neuron[out_neuron.rule == FIXED], "completeness"),
+    }
+    tables = [
+        against_random(table, column, ["layer"], seed=seed).assign(test=name)
+        for name, (table, column) in figures.items()
+    ]
+    return pd.concat(tables, ignore_index=True)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rotate_core.decomposition import decompose
-from rotate_core.dictionaries import mfa, snmf, topk_sae
+from rotate_core.dictionaries import SAE, mfa, snmf
 from rotate_core.dictionaries.candidates import (
     Candidates,
     Sites,
@@ -69,11 +69,10 @@ def offered(
     seen: Sites,
     told: Activations,
     concepts: Sequence[str],
+    sae: tuple[SAE, float],
     *,
     n_features: int,
     n_regions: int,
-    n_latents: int,
-    n_active: int,
     seed: int,
 ) -> list[Offer]:
     """All methods at one layer, those of weights first.
@@ -82,13 +81,12 @@ def offered(
         model: its weights.
         layer: from 0.
         channels: by kind, of the layer's neurons.
-        seen: activations of plain text at "hidden", "residual" and "mlp_out", for those that learn.
+        seen: activations of plain text at "hidden" and "residual", for those that learn.
         told: activations at "mlp_out" of sentences whose concept is known, for those that are told.
         concepts: of these sentences.
+        sae: a sparse autoencoder that learned from the same tokens, and its seconds.
         n_features: of SNMF, each of a twentieth of the neurons.
         n_regions: of MFA, of eight directions each.
-        n_latents: of the sparse autoencoder.
-        n_active: of them, in a token.
         seed: of the fits.
     """
     quiet: dict[str, Any] = {"seed": seed, "progress": False}
@@ -108,8 +106,7 @@ def offered(
         Offer(from_regions(regions, parts=parts), n_tokens=n, seconds=seconds)
         for parts in ("centroids", "local")
     ]
-    sae, seconds = timed(lambda: topk_sae(seen["mlp_out"], n_latents, n_active=n_active, **quiet))
-    offers.append(Offer(from_sae(sae), n_tokens=n, seconds=seconds))
+    offers.append(Offer(from_sae(sae[0]), n_tokens=n, seconds=sae[1]))
     of_token = [concepts[i] for i in told.document]
     means, seconds = timed(lambda: difference_of_means(told.values, of_token, site="mlp_out"))
     return [*offers, Offer(means, n_labels=len(concepts), seconds=seconds)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rotate_core.experiments.dictionary_ablation import CHANNELS, LATENTS, RANDOM
 from rotate_core.figures.experiments import whiskers
 from rotate_core.figures.style import COLOURS
 
@@ -96,4 +97,28 @@ def label_shares(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_ylim(len(methods) - 0.5, -0.5)
     ax.grid(axis="x", linewidth=0.4)
     ax.legend(loc="lower center", bbox_to_anchor=(0.35, 1.0), ncols=1)
+    return ax
+
+
+def paper_tests(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Means of the paper's tests with their intervals: one row per test, three points each.
+
+    Args:
+        table: of :func:`rotate_core.experiments.dictionary_ablation.paper_tests`.
+        ax: where to.
+    """
+    tests = list(table.test.unique())
+    whats = table.what.unique()
+    for shift, what, colour in zip(
+        (-0.2, 0, 0.2), whats, ("neuron", "masked", "null"), strict=True
+    ):
+        part = table[table.what == what]
+        rows = [tests.index(test) + shift for test in part.test]
+        whiskers(ax, rows, list(part["mean"]), color=COLOURS[colour], label=what)
+    ax.set_yticks(range(len(tests)), tests)
+    ax.set_ylim(len(tests) - 0.5, -0.5)
+    ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
+    ax.grid(axis="x", linewidth=0.4)
+    ax.set_xlabel("mean, 95% interval over neurons")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.35, 1.0), ncols=3)
     return ax
