@@ -108,10 +108,8 @@ def paper_tests(table: pd.DataFrame, ax: Axes) -> Axes:
         ax: where to.
     """
     tests = list(table.test.unique())
-    whats = table.what.unique()
-    for shift, what, colour in zip(
-        (-0.2, 0, 0.2), whats, ("neuron", "masked", "null"), strict=True
-    ):
+    colours = {CHANNELS: "neuron", LATENTS: "masked", RANDOM: "null"}
+    for shift, (what, colour) in zip((-0.2, 0, 0.2), colours.items(), strict=True):
         part = table[table.what == what]
         rows = [tests.index(test) + shift for test in part.test]
         whiskers(ax, rows, list(part["mean"]), color=COLOURS[colour], label=what)
