@@ -50,6 +50,7 @@ def test_the_full_profile_is_larger_than_the_default_in_all_that_it_sets():
     assert full.pop("model") == default["model"]
     assert full.pop("atlas") != default["atlas"], "an atlas has one size"
     assert full.pop("layers") != default["layers"]
+    assert full.pop("side_layer") != default["side_layer"], "no size: one of the layers"
     assert full.pop("method_neurons") * len(full.pop("method_layers")) > default["method_neurons"]
     for name, value in full.items():
         size, least = (len(x) if isinstance(x, list) else x for x in (value, default[name]))
