@@ -76,7 +76,9 @@ def located(path: str | Path, folder: str | None, commit: str | None) -> Path:
             missing.append(error)
     if isinstance(missing[-1], ConnectionError):
         raise missing[-1]
-    raise FileNotFoundError(f"{path} has neither {prefix}{CONFIG} nor {prefix}{NUMPY}")
+    raise FileNotFoundError(
+        f"{path} has neither {prefix}{CONFIG} with {WEIGHTS} nor {prefix}{NUMPY}"
+    )
 
 
 def read(
@@ -126,7 +128,7 @@ def saelens(where: Path, given: dict[str, Any], input_scale: float | None) -> di
     fields |= {"n_active": cfg.get("k") if fields["activation"] == "topk" else None}
     fields |= _place(where / CONFIG, cfg, given)
     if fields["activation"] == "topk" and cfg.get("rescale_acts_by_decoder_norm"):
-        length = fields["decoder"].norm(dim=1)
+        length = fields["decoder"].norm(dim=1).clamp_min(1e-8)
         fields["encoder"] = fields["encoder"] * length.unsqueeze(1)
         fields["encoder_bias"] = fields["encoder_bias"] * length
         fields["decoder"] = fields["decoder"] / length.unsqueeze(1)

@@ -116,7 +116,7 @@ def against_random(
                 more = (means[what] - means[RANDOM]).dropna()
                 row[f"less {RANDOM}"] = interval(more, more.index, seed=seed)
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*by, "what", "n", "mean", f"less {RANDOM}"])
 
 
 def directions(sae: SAE, model: Model, channels: Channels) -> Float[Tensor, "k d_model"]:

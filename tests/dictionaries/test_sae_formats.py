@@ -295,7 +295,9 @@ def test_of_a_repository_the_files_are_fetched(
     assert sae.model == ("google/gemma-2-2b" if scope else "gemma-2-2b")
     names = ["cfg.json", "params.npz" if scope else "sae_weights.safetensors"]
     assert asked == [(f"layer_20/w/{name}", "google/gemma-scope-2b-pt-res", "c") for name in names]
-    with pytest.raises(FileNotFoundError, match=r"neither cfg\.json nor params\.npz"):
+    with pytest.raises(
+        FileNotFoundError, match=r"neither cfg\.json with sae_\w+\.\w+ nor params\.npz"
+    ):
         SAE.read("google/gemma-scope-2b-pt-res")
 
 
