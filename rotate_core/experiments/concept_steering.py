@@ -340,6 +340,7 @@ def continuations(
         network: Any = on.network
         whole: Tensor = network.generate(
             prompts,
+            attention_mask=torch.ones_like(prompts),
             max_new_tokens=n_tokens,
             min_new_tokens=n_tokens,
             do_sample=False,

@@ -38,10 +38,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from rotate_core.models import Model
+    from rotate_core.text import Activations
     from rotate_core.text.corpus import Windows
 
 CHANNELS, LATENTS, RANDOM = "channels", "latents", "random directions"
 """What a row of a table is of, in its column ``what``."""
+CONTEXT = 32
+"""Tokens up to an active position, itself included, as in chapter 9."""
 SITES = {"out": ("mlp_out", "residual"), "gate": ("mlp_in",), "in": ("mlp_in",)}
 """By kind of vector, where a dictionary has directions of the same space."""
 
@@ -226,6 +229,7 @@ def pursuit(
 def paper_tests(
     model: Model,
     network: PreTrainedModel,
+    inputs: Activations,
     windows: Windows,
     channels: Mapping[str, Channels],
     saes: Mapping[str, SAE],
@@ -239,7 +243,8 @@ def paper_tests(
     Args:
         model: its weights.
         network: the same, loaded.
-        windows: of held-out text.
+        inputs: of held-out text at "mlp_in" of the layer, for the input side.
+        windows: of held-out text, for the output side, where a model runs; fewer will do.
         channels: by kind, of the same neurons of one layer.
         saes: by site, "mlp_in" and "mlp_out", of this layer.
         n_positions: of each neuron, on the output side.
@@ -254,20 +259,22 @@ def paper_tests(
 
     layer = int(channels["out"].layer or 0)
     neurons = channels["out"].indices
-    x = at_every_position(network, windows.tokens, [layer], site="mlp_in", progress=False)[layer]
     vectors = {
         kind: model.neurons(layer, kind, neurons).vectors for kind in channels if kind != "out"
     }
     act = activation_function(network)
     token_read = "current" if layer < model.n_layers / 2 else "next"
-    reading = ReadingNeurons(windows, windows.counted(x), vectors, act, token_read)
+    reading = ReadingNeurons(inputs.windows, inputs.values, vectors, act, token_read)
 
     def read(part: Channels) -> tuple[pd.DataFrame, ...]:
         return input_ablation(reading, part, n_rotations=n_rotations, seed=seed)
 
+    x = at_every_position(network, windows.tokens, [layer], site="mlp_in", progress=False)[layer]
+
     def written(part: Channels) -> tuple[pd.DataFrame, ...]:
         activation = neuron_activations(x, vectors.get("gate"), vectors["in"], act)
         options = {"n_positions": n_positions, "n_rotations": n_rotations, "seed": seed}
+        options["context"] = min(CONTEXT, windows.tokens.shape[1])
         return output_ablation(network, part, windows, activation, **options)
 
     sides = [

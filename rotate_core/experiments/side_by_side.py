@@ -7,6 +7,7 @@ difference of means, which is told the concept of the sentences that candidates 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,12 +113,21 @@ def offered(
     return [*offers, Offer(means, n_labels=len(concepts), seconds=seconds)]
 
 
-def labelled(offers: Sequence[Offer], model: Model, layer: int, *, seed: int) -> pd.DataFrame:
+def labelled(
+    offers: Sequence[Offer], model: Model, layer: int, *, n_null: int, seed: int
+) -> pd.DataFrame:
     """Is what a method writes better read in the vocabulary than random vectors are?
 
     Of each method that learns: against random vectors of its own directions' covariance, and of
     that of the layer's out weights. ROTATE's channels were turned until they read well; their null
     is turned as well, and stands in chapter 4. The layer's neurons stand here as they are.
+
+    Args:
+        offers: of :func:`offered`.
+        model: its weights.
+        layer: from 0.
+        n_null: random vectors of each.
+        seed: of them.
 
     Returns:
         One row per method and null: method, null ("its own" or "the neurons'"), n, share (with
@@ -132,11 +142,13 @@ def labelled(offers: Sequence[Offer], model: Model, layer: int, *, seed: int) ->
         method, write = offer.candidates.method, offer.candidates.write
         if write is not None and not method.startswith("ROTATE"):
             directions[method] = written_directions(write, model, layer)
+    nulls = {"its own": None, "the neurons'": neurons}
     rows = []
     for method, vectors in directions.items():
-        for name, like in (("its own", None), ("the neurons'", neurons)):
-            read = label(vectors, vocabulary, like=like, seed=seed, progress=False)
-            rows.append((method, name, len(vectors), read.significant()))
+        for name, like in nulls.items():
+            if vectors is not neurons or like is not neurons:  # theirs is their own
+                read = label(vectors, vocabulary, like=like, null=n_null, seed=seed, progress=False)
+                rows.append((method, name, len(vectors), read.significant()))
     return pd.DataFrame(rows, columns=["method", "null", "n", "share"])
 
 
@@ -259,7 +271,8 @@ def continued(
                 pd.concat([table.drop(columns="row"), told], axis=1).assign(method=method)
             )
     plain = continuations(on, None, [0], [0.0], **size).drop(columns="row")
-    return pd.concat([*tables, plain.assign(method="the model itself")], ignore_index=True)
+    own = plain.assign(method="the model itself", concept=None, gain=math.nan)
+    return pd.concat([*tables, own], ignore_index=True)
 
 
 def at(steering: pd.DataFrame, target: float, sign: int = 1) -> pd.DataFrame:
