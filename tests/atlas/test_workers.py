@@ -35,7 +35,7 @@ def vectors_of(folder: Path) -> dict[str, bytes]:
 def test_without_ray_the_error_says_what_to_install(checkpoints, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     model = load_model(checkpoints("llama"))
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "rotate_core\[ray\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "rotate-core\[ray\]"'):
         Atlas.build(tmp_path / "atlas", model, engine="ray", **OPTIONS)
     assert set(ENGINES) == {"local", "ray"}
 
