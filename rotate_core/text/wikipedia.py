@@ -7,13 +7,17 @@ installed: one file is taken out of a pinned wheel, and is the same in those of 
 from __future__ import annotations
 
 import bz2
+import hashlib
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from rotate_core.models.extras import import_extra
 from rotate_core.models.fetch import Packaged, cache_directory, fetch_file
+from rotate_core.storage import make_once, write_whole
 
 WIKIPEDIA = Packaged(
     name="gensim-wikipedia",
@@ -33,8 +37,11 @@ SHORTEST = 40
 """Characters of a line of prose; shorter ones are headings, captions and what tables leave."""
 
 
-def articles() -> Iterator[tuple[str, str]]:
+def articles() -> list[tuple[str, str]]:
     """Title and prose of each article, in the dump's order; redirects are left out.
+
+    Parsing takes seconds, so the prose is kept beside the dump, by the version of the parser and of
+    this file.
 
     Raises:
         ModuleNotFoundError: mwparserfromhell, which parses the markup, is not installed.
@@ -42,7 +49,23 @@ def articles() -> Iterator[tuple[str, str]]:
         ValueError: another file came.
     """
     parser = import_extra("mwparserfromhell", f"reading {WIKIPEDIA.name}")
-    with bz2.open(fetch_file(WIKIPEDIA, cache_directory(kind="texts"))) as stream:
+    cache = cache_directory(kind="texts")
+    made_with = parser.__version__.encode() + Path(__file__).read_bytes()
+    digest = hashlib.sha256(made_with).hexdigest()[:12]
+
+    def make(partial: Path) -> Path:
+        found = list(parsed(fetch_file(WIKIPEDIA, cache), parser))
+        write_whole(partial / "whole/articles.json", json.dumps(found).encode())
+        return partial / "whole"
+
+    kept = make_once(cache / f"{WIKIPEDIA.name}-{digest}", make, n_bytes=10_000_000)
+    rows = json.loads((kept / "articles.json").read_text(encoding="utf-8"))
+    return [(title, text) for title, text in rows]
+
+
+def parsed(dump: Path, parser: Any) -> Iterator[tuple[str, str]]:
+    """Title and prose of each article of a dump, parsed with mwparserfromhell."""
+    with bz2.open(dump) as stream:
         for _, element in ElementTree.iterparse(stream):
             if not element.tag.endswith("}page"):
                 continue

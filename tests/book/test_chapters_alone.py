@@ -48,6 +48,13 @@ assert not set(absent) & {name.partition(".")[0] for name in sys.modules}
 """
 
 
+def test_every_chapter_installs_the_package_where_it_is_missing() -> None:
+    cells = [json.loads(path.read_text("utf-8"))["cells"][1] for path in NOTEBOOKS.glob("*.ipynb")]
+    (source,) = {"".join(cell["source"]) for cell in cells}
+    assert '%pip install -q "rotate-core[notebooks] @ git+https://github.com/' in source
+    assert all(cell["metadata"]["tags"] == ["remove-cell"] for cell in cells)
+
+
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     """A folder of a few documents."""

@@ -40,12 +40,14 @@ def test_articles_are_read_and_redirects_are_not(tmp_path, monkeypatch) -> None:
     xml = f'<mediawiki xmlns="http://www.mediawiki.org/xml/export">{"".join(pages)}</mediawiki>'
     dump.write_bytes(bz2.compress(xml.encode()))
     monkeypatch.setattr(wikipedia, "fetch_file", lambda *_: dump)
-    assert dict(wikipedia.articles()) == {
-        "One": long.format("first"), "Four": long.format("fourth"),
-    }  # fmt: skip
+    monkeypatch.setenv("ROTATE_CACHE", str(tmp_path / "cache"))
+    wanted = [("One", long.format("first")), ("Four", long.format("fourth"))]
+    assert wikipedia.articles() == wanted
+    dump.unlink()
+    assert wikipedia.articles() == wanted, "parsed once"
 
 
 def test_what_parses_it_is_named_where_it_is_missing(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "mwparserfromhell", None)
     with pytest.raises(ModuleNotFoundError, match=r"gensim-wikipedia needs mwparserfromhell: pip"):
-        next(wikipedia.articles())
+        wikipedia.articles()
