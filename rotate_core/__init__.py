@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rotate_core.decomposition import ConvergenceWarning, decompose
     from rotate_core.explorer import Explorer
     from rotate_core.models import Model, Neurons, Vocabulary, load_model
-    from rotate_core.null import calibrate, matched_rotations, matched_vectors
+    from rotate_core.null import calibrate, label, matched_rotations, matched_vectors
     from rotate_core.rotation.settings import PAPER, Settings
     from rotate_core.text.edit import ablate, save_ablated
     from rotate_core.text.steering import steer
@@ -37,6 +37,7 @@ __all__ = [
     "ablate",
     "calibrate",
     "decompose",
+    "label",
     "load_model",
     "matched_rotations",
     "matched_vectors",
@@ -51,7 +52,7 @@ _ROOMS = {
     "rotate_core.decomposition": ("ConvergenceWarning", "decompose"),
     "rotate_core.explorer": ("Explorer",),
     "rotate_core.models": ("Model", "Neurons", "Vocabulary", "load_model"),
-    "rotate_core.null": ("calibrate", "matched_rotations", "matched_vectors"),
+    "rotate_core.null": ("calibrate", "label", "matched_rotations", "matched_vectors"),
     "rotate_core.rotation.settings": ("PAPER", "Settings"),
     "rotate_core.text.edit": ("ablate", "save_ablated"),
     "rotate_core.text.steering": ("steer",),

@@ -315,6 +315,74 @@ def regions(
 
 
 @app.command()
+def label(
+    file: Annotated[Path, Argument(metavar="FILE", help="Directions: .safetensors, .npy or .npz.")],
+    model: Annotated[str, Option(metavar="MODEL", help="As for decompose.")],
+    layer: Annotated[
+        int | None, Option(min=0, help="Of the directions; none: the last.", show_default=False)
+    ] = None,
+    tensor: Annotated[
+        str | None, Option(help="Its name, such as W_dec, where the file has several.")
+    ] = None,
+    columns: Annotated[
+        bool, Option("--columns", help="Directions are columns, and the shape does not tell.")
+    ] = False,
+    like: Annotated[
+        Literal["gate", "in", "out"] | None,
+        Option(help="Random vectors as the layer's neurons are; none: as the directions are."),
+    ] = None,
+    null: Annotated[int, Option(min=1, help="Random vectors, for p- and q-values.")] = 1000,
+    seed: Annotated[int, Option(min=0, help="Of the random vectors.")] = 0,
+    side: Annotated[
+        Literal["auto", "embedding", "unembedding"], Option(help="Vocabulary matrix.")
+    ] = "auto",
+    fold_norm: Annotated[bool, Option("--fold-norm", help="Multiply the norm's gain in.")] = False,
+    out: Annotated[
+        Path | None, Option(metavar="PATH", help="All rows, as .csv or .parquet.")
+    ] = None,
+    device: Annotated[str, Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    accept_terms: Annotated[
+        bool, Option("--accept-terms", help="Accept the terms of gemma3-270m.")
+    ] = False,
+    progress: Annotated[bool, Option(help="Show a bar.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Read any directions in the vocabulary, beside random vectors of their own covariance.
+
+    For each direction of the residual stream (of an autoencoder's decoder, a probe, a difference
+    of means): its tokens, and whether a random vector has any as far out. The best 20 are shown;
+    --out and --json give all.
+    """
+    with _errors():
+        from rotate_core import label as read_labels
+        from rotate_core import load_model
+        from rotate_core.decomposition import usable_device
+        from rotate_core.null import read_directions
+        from rotate_core.storage import TABLES, write_table
+
+        if out is not None and out.suffix not in TABLES:  # before the work
+            raise ValueError(f"--out {out}: wanted a file that ends in {' or '.join(TABLES)}")
+        usable = usable_device(device)
+        read = load_model(model, accept_terms=accept_terms)
+        number = read.n_layers - 1 if layer is None else layer
+        vocabulary = read.vocabulary(number, side=side, fold_norm=fold_norm).to(usable)
+        vectors = read_directions(file, read.d_model, tensor=tensor, columns=columns)
+        others = None if like is None else read.neurons(number, like)
+        found = read_labels(
+            vectors, vocabulary, like=others, null=null, seed=seed, progress=progress
+        )
+        table = found.table()
+        table.insert(0, "model", read.name)
+        table.insert(1, "layer", number)
+        if out is not None:
+            write_table(out, table)
+        if as_json:
+            _print(table, "", as_json)
+        else:
+            _say(repr(found))
+
+
+@app.command()
 def demo(
     model: Annotated[str, Argument(metavar="MODEL", help="As for decompose.")] = "smollm2-135m",
     neuron: Annotated[

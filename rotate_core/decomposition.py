@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -102,8 +102,9 @@ def decompose(
     settings = dataclasses.replace(settings or Settings(), **overrides)
     w, labels = _vectors_and_labels(neurons)
     indices = labels["indices"]
-    vocabulary = _checked(vocabulary)
-    _check(w, vocabulary.projection, indices, n_channels, seed)
+    vocabulary = checked_vocabulary(vocabulary)
+    _check_counts(w, n_channels, seed)
+    check_vectors(w, vocabulary.projection, indices)
     if after is not None:
         _check_after(after, w, indices, vocabulary, settings, seed, n_channels)
 
@@ -163,26 +164,32 @@ def decompose(
 
 
 def _vectors_and_labels(neurons: NeuronsLike | Tensor) -> tuple[Tensor, dict[str, Any]]:
-    labels: dict[str, Any] = {}
+    w = vectors_of(neurons)
     if not hasattr(neurons, "vectors"):
-        vectors: Any = neurons
-    else:
-        vectors = neurons.vectors
-        names = ("indices", "model", "layer", "kind")
-        labels = {name: getattr(neurons, name) for name in names}
+        return w, {"indices": tuple(range(len(w)))}
+    return w, {name: getattr(neurons, name) for name in ("indices", "model", "layer", "kind")}
+
+
+def vectors_of(given: Any, what: str = "neurons") -> Float[Tensor, "n d_model"]:
+    """Vectors as they may be given: a tensor, an array, lists, or something that has ``vectors``.
+
+    Raises:
+        ValueError: no two-dimensional numbers of 16 bits or more, or none at all.
+    """
+    vectors: Any = getattr(given, "vectors", given)
     try:
         w = torch.as_tensor(vectors).detach().cpu()
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"neurons: {type(vectors).__name__}: wanted a tensor ({error})") from None
-    check_precision(w, "neurons")
+        raise ValueError(f"{what}: {type(vectors).__name__}: wanted a tensor ({error})") from None
+    check_precision(w, what)
     if w.ndim != 2 or not len(w):
         raise ValueError(
-            f"neurons of shape {tuple(w.shape)}: wanted (n_neurons, d_model), at least one neuron"
+            f"{what} of shape {tuple(w.shape)}: wanted (n_{what}, d_model), at least one"
         )
-    return w, labels or {"indices": tuple(range(len(w)))}
+    return w
 
 
-def _checked(vocabulary: VocabularyLike) -> Vocabulary:
+def checked_vocabulary(vocabulary: VocabularyLike) -> Vocabulary:
     """As a :class:`Vocabulary`, which checks what it is made of."""
     if isinstance(vocabulary, Vocabulary):
         return vocabulary
@@ -193,25 +200,29 @@ def _checked(vocabulary: VocabularyLike) -> Vocabulary:
     return Vocabulary(*parts, name=getattr(vocabulary, "name", ""))
 
 
-def _check(
-    w: Tensor, projection: Tensor, indices: tuple[int, ...], n_channels: Any, seed: Any
+def check_vectors(
+    w: Tensor, projection: Tensor, indices: Sequence[int], what: str = "neurons"
 ) -> None:
-    if not isinstance(n_channels, Integral) or n_channels < 1:
-        raise ValueError(f"n_channels={n_channels!r}: wanted at least 1")
-    if not isinstance(seed, Integral):
-        raise ValueError(f"seed={seed!r}: wanted a whole number")
+    """ValueError unless vectors are as wide as U, finite and not 0; names the first that are."""
     if w.shape[1] != projection.shape[0]:
         raise ValueError(
-            f"neurons have d_model {w.shape[1]}, the projection of shape {tuple(projection.shape)} "
+            f"{what} have d_model {w.shape[1]}, the projection of shape {tuple(projection.shape)} "
             f"has {projection.shape[0]}: wanted the same"
         )
-    for what, bad in (
+    for how, bad in (
         ("are not finite", ~w.isfinite().all(1)),
         ("have norm 0, and so no direction", (w == 0).all(1)),
     ):
         if bad.any():
             which = [indices[i] for i in bad.nonzero().flatten()[:5].tolist()]
-            raise ValueError(f"the weight vectors of {int(bad.sum())} neurons {what}: {which}")
+            raise ValueError(f"the vectors of {int(bad.sum())} {what} {how}: {which}")
+
+
+def _check_counts(w: Tensor, n_channels: Any, seed: Any) -> None:
+    if not isinstance(n_channels, Integral) or n_channels < 1:
+        raise ValueError(f"n_channels={n_channels!r}: wanted at least 1")
+    if not isinstance(seed, Integral):
+        raise ValueError(f"seed={seed!r}: wanted a whole number")
     n_bytes, free = 8 * w.numel() * int(n_channels), _free_memory(torch.device("cpu"))
     if n_bytes > free:
         raise ValueError(

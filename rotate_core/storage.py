@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import platform
@@ -11,10 +12,13 @@ import shutil
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +49,30 @@ def write_whole(path: Path, content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):  # renamed already, or never begun
             temporary.unlink()
+
+
+TABLES = (".csv", ".parquet")
+"""Endings of a table's file."""
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as .csv, where lists are JSON, or as .parquet; whole or not at all.
+
+    Raises:
+        ValueError: another ending.
+        OSError: the disk is full.
+    """
+    if path.suffix == ".parquet":
+        write_whole(path, table.to_parquet(index=False))
+    elif path.suffix == ".csv":
+        lists = {
+            name: column.map(lambda row: json.dumps(row, ensure_ascii=False))
+            for name, column in table.items()
+            if len(column) and isinstance(column.iloc[0], list)
+        }
+        write_whole(path, table.assign(**lists).to_csv(index=False).encode())
+    else:
+        raise ValueError(f"{path}: wanted a file that ends in {' or '.join(TABLES)}")
 
 
 def make_once(directory: Path, make: Callable[[Path], Path], n_bytes: int) -> Path:
@@ -113,6 +141,8 @@ def versions(*packages: str) -> dict[str, str]:
 
 def hardware() -> dict[str, str | int | None]:
     """Processor, the vector instructions and threads that PyTorch uses of it, and GPU or None."""
+    import torch  # not above: what only writes files, as the book's execution does, starts sooner
+
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(

@@ -12,9 +12,13 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from rotate_core import load_model
 from rotate_core.atlas import Atlas
 from rotate_core.cli import app, parse_bytes
 
@@ -90,6 +94,68 @@ def test_regions_are_made_once_and_for_one_question(
     assert "is of other regions (seed: 0 -> 1)" in other.stderr
 
 
+# --- Labels -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def directions(checkpoints, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("directions") / "some.safetensors"
+    model = load_model(checkpoints("llama"))
+    save_file({"W_dec": model.neurons(1, "out").vectors, "b": torch.zeros(3)}, file)
+    return file
+
+
+def test_labels_are_shown_written_and_printed(checkpoints, directions: Path, tmp_path) -> None:
+    asked = ["label", directions, "--model", checkpoints("llama"), "--layer", 1, "--null", 30]
+    shown = ask(*asked)
+    assert shown.exit_code == 0, shown.output
+    assert "q over 48 directions, p against 30 matched vectors" in shown.stdout.splitlines()[0]
+    assert len(shown.stdout.splitlines()) == 2 + 20
+    rows = [json.loads(line) for line in ask(*asked, "--json").stdout.splitlines()]
+    assert [row["direction"] for row in rows] == list(range(48))
+    for name in ("labels.csv", "labels.parquet"):
+        assert ask(*asked, "--out", tmp_path / name).exit_code == 0
+    parquet = pd.read_parquet(tmp_path / "labels.parquet")
+    csv = pd.read_csv(tmp_path / "labels.csv")
+    assert parquet["top_tokens"].map(list).tolist() == [row["top_tokens"] for row in rows]
+    assert csv["top_tokens"].map(json.loads).tolist() == [row["top_tokens"] for row in rows]
+    assert csv["p_value"].tolist() == pytest.approx(parquet["p_value"].tolist())
+    assert parquet[["model", "layer", "n_null", "seed"]].drop_duplicates().values.tolist() == [
+        ["tiny-llama", 1, 30, 0]
+    ]
+    others = ask(*asked, "--like", "in")
+    assert others.stdout != shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--tensor", "W"], 1, "no tensor 'W': it has W_dec (48, 32), b (3,)"),
+        (["--tensor", "b"], 1, "shape (3,): wanted 32 columns, or rows, the"),
+        (["--layer", 9], 1, "layer is 9; the model has"),
+        (["--out", "labels.txt"], 1, "labels.txt: wanted a file that ends in .csv or .parquet"),
+        (["--null", 10**9], 1, "n=1000000000: wanted"),
+        (["--device", "abacus"], 1, "device abacus: wanted"),
+        (["--like", "up"], 2, "gate"),
+        (["--null", 0], 2, "null"),
+    ],
+)  # fmt: skip
+def test_errors_of_labels_are_one_line(checkpoints, directions, options, code, message) -> None:
+    result = ask("label", directions, "--model", checkpoints("llama"), *options)
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    if code == 1:
+        assert len(result.stderr.splitlines()) == 1
+        assert result.stderr.startswith("rotate: ")
+
+
+def test_no_file_of_directions_is_one_line(checkpoints, tmp_path) -> None:
+    for name in ("none.npy", "none.pt"):
+        result = ask("label", tmp_path / name, "--model", checkpoints("llama"))
+        assert result.exit_code == 1
+        assert len(result.stderr.splitlines()) == 1
+
+
 # --- Questions ----------------------------------------------------------------------------------
 
 
@@ -153,7 +219,7 @@ def test_json_is_a_row_an_object(built: Path) -> None:
 
 def test_version_and_help() -> None:
     assert ask("--version").stdout.startswith("rotate 0.")
-    for name in ("decompose", "search", "show", "info", "verify"):
+    for name in ("decompose", "search", "show", "info", "verify", "regions", "label"):
         result = ask(name, "--help")
         assert result.exit_code == 0
         assert "--" in result.stdout

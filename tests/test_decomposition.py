@@ -333,7 +333,7 @@ def _bad_inputs():
     return {
         "n_channels=0: wanted at least 1": (w, vocabulary, {"n_channels": 0}),
         "d_model 31.*has 32: wanted the same": (w[:, :31], vocabulary, {}),
-        "at least one neuron": (w[:0], vocabulary, {}),
+        "at least one": (w[:0], vocabulary, {}),
         r"not finite: \[1\]": (nan, vocabulary, {}),
         r"norm 0, and so no direction: \[2\]": (zero, vocabulary, {}),
         "do not vary": (w, constant, {}),

@@ -15,12 +15,12 @@ from rotate_core import decomposition as decomposition_module
 from rotate_core.atlas import Atlas
 from rotate_core.atlas import build as building
 from rotate_core.decomposition import usable_device
-from rotate_core.dictionaries import snmf, snmf_stream
+from rotate_core.dictionaries import snmf, snmf_stream, topk_sae
 from rotate_core.experiments.descriptions.weights import from_projection, from_rotations
 from rotate_core.experiments.kurtosis import kurtosis_of
 from rotate_core.experiments.kurtosis_concepts import coherence_ranks, token_npmi
 from rotate_core.experiments.null_power import planted_statistics
-from rotate_core.null import calibrate, matched_vectors
+from rotate_core.null import calibrate, label, matched_vectors
 from rotate_core.null.tails import tail_signs
 from rotate_core.rotation import reflection
 
@@ -91,6 +91,15 @@ def test_evidence_and_p_values_are_those_of_the_cpu(device, there) -> None:
             tables.append(calibrate(*both).table().select_dtypes("number"))
             assert tail_signs(both[0], 0).device.type == "cpu"
     assert (tables[0] - tables[1]).abs().max().max() < 1e-3
+
+
+@on_a_card
+def test_labels_are_those_of_the_cpu(device, there) -> None:
+    here = label(W, Vocabulary(U), null=30)
+    with there():
+        found = label(W, Vocabulary(U.to(device)), null=30)
+    assert torch.equal(found.top_ids, here.top_ids)
+    torch.testing.assert_close(found.p_value, here.p_value)
 
 
 @on_a_card
@@ -182,3 +191,16 @@ def test_factors_are_those_of_the_cpu(device, there, options) -> None:
         streamed = snmf_stream(x.split(50), 4, device=device, start_tokens=20, **settings)
     assert torch.allclose(found.vectors, alone.vectors, atol=1e-3)
     assert {found.vectors.device.type, streamed.vectors.device.type} == {"cpu"}
+
+
+@on_a_card
+def test_an_autoencoder_is_that_of_the_cpu(device, there) -> None:
+    x = torch.randn(200, 12, generator=torch.Generator().manual_seed(0))
+    settings = {"n_active": 3, "passes": 3, "batch": 50, "progress": False}
+    alone = topk_sae(x, 16, **settings)
+    with there():
+        found = topk_sae(x, 16, device=device, **settings)
+        codes = found.encode(x.to(device)).to("cpu")
+    assert torch.allclose(found.decoder, alone.decoder, atol=1e-4)
+    assert torch.allclose(codes, alone.encode(x), atol=1e-3)
+    assert found.encoder.device.type == "cpu"

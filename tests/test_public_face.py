@@ -19,7 +19,9 @@ HEAVY = (
 def test_every_name_of_the_public_face_is_there() -> None:
     for name in rotate_core.__all__:
         assert getattr(rotate_core, name) is not None
-    assert {"calibrate", "matched_vectors", "matched_rotations"} <= set(rotate_core.__all__)
+    assert {"calibrate", "label", "matched_vectors", "matched_rotations"} <= set(
+        rotate_core.__all__
+    )
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,7 @@ def test_every_name_of_the_public_face_is_there() -> None:
         (["-c", "from rotate_core import decompose, load_model"], {"torch"}, set(HEAVY)),
         (["-m", "rotate_core", "--help"], {"typer"}, {"torch", "numpy", *HEAVY} - {"typer"}),
         (["-m", "rotate_core", "decompose", "-h"], {"typer"}, {"torch", *HEAVY} - {"typer"}),
+        (["-m", "rotate_core", "label", "-h"], {"typer"}, {"torch", *HEAVY} - {"typer"}),
     ],
 )
 def test_what_is_heavy_is_imported_where_it_is_used(command, wanted, unwanted) -> None:

@@ -101,8 +101,7 @@ class Factors(Learned):
     def written(self, model: Model, layer: int | None = None) -> Float[Tensor, "k d_model"]:
         """What each feature writes to the residual stream: ``z W_out``, section 3 of the paper.
 
-        Where a norm follows the MLP (Gemma 2 and 3), times the norm's gain: what the norm makes of
-        it but for a positive number, which depends on all that the MLP writes at a token.
+        Where a norm follows the MLP, times its gain (:meth:`rotate_core.Model.written`).
 
         Raises:
             ValueError: the model has MLPs of another width, or there is no layer.
@@ -113,12 +112,7 @@ class Factors(Learned):
                 f"{self.vectors.shape[1]} neurons of layer {layer}: wanted a layer, and the "
                 f"{model.d_mlp} neurons of {model.name}"
             )
-        written = self.vectors.float() @ model.neurons(layer, "out").vectors
-        names = model.checkpoint.architecture
-        if names.norm_behind_mlp is None:
-            return written
-        gain = model.checkpoint.tensor(names.norm_behind_mlp.format(layer=layer))
-        return written * (names.norm_offset + gain)
+        return model.written(layer, self.vectors.float() @ model.neurons(layer, "out").vectors)
 
     def scaled(self, values: Float[Tensor, "n d_mlp"]) -> Float[Tensor, "n d_mlp"]:
         """Activations or features as a fit sees them: each neuron in units of :attr:`scale`."""

@@ -103,7 +103,8 @@ def read(folder: Path, kind: type[Any], settings: type[Any], what: str) -> dict[
         fields |= load(path.read_bytes())
         if odd := {*fields, *optional} ^ {*known, *optional}:
             raise ValueError(f"fields that are missing, or not known: {', '.join(sorted(odd))}")
-        fields["settings"] = settings(**fields["settings"])
+        if fields["settings"] is not None:  # of what was not fitted here
+            fields["settings"] = settings(**fields["settings"])
         for name, field in known.items():
             if field.type == "float" and fields[name] is None:
                 fields[name] = math.nan

@@ -121,6 +121,15 @@ class Regions(Learned):
 
         return self._over(x, coordinates)
 
+    def within(self, x: Tensor | Activations) -> Float[Tensor, "n K R"]:
+        """``r_k z_k``: the coordinates within every region, by its share in the token."""
+
+        def weighted(y: Tensor, r: Readers) -> Tensor:
+            joint, z = read(y, r)
+            return joint.softmax(1).unsqueeze(2) * z
+
+        return self._over(x, weighted)
+
     def reconstruct(self, x: Tensor | Activations, *, parts: str = "both") -> Float[Tensor, "n d"]:
         """``sum_k r_k (mu_k + W_k z_k)``: what the regions say of each token.
 

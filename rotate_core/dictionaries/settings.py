@@ -1,4 +1,4 @@
-"""How regions and factors are fitted."""
+"""How regions, factors and sparse autoencoders are fitted."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ def _whole(settings: Any, *names: str) -> None:
 def _tolerant(settings: Any) -> None:
     if not settings.tolerance >= 0:
         raise ValueError(f"tolerance={settings.tolerance}: wanted at least 0")
+    _outlying(settings)
+
+
+def _outlying(settings: Any) -> None:
     if settings.outliers is not None and not settings.outliers > 1:
         raise ValueError(f"outliers={settings.outliers}: wanted None, or above 1 median")
 
@@ -145,3 +149,29 @@ share of it, gains less than 1e-4: on their data about a billionth of it.
 
 Source: arXiv:2506.10920 and its released code, by notes on both.
 """
+
+
+@dataclass(frozen=True)
+class SAESettings:
+    """Settings of :func:`.topk_sae`."""
+
+    n_active: int = 16
+    """Latents that a token has at most; k of the paper."""
+    passes: int = 20
+    """Over the tokens."""
+    batch: int = 256
+    """Tokens a step."""
+    learning_rate: float = 3e-3
+    """Of Adam at first; it falls to 0 over the second half of the passes."""
+    aux: float = 1 / 32
+    """Weight of the error that dead latents alone are to explain (AuxK); 0: they are left dead."""
+    outliers: float | None = 10.0
+    """Tokens of a norm above so many times the median are left out; None keeps them."""
+
+    def __post_init__(self) -> None:
+        _whole(self, "n_active", "passes", "batch")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate}: wanted a number above 0")
+        if not self.aux >= 0:
+            raise ValueError(f"aux={self.aux}: wanted at least 0")
+        _outlying(self)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-import warnings
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rotate_core.channels import Channels, VocabularyLike
-from rotate_core.decomposition import ConvergenceWarning, decompose
+from rotate_core.decomposition import decompose
 from rotate_core.experiments.reconstruction import SAME_COSINE, SAME_JACCARD, n_distinct
 from rotate_core.null.evidence import support
 from rotate_core.rotation.settings import Settings
-from rotate_core.verdicts.comparison import MATCHED, NEURONS, group_means
+from rotate_core.verdicts.comparison import MATCHED, NEURONS
 from rotate_core.verdicts.intervals import interval
 
 if TYPE_CHECKING:
@@ -132,66 +130,3 @@ def times_ours(clock: pd.DataFrame, *, seed: int = 0) -> pd.Series:
     changes = clock.change.unique()
     ratios = wide[changes].div(wide[changes[0]], axis=0)
     return ratios.apply(interval, seed=seed).rename("times the seconds")
-
-
-def reflections(
-    neurons: Any,
-    vocabulary: VocabularyLike,
-    counts: Sequence[int],
-    *,
-    max_iter: int,
-    settings: Settings | None = None,
-    seed: int = 0,
-    device: str | None = None,
-) -> pd.DataFrame:
-    """The first channel by our solver, and by the paper's with one and more reflections.
-
-    All with the paper's scaled moments.
-
-    Args:
-        neurons: weight vectors, as :func:`rotate_core.decompose` takes them.
-        vocabulary: U.
-        counts: numbers of reflections.
-        max_iter: steps of AdamW at most; the paper takes up to 10,000.
-        settings: None for ours; moments and solver are set here.
-        seed: of the starts.
-        device: where to compute; None is the CPU.
-
-    Returns:
-        One row per solver and neuron: solver, reflections (0 for ours), cluster, objective,
-        kurtosis, cosine, support, converged, seconds (of the whole batch, over its neurons).
-    """
-    import pandas as pd
-
-    parts = []
-    for n in (0, *counts):
-        name = f"AdamW, {n} reflection{'s' if n > 1 else ''}" if n else "geodesic"
-        change: Any = {"solver": "householder", "n_reflections": n, "max_iter": max_iter}
-        begun = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # it is in the table
-            channels = decompose(
-                neurons, vocabulary, n_channels=1, settings=settings, moments="scaled",
-                seed=seed, device=device, **(change if n else {}),
-            )  # fmt: skip
-        seconds = (time.perf_counter() - begun) / channels.n_neurons
-        figures = ("objective", "kurtosis", "cosine", "converged")
-        columns = {figure: getattr(channels, figure)[:, 0] for figure in figures}
-        columns |= {"support": support(channels)[:, 0], "cluster": channels.indices}
-        labels = {"solver": name, "reflections": n, "seconds": seconds}
-        parts.append(pd.DataFrame(columns).assign(**labels))
-    return pd.concat(parts, ignore_index=True)
-
-
-def solver_table(solved: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """The mean of each figure with its interval over neurons, one row per solver.
-
-    Args:
-        solved: from :func:`reflections`.
-        seed: of the bootstrap.
-    """
-    figures = ["objective", "kurtosis", "cosine", "support"]
-    others = solved.groupby("solver", sort=False)[["converged", "seconds"]].mean()
-    return group_means(solved, ["solver"], figures, seed=seed).assign(
-        converged=others.converged.map("{:.0%}".format), seconds=others.seconds.round(2)
-    )

@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rotate_core.text import Activations, activations
+from rotate_core.text import Activations, activations, at_sites
 from rotate_core.text.corpus import Windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rotate_core.models import Model
 
@@ -112,6 +112,13 @@ def sentences(half: int) -> list[Sentence]:
     return made + [Sentence(name, text) for name, halves in FORMS.items() for text in halves[half]]
 
 
+def told(concept: str) -> str:
+    """What a concept is, for people: its words of the first half, or its sentences."""
+    if concept in WORDS:
+        return ", ".join(WORDS[concept][0].split())
+    return " / ".join(FORMS[concept][0])
+
+
 def calendar() -> list[Sentence]:
     """Every day and every month in the same sentences; the concept is the day or the month."""
     return [
@@ -121,13 +128,24 @@ def calendar() -> list[Sentence]:
     ]
 
 
-def hidden(
+def spoken(
     model: Model, given: Iterable[Sentence], layers: Iterable[int], *, device: Any = None
 ) -> dict[int, Activations]:
-    """Activations of neurons at the tokens of some sentences; a document is a sentence."""
+    """Activations of neurons at the tokens of sentences, by layer; a document is a sentence."""
     there = padded(given, model.tokenizer)
     found = activations(model, there, layers=layers, site="hidden", device=device, progress=False)
     return {layer: unpadded(x) for layer, x in found.items()}
+
+
+def spoken_at_sites(
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    given: Iterable[Sentence],
+    layer: int,
+) -> dict[str, Activations]:
+    """The same at every site of one layer, by site, of a loaded model."""
+    found = at_sites(network, padded(given, tokenizer), layer=layer)
+    return {site: unpadded(x) for site, x in found.items()}
 
 
 def padded(given: Iterable[Sentence], tokenizer: PreTrainedTokenizerBase) -> Windows:

@@ -17,7 +17,7 @@ from torch import Tensor
 from rotate_core.dictionaries import Factors
 from rotate_core.dictionaries.hierarchy import Hierarchy
 from rotate_core.experiments.concept_sets import DAYS, MONTHS
-from rotate_core.experiments.factors import auroc
+from rotate_core.experiments.detection import auroc
 from rotate_core.null.matched import own_seed
 from rotate_core.text import Activations, added, steer
 

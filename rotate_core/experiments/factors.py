@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import rankdata
 from torch import Tensor
 
 from rotate_core.decomposition import decompose
@@ -26,6 +25,7 @@ from rotate_core.dictionaries import Factors, hals, multiplicative, snmf, stabil
 from rotate_core.dictionaries.factor_start import start
 from rotate_core.dictionaries.surrogates import gaussian, permuted_supports, shuffled
 from rotate_core.experiments.concept_sets import strongest
+from rotate_core.experiments.detection import auroc, concept_score
 from rotate_core.experiments.kurtosis import kurtosis_of
 from rotate_core.null import SIGNIFICANT, calibrate
 from rotate_core.null.matched import own_seed
@@ -34,7 +34,6 @@ from rotate_core.text import Activations
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import NDArray
 
     from rotate_core.channels import Channels
     from rotate_core.models import Model
@@ -135,50 +134,12 @@ def race(
 # --- Concepts ----------------------------------------------------------------------------------
 
 
-def auroc(values: Float[Tensor, "n k"], positive: NDArray[Any]) -> NDArray[Any]:
-    """Of each column: the chance that a positive row is above another one; ties count half."""
-    ranks = rankdata(values.numpy(), axis=0)
-    n, m = positive.sum(), (~positive).sum()
-    return (ranks[positive].sum(0) - n * (n + 1) / 2) / (n * m)
-
-
-def detection(
-    factors: Factors,
-    train: Activations,
-    test: Activations,
-    concepts: Sequence[Sequence[str]],
-) -> pd.DataFrame:
-    """For each concept the feature that finds its sentences best, chosen on one half of them.
-
-    Args:
-        factors: whose coefficients, the largest over a sentence's tokens, are compared.
-        train: activations of sentences to choose on.
-        test: of other words in other templates.
-        concepts: of the sentences of both.
-
-    Returns:
-        One row per concept: concept, feature, same (its AUROC where it was chosen), held_out.
-    """
-    import numpy as np
-    import pandas as pd
-
-    values = [strongest(factors.encode(x), x) for x in (train, test)]
-    labels = [np.array(half) for half in concepts]
-    rows = []
-    for concept in dict.fromkeys(concepts[0]):
-        same, other = (auroc(v, names == concept) for v, names in zip(values, labels, strict=True))
-        best = int(same.argmax())
-        rows.append((concept, best, same[best], other[best]))
-    return pd.DataFrame(rows, columns=["concept", "feature", "same", "held_out"])
-
-
 def concept_scores(
     factors: Factors, train: Activations, test: Activations, concepts: Sequence[Sequence[str]]
 ) -> Float[Tensor, " k"]:
     """S_CD of each feature, for the concept whose sentences it is most similar to in one half.
 
-    ``log(mean over the concept's sentences / mean over the others)``, in the other half, of the
-    largest cosine of a sentence's tokens with the feature; NaN where a mean is not above 0.
+    Of the other half's sentences, by the largest cosine of a sentence's tokens with the feature.
 
     Source: arXiv:2506.10920, whose sentences and descriptions are a language model's; ours are not.
     """
@@ -188,13 +149,13 @@ def concept_scores(
     labels = [np.array(half) for half in concepts]
     names = list(dict.fromkeys(concepts[0]))
     areas = np.stack([auroc(values[0], labels[0] == name) for name in names])
-    scores = torch.full((factors.n_features,), math.nan)
-    for feature, best in enumerate(areas.argmax(0)):
-        inside = torch.from_numpy(labels[1] == names[best])
-        means = [values[1][rows, feature].mean() for rows in (inside, ~inside)]
-        if min(means) > 0:
-            scores[feature] = (means[0] / means[1]).log()
-    return scores
+    held_out = values[1].numpy()
+    return torch.tensor(
+        [
+            concept_score(held_out[:, feature], labels[1] == names[best])
+            for feature, best in enumerate(areas.argmax(0))
+        ]
+    )
 
 
 def _cosines(factors: Factors, x: Activations) -> Float[Tensor, "n k"]:

@@ -73,16 +73,16 @@ class ReadingNeurons:
     """A text, the MLP input at each of its positions, and the vectors that neurons read it by."""
 
     windows: Windows
-    x: Float[Tensor, "n_windows length d_model"]
-    """The MLP input of the layer."""
+    x: Float[Tensor, "n_positions d_model"]
+    """The MLP input of the layer at the counted positions."""
     vectors: dict[str, Float[Tensor, "n_neurons d_model"]]
     """By kind: in, and gate where the MLP is gated."""
     act: torch.nn.Module
     token_read: str = "current"
     """"current" or "next": the token that is looked up in tails."""
 
-    def activation(self) -> Float[Tensor, "n_windows length n_neurons"]:
-        """Each neuron's activation at every position."""
+    def activation(self) -> Float[Tensor, "n_positions n_neurons"]:
+        """Each neuron's activation at every counted position."""
         return neuron_activations(self.x, self.vectors.get("gate"), self.vectors["in"], self.act)
 
     def edited(
@@ -126,14 +126,15 @@ def input_ablation(
     kind = channels.kind
     if kind not in ("gate", "in"):
         raise ValueError(f"kind={kind!r}: the input side has gate and in")
-    inputs = neurons.windows.counted(neurons.x)
     rotations = matched_rotations(channels, n_rotations, seed=seed)
-    n_top = {rule.top_share: max(1, int(rule.top_share * len(inputs))) for rule in RULES.values()}
+    n_top = {
+        rule.top_share: max(1, int(rule.top_share * len(neurons.x))) for rule in RULES.values()
+    }
     channel_rows, neuron_rows = [], []
     for i, (neuron, w) in enumerate(zip(channels.indices, channels.weight_vectors, strict=True)):
-        a = neurons.edited(i, inputs, {kind: w[None]}).squeeze(1)
+        a = neurons.edited(i, neurons.x, {kind: w[None]}).squeeze(1)
         before, top = a.abs().topk(max(n_top.values()))  # strongest first: every rule's are a start
-        x = inputs[top]
+        x = neurons.x[top]
         vectors = torch.cat([channels.vectors[i : i + 1], rotations[:, i]])  # ours first
         parts = contributions(w.expand(len(vectors), -1), vectors)
         unit = vectors / vectors.norm(dim=-1, keepdim=True)
@@ -213,7 +214,7 @@ def snippet(
     w, windows = channels.weight_vectors, neuron.windows
     edited = w - contributions(w, channels.vectors)[:, channel]
     before, after = neuron.activation(), neuron.edited(0, neuron.x, {channels.kind: edited})
-    before, after = before[:, 1:-1, 0], after[:, 1:-1, 0]
+    before, after = (a.view(len(windows), -1) for a in (before, after))
     own = signed_z(channels, 0)[0][channel, neuron.tokens()].view(before.shape)
     own = own > channels.settings.threshold
     strength = (before.abs() * own).unfold(1, min(length, before.shape[1]), 1).sum(2)

@@ -8,7 +8,7 @@ the null, and needed, as w and its channels share a vocabulary with the model wh
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,6 @@ from torch import Tensor
 from rotate_core.channels import Channels, first_channels
 from rotate_core.null.calibration import SIGNIFICANT
 from rotate_core.null.tails import tail_signs
-from rotate_core.text.sites import at_every_position
 from rotate_core.verdicts.intervals import Estimate, difference, interval
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from rotate_core.atlas import Atlas
     from rotate_core.models import Model
-    from rotate_core.text.corpus import Windows
+    from rotate_core.text import Activations
 
 BEYOND, OTHERS, MATCHED = GROUPS = (f"q < {SIGNIFICANT:g}", "others", "matched vectors")
 """Channels beyond the null, the other channels of neurons, and those of matched vectors."""
@@ -70,9 +69,14 @@ def reading_at_tails(
 
 
 def reading_of_first_channels(
-    atlas: Atlas, model: Model, windows: Windows, layers: Sequence[int]
+    atlas: Atlas, model: Model, inputs: Mapping[int, Activations]
 ) -> pd.DataFrame:
     """:func:`reading_at_tails` of the first channels of gate and in vectors in layers of an atlas.
+
+    Args:
+        atlas: of these layers.
+        model: its model.
+        inputs: what each layer's MLP reads on a text ("mlp_in").
 
     The token read is the current one in the first half of the model's layers, in the second half
     the next.
@@ -84,13 +88,13 @@ def reading_of_first_channels(
     """
     import pandas as pd
 
-    inputs = at_every_position(model.transformers(), windows.tokens, layers)
     kinds = [kind for kind in model.kinds if kind != "out"]
     parts = []
-    for layer, kind, null in product(layers, kinds, (False, True)):
+    for layer, kind, null in product(inputs, kinds, (False, True)):
+        windows, x = inputs[layer].windows, inputs[layer].values
         token = windows.current if layer < model.n_layers / 2 else windows.next
         channels = first_channels(atlas.channels(layer=layer, kind=kind, null=null), 1)
-        part = reading_at_tails(channels, windows.counted(inputs[layer]), token)
+        part = reading_at_tails(channels, x, token)
         q = channels.q_value  # which matched vectors have none of
         what = MATCHED if q is None else np.where(q[:, 0] < SIGNIFICANT, BEYOND, OTHERS)
         parts.append(part.assign(layer=layer, kind=kind, what=what))

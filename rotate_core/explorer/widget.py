@@ -14,6 +14,7 @@ from rotate_core.explorer.jobs import Jobs
 from rotate_core.explorer.live import Answer, Live
 from rotate_core.explorer.page import STATIC, page_script
 from rotate_core.explorer.source import NeuronId, Source, unlike_defaults
+from rotate_core.explorer.texts import Texts
 from rotate_core.null.calibration import SIGNIFICANT
 from rotate_core.rotation.settings import Settings
 from rotate_core.storage import write_whole
@@ -28,8 +29,8 @@ class Explorer(anywidget.AnyWidget):
     """Look at neurons channel by channel, and rotate them with other settings.
 
     In a notebook Python answers: any neuron, the paper's solver too, texts with a channel switched
-    off. Without a kernel the widget shows the neurons that it was given; with a `file` a reader
-    can rotate them in the browser.
+    off, or with the model steered along it. Without a kernel the widget shows the neurons that it
+    was given; with a `file` a reader can rotate them in the browser.
 
     Args:
         model: from :func:`rotate_core.load_model`.
@@ -70,7 +71,8 @@ class Explorer(anywidget.AnyWidget):
         file: dict[str, str | int] | None = None,
     ) -> None:
         super().__init__()
-        self._live = Live(Source(model, atlas, settings, n_channels))
+        source = Source(model, atlas, settings, n_channels)
+        self._live, self._texts = Live(source), Texts(source)
         self._jobs = Jobs(self.send)
         chosen = [self._first()] if neurons is None else [NeuronId(*neuron) for neuron in neurons]
         self.content = content(self._live.source, chosen, notes or {}, null, file)
@@ -113,7 +115,8 @@ class Explorer(anywidget.AnyWidget):
             "stored": self._live.stored,
             "decompose": self._live.decompose,
             "search": self._live.search,
-            "prompt": self._live.prompt,
+            "prompt": self._texts.prompt,
+            "steer": self._texts.steer,
         }
         if kind == "hello":
             self.send({"type": "result", "id": id_})

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from rotate_core.models.checkpoint import Checkpoint, open_checkpoint
 from rotate_core.models.extras import pretrained
@@ -183,6 +185,24 @@ class Model:
         """
         vectors, numbers = read_neurons(self.checkpoint, layer, kind, indices, fold_norm)
         return Neurons(vectors, self.name, int(layer), kind, numbers, fold_norm)
+
+    def written(
+        self, layer: int, vectors: Float[Tensor, "n d_model"]
+    ) -> Float[Tensor, "n d_model"]:
+        """What vectors on the side of the out weights are in the residual stream.
+
+        Themselves; where a norm follows the MLP (Gemma 2 and 3), times the norm's gain: what the
+        norm makes of them but for a positive number, which depends on all that the MLP writes.
+
+        Args:
+            layer: from 0.
+            vectors: such as out weights, their channels, or sums of them.
+        """
+        names = self.checkpoint.architecture
+        if names.norm_behind_mlp is None:
+            return vectors
+        gain = self.checkpoint.tensor(names.norm_behind_mlp.format(layer=layer))
+        return vectors * (names.norm_offset + gain)
 
     def vocabulary(self, layer: int, *, side: str = "auto", fold_norm: bool = False) -> Vocabulary:
         """The vocabulary that neurons of a layer are projected onto (section 3 of the paper).

@@ -8,7 +8,9 @@ from rotate_core.null.calibration import (
     p_values,
     q_values,
 )
+from rotate_core.null.directions import read_directions
 from rotate_core.null.evidence import STATISTICS, TailEvidence, statistics, support, tail_evidence
+from rotate_core.null.labels import Labels, label
 from rotate_core.null.matched import matched_rotations, matched_vectors, own_seed
 
 __all__ = [
@@ -16,13 +18,16 @@ __all__ = [
     "STATISTICS",
     "Calibration",
     "CalibrationWarning",
+    "Labels",
     "TailEvidence",
     "calibrate",
+    "label",
     "matched_rotations",
     "matched_vectors",
     "own_seed",
     "p_values",
     "q_values",
+    "read_directions",
     "statistics",
     "support",
     "tail_evidence",

@@ -48,6 +48,8 @@ class Calibration:
     """What channels are ranked by."""
     added: bool = False
     """Whether one of the neurons was added to the others to have a q-value among them."""
+    of: str = "neuron"
+    """What q-values are adjusted over, one of them: "neuron", or "direction"."""
 
     def fewest(self) -> int:
         """Channels of one position that have to share the smallest rank before any is significant.
@@ -82,9 +84,9 @@ class Calibration:
         null = _count(self.n_null, "matched vector")
         if not self.n_neurons:
             return f"p against {null}; no q-value: nothing to adjust over"
-        neurons = _count(self.n_neurons, "neuron")
+        neurons = _count(self.n_neurons, self.of)
         if self.added:
-            neurons = f"{_count(self.n_neurons - 1, 'other neuron')} with this one added"
+            neurons = f"{_count(self.n_neurons - 1, f'other {self.of}')} with this one added"
         least = f"p below {1 / (self.n_null + 1):.2g}"
         beyond = f"{least} is extrapolated" if self.extrapolated else f"no {least}"
         many = self.fewest()

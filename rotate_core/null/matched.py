@@ -57,6 +57,34 @@ def matched_vectors(
     return mean + torch.stack(draws).to(root) @ root
 
 
+def matched_mixtures(vectors: Float[Tensor, "n d"], *, seed: int = 0) -> Float[Tensor, "n d"]:
+    """As many vectors of exactly the same mean and covariance: each a mixture of all of them.
+
+    ``mean + Q (V - mean)``, Q a random rotation of the n - 1 differences between vectors. As
+    Gaussian draws would be, but that n of these, where n is no larger than d, spread over fewer
+    directions than V do.
+
+    Args:
+        vectors: V.
+        seed: of Q.
+
+    Raises:
+        ValueError: fewer than two vectors.
+    """
+    if vectors.ndim != 2 or len(vectors) < 2:
+        raise ValueError(f"vectors of shape {tuple(vectors.shape)}: wanted (n > 1, d)")
+    n, generator = len(vectors), torch.Generator().manual_seed(seed % 2**63)
+    first, second = (_basis(torch.randn(n, n - 1, generator=generator)) for _ in range(2))
+    mean = vectors.mean(0)
+    return mean + first.to(vectors) @ (second.to(vectors).T @ (vectors - mean))
+
+
+def _basis(z: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+    """A random orthonormal basis of what sums to 0, uniformly drawn, from Gaussian numbers."""
+    q, r = torch.linalg.qr((z - z.mean(0)).double())
+    return q * r.diagonal().sign()
+
+
 def matched_rotations(
     channels: Channels, n: int, *, seed: int = 0
 ) -> Float[Tensor, "n n_neurons n_channels d_model"]:

@@ -10,7 +10,7 @@ folder, and a pass is made only for the layers that are not there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,15 @@ from rotate_core.text.corpus import (
 )
 from rotate_core.text.kept import Kept
 from rotate_core.text.labelled import Activations
-from rotate_core.text.sites import MEMORY, at_every_position, check_memory, check_site, read_site
+from rotate_core.text.sites import (
+    MEMORY,
+    SITES,
+    at_every_position,
+    check_memory,
+    check_site,
+    read_site,
+    read_sites,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -119,6 +127,38 @@ def activations(
             if folder:
                 folder.write(site, layer, values[layer])
     return {layer: _labelled(model, cut, values[layer], layer, site) for layer in layers}
+
+
+def at_sites(
+    model: Model | PreTrainedModel,
+    text: Windows,
+    *,
+    layer: int,
+    sites: Sequence[str] = SITES,
+    batch: int = 8,
+) -> dict[str, Activations]:
+    """Activations at several sites of one layer, by site: one pass for all of them.
+
+    Args:
+        model: from `load_model`; or a loaded transformers model, as it is.
+        text: windows.
+        layer: from 0.
+        sites: some of :data:`.SITES`.
+        batch: windows at a time.
+
+    Raises:
+        ValueError: there is no such site.
+        IndexError: the layer is out of range.
+    """
+    network = _network(model, torch.float32, None)
+    parts = [
+        read_sites(network, tokens, [(layer, site) for site in sites])
+        for tokens in text.tokens.split(batch)
+    ]
+    values = {
+        site: torch.cat([text.counted(part[layer, site]) for part in parts]) for site in sites
+    }
+    return {site: _labelled(model, text, values[site], layer, site) for site in sites}
 
 
 def stream(

@@ -127,7 +127,6 @@ def check_memory(n_values: int, memory: float) -> None:
         )
 
 
-@torch.no_grad()
 def read_site(
     network: PreTrainedModel,
     tokens: Int[Tensor, "n_windows length"],
@@ -137,24 +136,37 @@ def read_site(
     rows: Mapping[int, Float[Tensor, "n_rows width"]] | None = None,
 ) -> dict[int, Float[Tensor, "n_windows length width"]]:
     """:func:`at_every_position` of one batch, without checks of memory."""
-    found: dict[int, Tensor] = {}
-    deepest = max(layers)
+    found = read_sites(network, tokens, [(layer, site) for layer in layers], rows=rows)
+    return {layer: x for (layer, _), x in found.items()}
 
-    def collect(layer: int, x: Tensor) -> None:
+
+@torch.no_grad()
+def read_sites(
+    network: PreTrainedModel,
+    tokens: Int[Tensor, "n_windows length"],
+    places: Sequence[tuple[int, str]],
+    *,
+    rows: Mapping[int, Float[Tensor, "n_rows width"]] | None = None,
+) -> dict[tuple[int, str], Float[Tensor, "n_windows length width"]]:
+    """Activations of one batch at sites of layers, by (layer, site): one pass for all of them."""
+    found: dict[tuple[int, str], Tensor] = {}
+    last = max(places, key=lambda place: (place[0], SITES.index(place[1])))
+
+    def collect(place: tuple[int, str], x: Tensor) -> None:
         x = x.float()
-        found[layer] = (x if rows is None else x @ rows[layer].to(x).T).cpu()
-        if layer == deepest:
+        found[place] = (x if rows is None else x @ rows[place[0]].to(x).T).cpu()
+        if place == last:
             raise _Enough  # nothing that lies behind is asked for
 
     with ExitStack() as hooks, suppress(_Enough):
-        for layer in layers:
-            hooks.enter_context(hook_at(network, layer, site, partial(collect, layer)))
+        for layer, site in places:
+            hooks.enter_context(hook_at(network, layer, site, partial(collect, (layer, site))))
         network.base_model(tokens.to(network.device), use_cache=False)
     return found
 
 
 class _Enough(Exception):
-    """Ends a forward pass behind the deepest layer that is read."""
+    """Ends a forward pass behind the last site that is read."""
 
 
 def hook_at(

@@ -60,14 +60,23 @@ def steer(
         yield network
 
 
-def added(vector: Float[Tensor, "*any width"], alpha: float = 1.0) -> Callable[[Tensor], Tensor]:
-    """For :func:`steer`: ``x + alpha v``; v broadcasts, so that each prompt may have its own."""
-    return lambda x: x + alpha * vector.to(x)
+def added(
+    vector: Float[Tensor, "*any width"], alpha: float | Float[Tensor, "*any"] = 1.0
+) -> Callable[[Tensor], Tensor]:
+    """For :func:`steer`: ``x + alpha v``; both broadcast, so that each prompt may have its own."""
+    return lambda x: x + torch.as_tensor(alpha).to(x) * vector.to(x)
 
 
-def pulled(point: Float[Tensor, " width"], alpha: float) -> Callable[[Tensor], Tensor]:
+def pulled(
+    point: Float[Tensor, "*any width"], alpha: float | Float[Tensor, "*any"]
+) -> Callable[[Tensor], Tensor]:
     """For :func:`steer`: ``(1 - alpha) x + alpha mu``, which lands on mu at alpha = 1.
 
     Source: Shafran et al. (2026), arXiv:2602.02464, steering towards a centroid.
     """
-    return lambda x: (1 - alpha) * x + alpha * point.to(x)
+
+    def towards(x: Tensor) -> Tensor:
+        by = torch.as_tensor(alpha).to(x)
+        return (1 - by) * x + by * point.to(x)
+
+    return towards

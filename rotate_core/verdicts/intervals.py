@@ -13,8 +13,9 @@ spawned from the seed: draws that are shared would cancel, or count double, what
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,6 +39,12 @@ class Estimate:
     """Values that it is taken over."""
     n_clusters: int
     """Neurons (or documents, ...) that the values come from, which is what was resampled."""
+
+    @staticmethod
+    def of(stored: Mapping[str, float | None]) -> Estimate:
+        """Out of a record, where what is not a number is None."""
+        values: Any = {k: math.nan if x is None else x for k, x in stored.items()}
+        return Estimate(**values)
 
     def __str__(self) -> str:
         if math.isnan(self.value):
@@ -165,9 +172,22 @@ class _Sample:
         if statistic == "mean":
             total, count = np.bincount(member, x), np.bincount(member)
             return np.concatenate([total[drawn].sum(1) / count[drawn].sum(1) for drawn in batches])
-        groups = [x[member == i] for i in range(n)]
-        rows = (np.concatenate([groups[i] for i in row]) for drawn in batches for row in drawn)
-        return np.array([np.median(row) for row in rows])
+        return np.concatenate([_medians(x, member, drawn) for drawn in batches])
+
+
+def _medians(
+    x: NDArray[np.float64], member: NDArray[np.int64], drawn: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The median of all values of each row's clusters, a cluster as often as it was drawn.
+
+    Values are sorted once for all rows; a row only counts how often each is there.
+    """
+    order = np.argsort(x)
+    times = np.stack([np.bincount(row, minlength=member.max() + 1) for row in drawn])
+    reached = times[:, member[order]].cumsum(1)
+    total = reached[:, -1:]
+    middle = [(reached <= rank).sum(1) for rank in ((total - 1) // 2, total // 2)]
+    return x[order[middle]].mean(0)
 
 
 def _weighted_sum(

@@ -43,8 +43,7 @@ class Outcome:
         """Out of results/NN_claim.json."""
         fields = dict(stored)
         for name in ("ours", "null", "over_null"):
-            values: Any = {k: math.nan if x is None else x for k, x in stored[name].items()}
-            fields[name] = Estimate(**values)
+            fields[name] = Estimate.of(stored[name])
         return Outcome(**fields)
 
 

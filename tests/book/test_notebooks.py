@@ -38,7 +38,23 @@ def test_the_book_has_a_chapter_for_each_notebook_in_order():
 
 
 def test_the_profiles_of_the_readme_are_there():
-    assert set(PROFILES) >= {"quick", "default", "paper-gemma", "paper-llama"}
+    assert set(PROFILES) >= {"quick", "default", "full", "paper-gemma", "paper-llama"}
+
+
+def test_the_full_profile_is_larger_than_the_default_in_all_that_it_sets():
+    default = {}
+    for name in NOTEBOOKS:
+        for statement in ast.parse(parameters_cell(read(name)).source).body:
+            default[statement.targets[0].id] = ast.literal_eval(statement.value)
+    full = yaml.safe_load(PROFILES["full"].read_text(encoding="utf-8"))
+    assert full.pop("model") == default["model"]
+    assert full.pop("atlas") != default["atlas"], "an atlas has one size"
+    assert full.pop("layers") != default["layers"]
+    assert full.pop("side_layer") != default["side_layer"], "no size: one of the layers"
+    assert full.pop("method_neurons") * len(full.pop("method_layers")) > default["method_neurons"]
+    for name, value in full.items():
+        size, least = (len(x) if isinstance(x, list) else x for x in (value, default[name]))
+        assert size is None or size > least, name
 
 
 @each_notebook

@@ -1,4 +1,4 @@
-"""Changes of the method on neurons and their null, and reflections."""
+"""Changes of the method on neurons and their null."""
 
 from __future__ import annotations
 
@@ -59,15 +59,3 @@ def test_times_are_relative_to_the_first_change():
     clock = pd.DataFrame(rows, columns=["change", "layer", "position", "seconds"])
     ratios = ablations.times_ours(clock)
     assert (ratios["ours"].value, ratios["slow"].value, ratios["slow"].n) == (1, 3, 5)
-
-
-def test_reflections_and_ours_on_the_same_neurons(vocabulary, vectors):
-    solved = ablations.reflections(vectors[:3], vocabulary, [1, 2], max_iter=5, settings=SETTINGS)
-    assert list(solved.reflections.unique()) == [0, 1, 2]
-    assert solved.groupby("solver").size().eq(3).all()
-    assert not solved[solved.reflections > 0].converged.any(), "five steps are not enough"
-    table = ablations.solver_table(solved)
-    assert (
-        table.loc["geodesic", "objective"].value > table.loc["AdamW, 1 reflection"].objective.value
-    )
-    assert table.converged.tolist()[1:] == ["0%", "0%"]

@@ -60,7 +60,7 @@ class Identity(torch.nn.Module):
 @pytest.fixture(scope="module")
 def neurons(planted):
     channels, x, windows = planted
-    return ReadingNeurons(windows, x, {"in": channels.weight_vectors}, Identity())
+    return ReadingNeurons(windows, windows.counted(x), {"in": channels.weight_vectors}, Identity())
 
 
 def test_tails_are_the_planted_blocks(planted):
@@ -151,7 +151,7 @@ def test_matched_vectors_stand_where_the_neurons_stood(planted):
     """The channels' own vectors are read by, beside the other vector of the neurons named."""
     channels, x, windows = planted
     partners = {"gate": channels.weight_vectors, "in": channels.weight_vectors + 1}
-    neurons = ReadingNeurons(windows, x, partners, Identity())
+    neurons = ReadingNeurons(windows, windows.counted(x), partners, Identity())
     gate = dataclasses.replace(
         channels, kind="gate", weight_vectors=channels.weight_vectors.flip(0)
     )

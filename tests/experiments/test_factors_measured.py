@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from rotate_core import load_model
 from rotate_core.dictionaries import Factors, hierarchy, snmf
-from rotate_core.experiments import concept_sets, factor_groups, factors
+from rotate_core.dictionaries.candidates import from_factors
+from rotate_core.experiments import concept_sets, detection, factor_groups, factors
 from rotate_core.text import Activations
 from rotate_core.text.corpus import Windows
 
@@ -77,12 +77,6 @@ def test_the_race_has_both_solvers(found) -> None:
     assert table.seconds.gt(0).all()
 
 
-def test_auroc_is_the_chance_to_be_above() -> None:
-    values = torch.tensor([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
-    area = factors.auroc(values, np.array([False, True, True]))
-    assert area.tolist() == [1.0, 0.5]
-
-
 def test_a_concept_that_a_feature_carries_is_detected(found) -> None:
     """Sentences of ten tokens, each concept's with its own group of neurons."""
     fit = found[2]
@@ -94,11 +88,11 @@ def test_a_concept_that_a_feature_carries_is_detected(found) -> None:
             first = 0 if label == "a" else 10
             x[10 * i + 4, first : first + 5] += 1
         halves.append(activations(x, 12))
-    table = factors.detection(fit, *halves, [labels, labels])
+    table = detection.chosen(from_factors(fit), [{"hidden": x} for x in halves], [labels, labels])
     assert table.held_out.tolist() == [1.0, 1.0]
-    assert table.feature.nunique() == 2
+    assert table.candidate.nunique() == 2
     scores = factors.concept_scores(fit, *halves, [labels, labels])
-    assert (scores[table.feature.tolist()] > 0.3).all()
+    assert (scores[table.candidate.tolist()] > 0.3).all()
 
 
 def test_sentences_share_no_words_and_no_templates() -> None:
@@ -116,9 +110,9 @@ def test_padding_changes_no_token_and_is_left_out() -> None:
     model = load_model("smollm2-135m")
     given = concept_sets.calendar()[:2] + concept_sets.sentences(0)[:2]
     layer = 2
-    together = concept_sets.hidden(model, given, [layer])[layer]
+    together = concept_sets.spoken(model, given, [layer])[layer]
     for i, sentence in enumerate(given):
-        alone = concept_sets.hidden(model, [sentence], [layer])[layer]
+        alone = concept_sets.spoken(model, [sentence], [layer])[layer]
         rows = together.document == i
         assert torch.equal(together.token_ids[rows], alone.token_ids)
         assert torch.allclose(together.values[rows], alone.values, atol=1e-4)

@@ -19,6 +19,7 @@ from rotate_core.experiments.null_validity import certified_by_rank
 from rotate_core.models import Model
 from rotate_core.null.calibration import SIGNIFICANT, p_values, q_values
 from rotate_core.null.evidence import statistics
+from rotate_core.text import activations
 from rotate_core.text.corpus import Windows
 
 LAYERS, KINDS, N_CHANNELS = [0, 2], ["gate", "out"], 2
@@ -63,7 +64,8 @@ def test_text_is_read_at_the_token_of_the_layer_and_beside_the_null(
     monkeypatch.setattr(type(model), "kinds", property(lambda _: KINDS))
     tokens = torch.randint(1, 256, (40, 32), generator=torch.Generator().manual_seed(0))
     windows = Windows(tokens, torch.arange(40), tuple(map(str, range(40))))
-    table = reading_of_first_channels(atlas, model, windows, LAYERS)
+    inputs = activations(model, windows, layers=LAYERS, site="mlp_in", progress=False)
+    table = reading_of_first_channels(atlas, model, inputs)
     assert set(table.kind) == {"gate"}
     assert set(table.channel) == {0}
     null = table[table.what == MATCHED]

@@ -159,6 +159,116 @@ def test_a_channel_that_is_not_there_is_answered_in_one_sentence(explorer, vecto
     assert message in answer["text"]
 
 
+# --- Steering -----------------------------------------------------------------------------------
+
+STEERED = {"layer": 1, "kind": "out", "index": 3, "text": "The cat"}
+
+
+def written(model):
+    return encode(model.neurons(1, "out", [3]).vectors[0])
+
+
+def test_a_strength_of_0_is_the_model_itself_to_the_bit(explorer, model):
+    answer = ask(explorer, "steer", **STEERED, vector=written(model), strength=0)
+    assert answer["before"] == answer["after"]
+    assert answer["divergence"] == 0
+    assert all(row["before"] == row["after"] for row in answer["next"])
+    plain = ask(explorer, "prompt", **STEERED)
+    assert [row["token"] for row in answer["next"]] == [row["token"] for row in plain["next"]]
+    network, tokenizer = explorer._texts._transformers, model.tokenizer
+    ids = tokenizer("The cat", return_tensors="pt").input_ids
+    for _ in range(12):
+        logits = network(ids).logits[0, -1]
+        ids = torch.cat([ids, logits.argmax().view(1, 1)], 1)
+        if ids[0, -1] == tokenizer.eos_token_id:
+            break
+    assert answer["before"] == tokenizer.decode(ids[0])[len("The cat") :]
+
+
+def test_steering_adds_the_direction_at_its_length_to_every_position(explorer, model):
+    answer = ask(explorer, "steer", **STEERED, vector=written(model), strength=-0.5)
+    network = explorer._texts._transformers
+    ids = model.tokenizer("The cat", return_tensors="pt").input_ids
+    with torch.no_grad():
+        stream = network(ids, output_hidden_states=True).hidden_states[2][0]
+        before = network(ids).logits[0, -1].softmax(0)
+    vector = model.neurons(1, "out", [3]).vectors[0]
+    by = -0.5 * stream.norm(dim=1).median() * vector / vector.norm()
+    hook = network.model.layers[1].register_forward_hook(lambda m, a, out: out + by)
+    with torch.no_grad():
+        after = network(ids).logits[0, -1].softmax(0)
+    hook.remove()
+    tokens = model.vocabulary(1).tokens
+    for row in answer["next"]:
+        i = tokens.index(row["token"])
+        assert row["before"] == pytest.approx(float(before[i]), rel=1e-4)
+        assert row["after"] == pytest.approx(float(after[i]), rel=1e-4)
+    kl = (before * (before / after).log()).sum()
+    assert answer["divergence"] == pytest.approx(float(kl), rel=1e-3)
+    again = ask(explorer, "steer", **STEERED, vector=written(model), strength=0, id="again")
+    assert again["after"] == answer["before"]  # nothing is left behind
+
+
+def test_any_length_of_the_vector_steers_alike(explorer, model):
+    vector = 100 * model.neurons(1, "out", [3]).vectors[0]
+    one, other = (
+        ask(explorer, "steer", **STEERED, vector=text, strength=1, id=str(i))
+        for i, text in enumerate((written(model), encode(vector)))
+    )
+    assert one["divergence"] == pytest.approx(other["divergence"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "gate"}, "gate weights read, and write nothing"),
+        ({"strength": 1.5}, "strength=1.5: wanted -1.0 to 1.0"),
+        ({"strength": "nan"}, "strength=nan"),
+        ({"vector": ""}, "vector of shape (0,): wanted 32 finite numbers"),
+        ({"vector": encode(torch.zeros(32))}, "not all 0"),
+        ({"text": ""}, "the text has no token"),
+        ({"layer": 9}, "9"),
+    ],
+)
+def test_what_cannot_be_steered_is_answered_in_one_sentence(explorer, model, change, message):
+    request = STEERED | {"vector": written(model), "strength": 0.5} | change
+    answer = ask(explorer, "steer", **request)
+    assert answer["type"] == "error"
+    assert message in answer["text"]
+
+
+def test_the_newest_strength_wins_in_the_middle_of_a_text(explorer, model, monkeypatch):
+    """The first is stopped between two tokens, and its hook is gone when the second begins."""
+    texts, begun, go_on = explorer._texts, threading.Event(), threading.Event()
+    steps: list[float] = []
+
+    def slow(job):
+        progress = job.progress
+
+        def told(fraction):
+            steps.append(fraction)
+            if fraction and len(steps) > 16:  # steered, some tokens on
+                begun.set()
+                go_on.wait(60)
+            progress(fraction)
+
+        monkeypatch.setattr(job, "progress", told)
+        return texts.steer(STEERED | {"vector": written(model), "strength": 1.0}, job)
+
+    explorer._jobs.start("first", slow)
+    assert begun.wait(60)
+    second = STEERED | {"vector": written(model), "strength": 0, "id": "second"}
+    explorer._receive(None, {"type": "steer", **second}, None)
+    go_on.set()
+    with explorer.came:
+        assert explorer.came.wait_for(
+            lambda: any(m["id"] == "second" and m["type"] == "result" for m in explorer.sent),
+            timeout=60,
+        )
+    assert not [m for m in explorer.sent if m["id"] == "first" and m["type"] != "progress"]
+    assert not any(m._forward_hooks for m in texts._transformers.modules())
+
+
 def test_the_newest_job_wins_and_a_stopped_one_is_silent():
     sent, begun, go_on = [], threading.Event(), threading.Event()
     done = threading.Event()

@@ -122,6 +122,41 @@ def try_everything(tab: Any) -> None:
     words = tab.locator(".rotate-strip").first.inner_text()
     assert "cat" in words.replace("\n", "")
     assert not tab.get_by_role("button", name="Rotate it yourself").is_visible()
+    try_steering(tab)
+
+
+def try_steering(tab: Any) -> None:
+    """By keys alone: what the slider says aloud, what the model says, at 390 pixels, an error."""
+    steering = tab.get_by_role("group", name="Steering")
+    assert steering.get_by_text("Choose a channel").is_hidden()  # the first is chosen
+    slider = steering.get_by_role("slider", name="Steer along channel 1")
+    slider.focus()
+    for _ in range(3):
+        slider.press("ArrowLeft")
+    assert "0.15 × the residual stream's length, away from" in slider.get_attribute(
+        "aria-valuetext"
+    )
+    steering.get_by_text("nats").wait_for(timeout=60_000)
+    assert steering.locator("dt").all_inner_texts() == ["by itself", "steered"]
+    assert steering.get_by_role("columnheader", name="steered").is_visible()
+    tab.set_viewport_size({"width": 390, "height": 844})
+    assert slider.bounding_box()["width"] > 100
+    box = tab.locator(".rotate-explorer").bounding_box()
+    assert steering.bounding_box()["width"] <= box["width"] <= 390
+    tab.set_viewport_size({"width": 1280, "height": 1000})
+    steering.get_by_role("button", name="Back to 0").press("Enter")
+    steering.get_by_text("The likeliest next tokens").wait_for(timeout=60_000)
+    assert steering.locator("dt").all_inner_texts() == ["by itself"]
+    tab.locator(".rotate-choose").first.click()
+    assert steering.get_by_text("Choose a channel").is_visible()
+    assert slider.is_hidden()
+    tab.locator(".rotate-choose").first.click()
+    tab.get_by_label("Try the neuron on a text").fill("")
+    slider.press("ArrowRight")
+    steering.get_by_text("The text above is empty").wait_for(timeout=10_000)
+    tab.get_by_label("Kind").select_option("gate")
+    steering.get_by_text("writes nothing").wait_for(timeout=60_000)
+    assert slider.is_hidden()
 
 
 def test_voila(browser: Any, serve: Callable[..., str]):
@@ -170,6 +205,7 @@ def test_a_page_says_what_was_made_otherwise(browser: Any, checkpoints: Callable
     assert "made with restarts=2" in tab.locator(".rotate-controls").inner_text()
     assert not tab.get_by_role("button", name="Rotate it yourself").is_visible()
     assert not tab.locator(".rotate-made").is_visible()
+    assert tab.get_by_role("group", name="Steering", include_hidden=True).is_hidden()  # no Python
     tab.evaluate("location.hash = '#layer=1&kind=out&neuron=3&threshold=6'")
     made = tab.locator(".rotate-made")
     made.wait_for(timeout=10_000)

@@ -108,7 +108,8 @@ def test_a_snippet_is_where_the_neuron_is_most_active_on_the_channels_tokens(cha
     x = torch.randn(3, 20, D, generator=generator) / 10
     x[1, 9] = channels.vectors[2, 0]
     one = dataclasses.replace(take(channels, [2]), kind="in")
-    neuron = ReadingNeurons(windows, x, {"in": one.weight_vectors}, torch.nn.Identity())
+    read = {"in": one.weight_vectors}
+    neuron = ReadingNeurons(windows, windows.counted(x), read, torch.nn.Identity())
     assert channels.top_z[2, 0, 0].abs() > 2, "own is in the tail"
     found = snippet(neuron, one, 0, length=6)
     assert found.title == "second"

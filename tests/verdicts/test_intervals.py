@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rotate_core.verdicts.intervals import (
+    _medians,
     difference,
     difference_within,
     holm,
@@ -86,6 +87,14 @@ def test_no_side_shares_its_draws_with_another_sides_seed():
     assert again == children[:3], "a seed gives the same draws each time"
     nested = [child.generate_state(2).tolist() for child in spawn(spawn(0, 1)[0], 2)]
     assert not any(child in children for child in nested)
+
+
+def test_medians_of_drawn_clusters_are_numpys():
+    rng = np.random.default_rng(0)
+    x, member = rng.normal(size=40).round(1), rng.permutation(np.arange(40) % 9)
+    drawn = rng.integers(0, 9, (50, 9))
+    expected = [np.median(np.concatenate([x[member == i] for i in row])) for row in drawn]
+    assert _medians(x, member, drawn).tolist() == expected
 
 
 def test_median_interval_and_what_is_missing():

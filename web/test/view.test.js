@@ -9,6 +9,7 @@ import { closest, decodeFloats, encodeFloats, histogram, reconstruction, reconst
 import { readLink, writeLink } from "../view/link.js";
 import { asPython } from "../view/python.js";
 import { searchEmbedded } from "../view/search.js";
+import { inWords, reasonNotToSteer, towards } from "../view/steer.js";
 import { concise, visible } from "../view/tokens.js";
 
 const DEFAULTS = { lambda_kurtosis: 0.3, threshold: 4, solver: "geodesic", n_channels: 5 };
@@ -111,6 +112,25 @@ describe("data", () => {
   test("a search ignores case and space", () => {
     const neurons = [{ ...PLACE, channels: [{ top: [[" You", -9]] }, { top: [["you", 20]] }] }];
     assert.deepEqual(searchEmbedded(neurons, "you ").map(({ channel }) => channel), [1, 0]);
+  });
+});
+
+describe("steering", () => {
+  const [up, down] = [{ top: [[" you", 9], ["you", 8]] }, { top: [[" not", -7], [" but", 6]] }];
+  test("to the right is towards the furthest token, whatever the vector's sign", () => {
+    assert.deepEqual([up, down, { top: [] }].map(towards), [1, -1, 1]);
+  });
+  test("is said in words, for a slider that is not seen", () => {
+    assert.equal(inWords(0.25, up), "0.25 × the residual stream's length, towards ␣you you");
+    assert.equal(inWords(-1, down), "1.00 × the residual stream's length, away from ␣not ␣but");
+    assert.match(inWords(0, up), /as it is/);
+  });
+  test("takes a channel that is written, and one that is chosen", () => {
+    const shown = { kind: "out", channels: [up] };
+    assert.equal(reasonNotToSteer(shown, 0), "");
+    assert.match(reasonNotToSteer(shown, null), /Choose a channel/);
+    assert.match(reasonNotToSteer({ ...shown, kind: "gate" }, 0), /gate .* writes nothing/);
+    assert.notEqual(reasonNotToSteer(null, 0), "");
   });
 });
 

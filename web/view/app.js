@@ -11,6 +11,7 @@ import { pickerView, same } from "./picker.js";
 import { promptView } from "./prompt.js";
 import { searchEmbedded, searchView } from "./search.js";
 import { shareView } from "./share.js";
+import { steerView } from "./steer.js";
 import { Store } from "./store.js";
 import { followTheme } from "./theme.js";
 
@@ -47,6 +48,7 @@ export function mountExplorer(root, content, model) {
     selected: 0,
     expected: defaults.n_channels,
     running: null,
+    text: "When the cat saw the mouse, it",
   });
   const kernel = model ? new KernelEngine(model) : null;
   let stop = new AbortController();
@@ -210,6 +212,23 @@ export function mountExplorer(root, content, model) {
     return answer;
   }
 
+  /** What steering gives: an answer, or why there is none; stopped where something newer was asked. */
+  async function steer(vector, strength) {
+    const { text, shown: { layer, kind, index } } = store.state;
+    const content = { text, layer, kind, index, vector: encodeFloats(vector), strength };
+    let error;
+    const answer = await work("Python steers the model …", async (options) => {
+      try {
+        return await kernel.request("steer", content, { ...options, patience: 120_000 });
+      } catch (reason) {
+        if (reason.name !== "AbortError") error = reason.message;
+        throw reason;
+      }
+    });
+    if (answer) say("");
+    return answer ?? (error ? { error } : { stopped: true });
+  }
+
   /** The address follows what is seen, but only on a book's page: applications have uses for it. */
   function remember() {
     const { mode, current, settings } = store.state;
@@ -219,7 +238,7 @@ export function mountExplorer(root, content, model) {
 
   // --- the page -------------------------------------------------------------------------------
 
-  const actions = { choose, random, change, load, cancel, reset, search, runPrompt, say };
+  const actions = { choose, random, change, load, cancel, reset, search, runPrompt, steer, say };
   const section = html(
     "section",
     {
@@ -237,6 +256,7 @@ export function mountExplorer(root, content, model) {
     cardsView(store),
     mapsView(store),
     promptView(store, actions),
+    steerView(store, actions),
     shareView(store, actions),
   );
   root.append(section);

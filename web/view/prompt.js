@@ -1,11 +1,13 @@
 import { html, number, uniqueId } from "./dom.js";
+import { tableOfNext } from "./next.js";
 import { concise } from "./tokens.js";
 
 /** Only with Python: the neuron on a text of the reader's, with and without one of its channels. */
 export function promptView(store, { runPrompt }) {
   const [textId, channelId] = [uniqueId("prompt"), uniqueId("ablate")];
-  const text = html("textarea", { id: textId, rows: 2, spellcheck: "false" });
-  text.value = "When the cat saw the mouse, it";
+  const oninput = () => store.set({ text: text.value });
+  const text = html("textarea", { id: textId, rows: 2, spellcheck: "false", oninput });
+  text.value = store.state.text;
   const channel = html("select", { id: channelId });
   const output = html("div", { class: "rotate-prompt-output", "aria-live": "polite" });
   const onsubmit = async (event) => {
@@ -40,7 +42,9 @@ function draw({ tokens, before, after, next }) {
     strip(tokens, before, most),
     after && html("p", { class: "rotate-heading" }, "… without the channel"),
     after && strip(tokens, after, most),
-    table(next, Boolean(after)),
+    after
+      ? tableOfNext(next, "Next tokens that change most, and the likeliest", "without")
+      : tableOfNext(next, "The likeliest next tokens"),
   ].filter(Boolean);
 }
 
@@ -59,26 +63,4 @@ function strip(tokens, activations, most) {
     ];
   });
   return html("p", { class: "rotate-strip" }, ...spans);
-}
-
-function table(next, ablated) {
-  const percent = (x) => `${number(100 * x, x < 0.1 ? 2 : 1)} %`;
-  const head = ["next token", "probability", ablated && "without", ablated && "change"].filter(Boolean);
-  const rows = next.map(({ token, before, after }) =>
-    html(
-      "tr",
-      {},
-      html("th", { scope: "row" }, concise(token)),
-      html("td", {}, percent(before)),
-      ablated && html("td", {}, percent(after)),
-      ablated && html("td", {}, `${after >= before ? "+" : ""}${number(100 * (after - before), 2)}`),
-    ),
-  );
-  return html(
-    "table",
-    {},
-    html("caption", {}, ablated ? "Next tokens that change most, and the likeliest" : "The likeliest next tokens"),
-    html("thead", {}, html("tr", {}, ...head.map((text) => html("th", { scope: "col" }, text)))),
-    html("tbody", {}, ...rows),
-  );
 }

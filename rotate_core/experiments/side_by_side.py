@@ -1,0 +1,387 @@
+"""Every way to take a layer apart on one task, with one budget and one null (chapter 15).
+
+Each method sees the same tokens of plain text, but for ROTATE, which sees weights alone, and the
+difference of means, which is told the concept of the sentences that candidates are chosen on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from rotate_core.decomposition import decompose
+from rotate_core.dictionaries import SAE, mfa, snmf
+from rotate_core.dictionaries.candidates import (
+    Candidates,
+    Sites,
+    Writing,
+    difference_of_means,
+    from_channels,
+    from_factors,
+    from_regions,
+    from_sae,
+)
+from rotate_core.experiments import concept_steering
+from rotate_core.experiments.concept_steering import SteeringTask, continuations
+from rotate_core.experiments.detection import chosen, detection
+from rotate_core.null import label
+from rotate_core.verdicts.intervals import Estimate, interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rotate_core.channels import Channels
+    from rotate_core.models import Model
+    from rotate_core.text import Activations
+
+Made = TypeVar("Made")
+Concepts = Sequence[Sequence[str]]
+"""Of the sentences of each half."""
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """What a method offers, and what it took."""
+
+    candidates: Candidates
+    n_tokens: int = 0
+    """Tokens of text that it saw."""
+    n_labels: int = 0
+    """Sentences whose concept it was told."""
+    seconds: float = 0.0
+
+
+TIMED_NEURONS = 4
+"""Neurons of each kind that are decomposed to say what all of the atlas's took."""
+
+
+def offered(
+    model: Model,
+    layer: int,
+    channels: Mapping[str, Channels],
+    seen: Sites,
+    told: Activations,
+    concepts: Sequence[str],
+    sae: tuple[SAE, float],
+    *,
+    n_features: int,
+    n_regions: int,
+    seed: int,
+) -> list[Offer]:
+    """All methods at one layer, those of weights first.
+
+    Args:
+        model: its weights.
+        layer: from 0.
+        channels: by kind, of the layer's neurons.
+        seen: activations of plain text at "hidden" and "residual", for those that learn.
+        told: activations at "mlp_out" of sentences whose concept is known, for those that are told.
+        concepts: of these sentences.
+        sae: a sparse autoencoder that learned from the same tokens, and its seconds.
+        n_features: of SNMF, each of a twentieth of the neurons.
+        n_regions: of MFA, of eight directions each.
+        seed: of the fits.
+    """
+    quiet: dict[str, Any] = {"seed": seed, "progress": False}
+    n = len(seen["hidden"])
+    reading = [channels[kind] for kind in model.kinds if kind != "out"]
+    each = {kind: _seconds(model, layer, part) for kind, part in channels.items()}
+    offers = [
+        Offer(from_channels(reading), seconds=sum(each[str(part.kind)] for part in reading)),
+        Offer(from_channels([channels["out"]], model), seconds=each["out"]),
+    ]
+    factors, seconds = timed(
+        lambda: snmf(seen["hidden"], n_features, share=0.05, scale_neurons=True, **quiet)
+    )
+    offers.append(Offer(from_factors(factors), n_tokens=n, seconds=seconds))
+    regions, seconds = timed(lambda: mfa(seen["residual"], n_regions, rank=8, **quiet))
+    offers += [
+        Offer(from_regions(regions, parts=parts), n_tokens=n, seconds=seconds)
+        for parts in ("centroids", "local")
+    ]
+    offers.append(Offer(from_sae(sae[0]), n_tokens=n, seconds=sae[1]))
+    of_token = [concepts[i] for i in told.document]
+    means, seconds = timed(lambda: difference_of_means(told.values, of_token, site="mlp_out"))
+    return [*offers, Offer(means, n_labels=len(concepts), seconds=seconds)]
+
+
+def labelled(
+    offers: Sequence[Offer], model: Model, layer: int, *, n_null: int, seed: int
+) -> pd.DataFrame:
+    """Is what a method writes better read in the vocabulary than random vectors are?
+
+    Of each method that learns: against random vectors of its own directions' covariance, and of
+    that of the layer's out weights. ROTATE's channels were turned until they read well; their null
+    is turned as well, and stands in chapter 4. The layer's neurons stand here as they are.
+
+    Args:
+        offers: of :func:`offered`.
+        model: its weights.
+        layer: from 0.
+        n_null: random vectors of each.
+        seed: of them.
+
+    Returns:
+        One row per method and null: method, null ("its own" or "the neurons'"), n, share (with
+        q < 0.1).
+    """
+    import pandas as pd
+
+    vocabulary = model.vocabulary(layer, side="unembedding")
+    neurons = model.written(layer, model.neurons(layer, "out").vectors)
+    directions = {"out weights, unrotated": neurons}
+    for offer in offers:
+        method, write = offer.candidates.method, offer.candidates.write
+        if write is not None and not method.startswith("ROTATE"):
+            directions[method] = written_directions(write, model, layer)
+    nulls = {"its own": None, "the neurons'": neurons}
+    rows = []
+    for method, vectors in directions.items():
+        for name, like in nulls.items():
+            if vectors is not neurons or like is not neurons:  # theirs is their own
+                read = label(vectors, vocabulary, like=like, null=n_null, seed=seed, progress=False)
+                rows.append((method, name, len(vectors), read.significant()))
+    return pd.DataFrame(rows, columns=["method", "null", "n", "share"])
+
+
+def written_directions(write: Writing, model: Model, layer: int) -> Float[Tensor, "n d_model"]:
+    """What candidates write to the residual stream; of points, where they are from the middle."""
+    if write.site == "hidden":
+        return model.written(layer, write.vectors @ model.neurons(layer, "out").vectors)
+    return write.vectors - write.vectors.mean(0) if write.pull else write.vectors
+
+
+def timed(make: Callable[[], Made]) -> tuple[Made, float]:
+    """What a function makes, and its seconds."""
+    begun = time.perf_counter()
+    return make(), time.perf_counter() - begun
+
+
+def _seconds(model: Model, layer: int, channels: Channels) -> float:
+    """What decomposing these neurons takes: a few of them, times as many."""
+    few = model.neurons(layer, str(channels.kind), channels.indices[:TIMED_NEURONS])
+    vocabulary, n = model.vocabulary(layer), channels.n_channels
+    made, seconds = timed(lambda: decompose(few, vocabulary, n_channels=n, progress=False))
+    return seconds / made.n_neurons * channels.n_neurons
+
+
+def detected(
+    offers: Sequence[Offer],
+    halves: Sequence[Sites],
+    concepts: Concepts,
+    *,
+    n_chance: int,
+    seed: int,
+) -> pd.DataFrame:
+    """:func:`.detection` of every method, one below the other."""
+    import pandas as pd
+
+    tables = (
+        detection(offer.candidates, halves, concepts, n_chance=n_chance, seed=seed)
+        for offer in offers
+    )
+    return pd.concat(tables, ignore_index=True)
+
+
+def steered(
+    on: SteeringTask,
+    offers: Sequence[Offer],
+    found: pd.DataFrame,
+    halves: Sequence[Sites],
+    concepts: Concepts,
+    *,
+    targets: Sequence[float],
+    signs: Sequence[int],
+    seed: int,
+) -> pd.DataFrame:
+    """Steering with the candidates that were chosen for detection: there is no second choice.
+
+    Args:
+        on: the model, its prompts and words.
+        offers: those that write are steered with.
+        found: by :func:`detected`.
+        halves: activations, to choose the random candidates with that stand beside.
+        concepts: of each half's sentences.
+        targets: nats.
+        signs: each is given a strength of its own.
+        seed: of the random candidates.
+
+    Returns:
+        As :func:`.concept_steering.steering`, with the columns method and chance: the gain of the
+        random candidate at the same divergence.
+    """
+    import pandas as pd
+
+    key = ["concept", "sign", "target"]
+    tables = []
+    for offer in offers:
+        ours = offer.candidates
+        if ours.write is None:
+            continue
+        random = ours.chance(seed)
+        best = chosen(random, halves, concepts)
+        own = found[found.method == ours.method]
+        table, chance = (
+            concept_steering.steering(
+                on, each, dict(zip(choice.concept, choice.candidate, strict=True)),
+                targets=targets, signs=signs,
+            )
+            for each, choice in ((ours, own), (random, best))
+        )  # fmt: skip
+        beside = chance.rename(columns={"gain": "chance"})[[*key, "chance"]]
+        tables.append(table.merge(beside, on=key).assign(method=ours.method))
+    return pd.concat(tables, ignore_index=True)
+
+
+def continued(
+    on: SteeringTask,
+    offers: Sequence[Offer],
+    steering: pd.DataFrame,
+    *,
+    target: float,
+    n_prompts: int,
+    n_tokens: int,
+) -> pd.DataFrame:
+    """Continuations of the first prompts towards each concept, by every method that writes.
+
+    Returns:
+        One row per method, concept and prompt: method, concept, gain, prompt, text, loss (nats a
+        token, of the model itself). The model as it is comes last, with no concept.
+    """
+    import pandas as pd
+
+    tables = []
+    size: dict[str, Any] = {"n_prompts": n_prompts, "n_tokens": n_tokens}
+    for offer in offers:
+        method, write = offer.candidates.method, offer.candidates.write
+        rows = at(steering, target)
+        rows = rows[(rows.method == method) & rows.reached].reset_index(drop=True)
+        if write is not None and len(rows):
+            table = continuations(on, write, rows.candidate.tolist(), rows.alpha.tolist(), **size)
+            told = rows.loc[table.row, ["concept", "gain"]].reset_index(drop=True)
+            tables.append(
+                pd.concat([table.drop(columns="row"), told], axis=1).assign(method=method)
+            )
+    plain = continuations(on, None, [0], [0.0], **size).drop(columns="row")
+    own = plain.assign(method="the model itself", concept=None, gain=math.nan)
+    return pd.concat([*tables, own], ignore_index=True)
+
+
+def at(steering: pd.DataFrame, target: float, sign: int = 1) -> pd.DataFrame:
+    """The rows of one target and sign."""
+    return steering[(steering.target == target) & (steering.sign == sign)]
+
+
+def summary(
+    offers: Sequence[Offer],
+    found: pd.DataFrame,
+    steering: pd.DataFrame,
+    texts: pd.DataFrame,
+    *,
+    target: float,
+    seed: int,
+) -> pd.DataFrame:
+    """One row per method: what it needs, what it detects, what it steers.
+
+    Returns:
+        By method: candidates, tokens, labels, seconds; AUROC, AUROC over chance; S_CD (median), and
+        undefined (of how many concepts); gain, gain over chance (nats, at the target), and out of
+        reach (concepts); loss (nats a token of steered continuations, less that of the model's
+        own). Estimates are over concepts.
+    """
+    import pandas as pd
+
+    def over_concepts(values: pd.Series, names: pd.Series) -> Any:
+        return interval(values, names, seed=seed)
+
+    own = texts[texts.method == "the model itself"].loss.mean()
+    rows = {}
+    for offer in offers:
+        name = offer.candidates.method
+        read, wrote = found[found.method == name], at(steering, target)
+        wrote, text = wrote[wrote.method == name], texts[texts.method == name]
+        rows[name] = {
+            "candidates": len(offer.candidates),
+            "tokens": offer.n_tokens,
+            "labels": offer.n_labels,
+            "seconds": offer.seconds,
+            "AUROC": over_concepts(read.held_out, read.concept),
+            "AUROC over chance": over_concepts(read.held_out - read.chance, read.concept),
+            "S_CD": float(read.score.median()),
+            "undefined": int(read.score.isna().sum()),
+            "gain": over_concepts(wrote.gain, wrote.concept),
+            "gain over chance": over_concepts(wrote.gain - wrote.chance, wrote.concept),
+            "out of reach": int((~wrote.reached).sum()),
+            "loss": over_concepts(text.loss - own, text.concept),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def counts(methods: pd.DataFrame) -> dict[str, int]:
+    """How many methods are above chance: n_find of n_methods detect, n_steer of n_writing steer.
+
+    Args:
+        methods: of :func:`summary`.
+    """
+    writing = methods[methods["gain"].map(lambda gain: gain.n > 0)]
+    return {
+        "n_find": sum(over.low > 0 for over in methods["AUROC over chance"]),
+        "n_methods": len(methods),
+        "n_steer": sum(over.low > 0 for over in writing["gain over chance"]),
+        "n_writing": len(writing),
+    }
+
+
+def per_concept(table: pd.DataFrame, method: str, column: str) -> pd.Series:
+    """A method's figure of each concept."""
+    part = table[table.method == method].set_index("concept")
+    return part[column]
+
+
+def remembered(texts: pd.DataFrame) -> pd.DataFrame:
+    """For each method the concept whose words gain most, and its first continuation."""
+    told = texts[texts.concept.notna()]
+    best = told.loc[told.groupby("method", sort=False).gain.idxmax()]
+    return best[["method", "concept", "gain", "prompt", "text"]]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The chapter's tables of another run, out of its record."""
+
+    model: str
+    layer: int
+    found: pd.DataFrame
+    steering: pd.DataFrame
+    methods: pd.DataFrame
+
+
+def recorded(file: str | Path) -> Recorded | None:
+    """A run that this chapter left as JSON; None: there is no such file."""
+    import pandas as pd
+
+    file = Path(file)
+    if not file.is_file():
+        return None
+    record = json.loads(file.read_text(encoding="utf-8"))
+    tables = {
+        name: pd.DataFrame(record["metrics"][name]) for name in ("detection", "steering", "methods")
+    }
+    methods = tables["methods"].set_index("method")
+    for column in ("AUROC", "AUROC over chance", "gain", "gain over chance", "loss"):
+        methods[column] = methods[column].map(Estimate.of)
+    return Recorded(
+        record["model"]["name"],
+        record["parameters"]["side_layer"],
+        tables["detection"],
+        tables["steering"],
+        methods,
+    )
