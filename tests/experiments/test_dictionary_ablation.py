@@ -118,7 +118,7 @@ def test_planted_latents_are_faithful_and_random_directions_are_not(channels, ch
     x = found.vocabulary.projection.T[tokens] / 8
     x += 0.01 * torch.randn(x.shape, generator=g)
     text = Windows(tokens, torch.zeros(1).long(), ("",))
-    neurons = ReadingNeurons(text, x, {"in": found.weight_vectors}, Identity())
+    neurons = ReadingNeurons(text, text.counted(x), {"in": found.weight_vectors}, Identity())
     sae = sae_of(torch.cat([torch.randn(40, D, generator=g), 3 * blocks]), "mlp_in")
     rows, whole = dictionary_ablation(
         found,
