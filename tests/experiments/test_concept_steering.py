@@ -8,6 +8,7 @@ from tiny_models import D_MODEL, D_VOCAB, tiny
 
 from rotate_core.dictionaries.candidates import Writing, linear
 from rotate_core.experiments import concept_steering as steering
+from rotate_core.experiments import steering_task as tasks
 from rotate_core.experiments.concept_sets import Sentence
 from rotate_core.text.sites import read_site
 
@@ -21,9 +22,9 @@ def on():
     prompts = torch.randint(0, D_VOCAB, (5, 6), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = network(prompts).logits[:, -1]
-    siblings = steering.equally_likely(WORDS, before.log_softmax(1).mean(0))
+    siblings = tasks.equally_likely(WORDS, before.log_softmax(1).mean(0))
     sizes = {"residual": 4.0}
-    return steering.SteeringTask(network, None, 1, prompts, WORDS, before, siblings, sizes)
+    return tasks.SteeringTask(network, None, 1, prompts, WORDS, before, siblings, sizes)
 
 
 def planted(on):
@@ -101,7 +102,7 @@ def test_steering_leaves_nothing_behind_and_changes_nothing_at_zero(on):
 
 def test_siblings_are_of_other_concepts_and_as_likely():
     likely = -torch.arange(D_VOCAB).float()
-    siblings = steering.equally_likely(WORDS, likely)
+    siblings = tasks.equally_likely(WORDS, likely)
     assert siblings[5] == (14, 15, 16, 24, 25)
     assert siblings[15] == (6, 24, 5, 25, 4)
 
@@ -117,7 +118,7 @@ def test_what_a_concept_gains_is_over_its_siblings(on):
 def test_own_words_are_of_one_concept_and_unseen(byte_tokenizer):
     given = [Sentence("a", "the cat sat"), Sentence("b", "the dog sat"), Sentence("b", "a dog")]
     seen = [Sentence("a", "the sat"), Sentence("b", "the a")]
-    words = steering.own_words(given, seen, byte_tokenizer)
+    words = tasks.own_words(given, seen, byte_tokenizer)
     told = {name: [byte_tokenizer.decode([w]) for w in own] for name, own in words.items()}
     assert set(told) == {"a", "b"}
     assert all("dog".startswith(w.strip()) or w.strip() in "dog" for w in told["b"])

@@ -11,10 +11,11 @@ import torch
 from rotate_core import decompose, load_model
 from rotate_core.dictionaries import topk_sae
 from rotate_core.dictionaries.candidates import Writing
+from rotate_core.experiments import offers as offering
 from rotate_core.experiments import side_by_side
 from rotate_core.experiments.concept_sets import Sentence, spoken_at_sites
-from rotate_core.experiments.concept_steering import steering_task
 from rotate_core.experiments.dictionary_ablation import paper_tests
+from rotate_core.experiments.steering_task import steering_task
 from rotate_core.figures import side_by_side as figures
 from rotate_core.figures.style import panels
 from rotate_core.text import activations
@@ -57,7 +58,7 @@ def run(checkpoints):
     }
     halves = [spoken_at_sites(network, model.tokenizer, half, LAYER) for half in SENTENCES]
     concepts = [[each.concept for each in half] for half in SENTENCES]
-    offers = side_by_side.offered(
+    offers = offering.offered(
         model, LAYER, channels, seen, halves[0]["mlp_out"], concepts[0], (saes["mlp_out"], 1.0),
         n_features=4, n_regions=2, seed=0,
     )  # fmt: skip
@@ -104,15 +105,15 @@ def test_the_chance_beside_a_gain_is_at_the_same_divergence(run):
 
 def test_labels_of_every_method_that_learns(run):
     model, offers = run[0], run[6]
-    table = side_by_side.labelled(offers, model, LAYER, n_null=40, seed=0)
+    table = offering.labelled(offers, model, LAYER, n_null=40, seed=0)
     assert table.share.between(0, 1).all()
     assert "out weights, unrotated" in set(table.method)
     assert not table.method.str.startswith("ROTATE").any()
     hidden = Writing("hidden", torch.eye(model.d_mlp)[:3])
     out = model.neurons(LAYER, "out", range(3)).vectors
-    assert torch.allclose(side_by_side.written_directions(hidden, model, LAYER), out, atol=1e-6)
+    assert torch.allclose(offering.written_directions(hidden, model, LAYER), out, atol=1e-6)
     points = dataclasses.replace(Writing("residual", torch.randn(5, 4)), pull=True)
-    assert side_by_side.written_directions(points, model, LAYER).mean(0).abs().max() < 1e-6
+    assert offering.written_directions(points, model, LAYER).mean(0).abs().max() < 1e-6
 
 
 def test_the_papers_tests_have_channels_latents_and_chance(run):
