@@ -5,7 +5,7 @@ import signal
 
 
 def stop_at_once(*_: object) -> None:
-    """Say so and be gone: for as long as there is nothing to clean up (see ``cli._errors``)."""
+    """Say so and be gone: for as long as there is nothing to clean up (``cli.common.errors``)."""
     os.write(2, b"rotate: interrupted\n")
     os._exit(130)
 

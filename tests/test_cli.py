@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 
 from rotate_core import load_model
 from rotate_core.atlas import Atlas
-from rotate_core.cli import app, parse_bytes
+from rotate_core.cli import app
+from rotate_core.cli.parse import parse_bytes
 
 BUILD = [
     "--layers",
