@@ -136,6 +136,7 @@ def at_sites(
     layer: int,
     sites: Sequence[str] = SITES,
     batch: int = 8,
+    memory: float = MEMORY,
 ) -> dict[str, Activations]:
     """Activations at several sites of one layer, by site: one pass for all of them.
 
@@ -145,12 +146,16 @@ def at_sites(
         layer: from 0.
         sites: some of :data:`.SITES`.
         batch: windows at a time.
+        memory: bytes that all results together may take.
 
     Raises:
-        ValueError: there is no such site.
+        ValueError: there is no such site, or the results would need more than ``memory``.
         IndexError: the layer is out of range.
     """
     network = _network(model, torch.float32, None)
+    sizes = loaded_architecture(network)[1]
+    widths = [sizes.d_mlp if site == "hidden" else sizes.d_model for site in sites]
+    check_memory(text.counted(text.tokens).numel() * sum(widths), memory)
     parts = [
         read_sites(network, tokens, [(layer, site) for site in sites])
         for tokens in text.tokens.split(batch)
