@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rotate_core.dictionaries.candidates import Candidates, Writing
-from rotate_core.experiments.output_divergence import kl_divergence
+from rotate_core.experiments.output_divergence import divergence_of
 from rotate_core.experiments.steering_task import SteeringTask, last_logits
 from rotate_core.text.sites import hook_at
 from rotate_core.text.steering import steer
@@ -53,13 +53,13 @@ def effects(
     """
     kl = torch.zeros(len(rows))
     gain = torch.zeros(len(rows), len(on.all_words))
+    own = on.before.log_softmax(1)
     for part in torch.arange(len(rows)).split(BATCH):
         function = writing.function(rows[part], alphas[part])
-        for prompt, before in zip(on.prompts, on.before, strict=True):
+        for prompt, log_p in zip(on.prompts, own, strict=True):
             with hook_at(on.network, on.layer, writing.site, _in_float(function)):
-                after = last_logits(on.network, prompt[None])
-            kl[part] += kl_divergence(before, after) / len(on.prompts)
-            change = after.log_softmax(1) - before.log_softmax(0)
+                change = last_logits(on.network, prompt[None]).log_softmax(1) - log_p
+            kl[part] += divergence_of(log_p, change) / len(on.prompts)
             gain[part] += change[:, on.all_words] / len(on.prompts)
     return kl, gain
 

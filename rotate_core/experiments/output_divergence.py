@@ -54,9 +54,15 @@ def kl_divergence(
     With d the difference of log-probabilities, ``sum p (exp(d) - 1 - d)``: the same as
     ``-sum p d``, and no sum of large terms that cancel, so that 1e-9 is still right.
     """
-    p = before.log_softmax(-1)
-    d = after.log_softmax(-1) - p
-    return (p.exp() * (d.expm1() - d)).sum(-1)
+    log_p = before.log_softmax(-1)
+    return divergence_of(log_p, after.log_softmax(-1) - log_p)
+
+
+def divergence_of(
+    log_p: Float[Tensor, "*positions d_vocab"], change: Float[Tensor, "*positions d_vocab"]
+) -> Float[Tensor, "*positions"]:
+    """:func:`kl_divergence`, of log-probabilities and how each of them changes."""
+    return (log_p.exp() * (change.expm1() - change)).sum(-1)
 
 
 def divergences(
