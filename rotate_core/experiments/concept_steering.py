@@ -9,7 +9,7 @@ own covariance gives them at the same divergence. No judge is asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from rotate_core.dictionaries.candidates import Candidates, Writing
 from rotate_core.experiments.output_divergence import divergence_of
 from rotate_core.experiments.steering_task import SteeringTask, last_logits
 from rotate_core.text.sites import hook_at
-from rotate_core.text.steering import steer
+from rotate_core.text.steering import steer, widened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,15 +57,11 @@ def effects(
     for part in torch.arange(len(rows)).split(BATCH):
         function = writing.function(rows[part], alphas[part])
         for prompt, log_p in zip(on.prompts, own, strict=True):
-            with hook_at(on.network, on.layer, writing.site, _in_float(function)):
+            with hook_at(on.network, on.layer, writing.site, widened(function)):
                 change = last_logits(on.network, prompt[None]).log_softmax(1) - log_p
             kl[part] += divergence_of(log_p, change) / len(on.prompts)
             gain[part] += change[:, on.all_words] / len(on.prompts)
     return kl, gain
-
-
-def _in_float(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda x: function(x.float()).to(x.dtype)
 
 
 def strengths(

@@ -46,22 +46,28 @@ def detection(
         candidates: of one method.
         halves: activations of the sentences to choose on, and of those to test on.
         concepts: of each half's sentences.
-        n_chance: sets of random candidates that the same is done with.
+        n_chance: sets of random candidates that the same is done with; at least one.
         seed: of these.
 
     Returns:
         One row per concept: concept, candidate (its number), label, same (its AUROC where it was
-        chosen), held_out, chance (of the best random one, held out; mean over the sets) and score
-        (S_CD; NaN where it is undefined).
+        chosen), held_out, chance (of the best random one, held out; mean over the sets),
+        chance_candidate (that one in the first set, ``candidates.chance(seed)``) and score (S_CD;
+        NaN where it is undefined).
     """
     import pandas as pd
 
     ours = chosen(candidates, halves, concepts)
     sets = [chosen(candidates.chance(seed + i), halves, concepts) for i in range(n_chance)]
     chance = pd.concat(sets).groupby("concept").held_out.mean()
-    labels = [candidates.labels[i] for i in ours.candidate]
-    table = ours.assign(label=labels, chance=ours.concept.map(chance), method=candidates.method)
-    return table[["method", "concept", "candidate", "label", "same", "held_out", "chance", "score"]]
+    table = ours.assign(
+        method=candidates.method,
+        label=[candidates.labels[i] for i in ours.candidate],
+        chance=ours.concept.map(chance),
+        chance_candidate=ours.concept.map(sets[0].set_index("concept").candidate),
+    )
+    order = ["method", "concept", "candidate", "label", "same", "held_out"]
+    return table[[*order, "chance", "chance_candidate", "score"]]
 
 
 def chosen(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rotate_core.dictionaries.candidates import Sites
 from rotate_core.experiments import concept_steering
 from rotate_core.experiments.concept_steering import continuations
-from rotate_core.experiments.detection import chosen, detection
+from rotate_core.experiments.detection import detection
 from rotate_core.experiments.offers import Offer
 from rotate_core.experiments.steering_task import SteeringTask
 from rotate_core.verdicts.intervals import Estimate, interval
@@ -46,8 +46,6 @@ def steered(
     on: SteeringTask,
     offers: Sequence[Offer],
     found: pd.DataFrame,
-    halves: Sequence[Sites],
-    concepts: Concepts,
     *,
     targets: Sequence[float],
     signs: Sequence[int],
@@ -59,11 +57,9 @@ def steered(
         on: the model, its prompts and words.
         offers: those that write are steered with.
         found: by :func:`detected`.
-        halves: activations, to choose the random candidates with that stand beside.
-        concepts: of each half's sentences.
         targets: nats.
         signs: each is given a strength of its own.
-        seed: of the random candidates.
+        seed: that :func:`detected` had: of the random candidates.
 
     Returns:
         As :func:`.concept_steering.steering`, with the columns method and chance: the gain of the
@@ -77,15 +73,12 @@ def steered(
         ours = offer.candidates
         if ours.write is None:
             continue
-        random = ours.chance(seed)
-        best = chosen(random, halves, concepts)
-        own = found[found.method == ours.method]
+        own = found[found.method == ours.method].set_index("concept")
         table, chance = (
-            concept_steering.steering(
-                on, each, dict(zip(choice.concept, choice.candidate, strict=True)),
-                targets=targets, signs=signs,
+            concept_steering.steering(on, each, dict(choice), targets=targets, signs=signs)
+            for each, choice in (
+                (ours, own.candidate), (ours.chance(seed), own.chance_candidate)
             )
-            for each, choice in ((ours, own), (random, best))
         )  # fmt: skip
         beside = chance.rename(columns={"gain": "chance"})[[*key, "chance"]]
         tables.append(table.merge(beside, on=key).assign(method=ours.method))

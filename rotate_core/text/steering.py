@@ -47,17 +47,23 @@ def steer(
         ValueError: no such site or family; the function returns another shape.
         IndexError: the layer is out of range.
     """
+    replacing = widened(function)
 
     def replaced(x: Tensor) -> Tensor:
-        y = function(x.to(torch.promote_types(x.dtype, torch.float32)))
+        y = replacing(x)
         if y.shape != x.shape:
             raise ValueError(
                 f"the function made {tuple(y.shape)} of {tuple(x.shape)}: it has to keep the shape"
             )
-        return y.to(x)
+        return y
 
     with hook_at(network, layer, site, replaced):
         yield network
+
+
+def widened(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A function that gets float32 (or float64), of what passes in any precision; rounded back."""
+    return lambda x: function(x.to(torch.promote_types(x.dtype, torch.float32))).to(x)
 
 
 def added(

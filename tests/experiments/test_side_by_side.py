@@ -64,9 +64,7 @@ def run(checkpoints):
     )  # fmt: skip
     found = side_by_side.detected(offers, halves, concepts, n_chance=1, seed=0)
     task = steering_task(network, model.tokenizer, LAYER, text, SENTENCES, n_prompts=3, length=5)
-    steering = side_by_side.steered(
-        task, offers, found, halves, concepts, targets=[TARGET], signs=[1], seed=0
-    )
+    steering = side_by_side.steered(task, offers, found, targets=[TARGET], signs=[1], seed=0)
     texts = side_by_side.continued(task, offers, steering, target=TARGET, n_prompts=1, n_tokens=2)
     methods = side_by_side.summary(offers, found, steering, texts, target=TARGET, seed=0)
     return model, network, text, seen, channels, saes, offers, found, steering, texts, methods
