@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from rotate_core.figures.experiments import whiskers
 from rotate_core.figures.style import COLOURS
 from rotate_core.verdicts.comparison import MATCHED, NEURONS, ROTATIONS
 
@@ -17,8 +18,13 @@ if TYPE_CHECKING:
 
     from rotate_core.experiments.input_ablation import Snippet
 
-ROW_COLOURS = {NEURONS: COLOURS["neuron"], MATCHED: COLOURS["masked"], ROTATIONS: COLOURS["null"]}
+ROW_COLOURS = {
+    NEURONS: COLOURS["neuron"],
+    MATCHED: COLOURS["matched"],
+    ROTATIONS: COLOURS["rotation"],
+}
 """A colour for neurons and for each of their two nulls."""
+ROW_MARKERS = {NEURONS: "o", MATCHED: "D", ROTATIONS: "s"}
 
 
 def points_with_means(
@@ -46,29 +52,46 @@ def points_with_means(
     return ax
 
 
-def divergence_by_position(ratios: pd.DataFrame, ax: Axes) -> Axes:
-    """log10 of the divergence on topic over that at other positions: one group for each of these.
+def compared(
+    table: pd.DataFrame, axes: Sequence[Axes], *, by: Sequence[str], label: str
+) -> Sequence[Axes]:
+    """Neurons beside their nulls, one row per group; in a second panel, what they have more.
 
     Args:
-        ratios: from :func:`rotate_core.verdicts.comparison.estimates`, by "on topic over".
-        ax: where to.
+        table: from :func:`rotate_core.verdicts.comparison.estimates`.
+        axes: one, or two for what the neurons have more than their null, with a line at nothing.
+        by: columns that name a row.
+        label: of the figure.
     """
-    _intervals(ratios, ax, shift=0.2)
-    ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
-    ax.set_yticks(range(len(ratios)), ratios["on topic over"])
-    ax.set(ylim=(len(ratios) - 0.5, -0.5), xlabel="divergence on topic over that, log10")
-    return ax
+    names = [
+        ", ".join(f"layer {row[name]}" if name == "layer" else str(row[name]) for name in by)
+        for row in table.to_dict("records")
+    ]
+    _intervals(table, axes[0], shift=0.25)
+    axes[0].set_xlabel(label)
+    less, null = ("difference", MATCHED)
+    if "less rotations" in table:
+        less, null = ("less rotations", ROTATIONS)
+    for ax in axes[1:]:
+        whiskers(ax, range(len(table)), list(table[less]), color=COLOURS["neuron"], label="")
+        ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
+        ax.set_xlabel(f"{label}, less that of {null}")
+    for ax in axes:
+        ax.set_yticks(range(len(table)), names)
+        ax.set_ylim(len(table) - 0.5, -0.5)
+    return axes
 
 
 def _intervals(means: pd.DataFrame, ax: Axes, *, shift: float, line: str | None = None) -> None:
     """Means with their intervals, row i of the table around y = i, and a legend above."""
-    for offset, (what, colour) in zip((-shift, 0, shift), ROW_COLOURS.items(), strict=True):
-        y, estimates = np.arange(len(means)) + offset, list(means[what])
+    there = [what for what in ROW_COLOURS if what in means]
+    for offset, what in zip(np.linspace(-shift, shift, len(there)), there, strict=True):
+        y, estimates, colour = np.arange(len(means)) + offset, list(means[what]), ROW_COLOURS[what]
         low, high = [e.low for e in estimates], [e.high for e in estimates]
         ax.hlines(y, low, high, color=line or colour, linewidth=2.5)
         ax.plot(
-            [e.value for e in estimates], y, "D", color=colour, markersize=7,
-            markeredgecolor="black", zorder=4, label=what,
+            [e.value for e in estimates], y, ROW_MARKERS[what], color=colour, markersize=6,
+            markeredgecolor="black" if line else colour, zorder=4, label=what,
         )  # fmt: skip
     ax.legend(
         loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, columnspacing=0.8, handletextpad=0.1

@@ -63,7 +63,7 @@ def strips(
 def paper_range(ax: Axes, low: float, high: float, *, horizontal: bool = False) -> Axes:
     """Shade the paper's figure."""
     span = ax.axhspan if horizontal else ax.axvspan
-    span(low, high, color=COLOURS["masked"], alpha=0.25, linewidth=0, label="paper")
+    span(low, high, color=COLOURS["paper"], alpha=0.25, linewidth=0, label="paper")
     return ax
 
 
@@ -157,12 +157,12 @@ def against_paper(rows: Sequence[tuple[Any, ...]], ax: Axes, *, most: float = 1.
     places = range(len(rows))
     lows = [low - 0.006 for *_, (low, _) in rows]  # a single figure is drawn as a narrow range
     highs = [min(high, most) + 0.006 for *_, (_, high) in rows]
-    ax.hlines(places, lows, highs, color=COLOURS["masked"], linewidth=14, alpha=0.35)
+    ax.hlines(places, lows, highs, color=COLOURS["paper"], linewidth=14, alpha=0.35)
     ours, null = ([row[i] for row in rows] for i in (1, 2))
     above, below = ([i + shift for i in places] for shift in (-0.12, 0.12))
     whiskers(ax, above, ours, color=COLOURS["neuron"], label="ours", size=5)
     whiskers(ax, below, null, color=COLOURS["null"], label="its null", size=5)
-    ax.plot([], [], "o-", color=COLOURS["masked"], label="the paper's")
+    ax.plot([], [], "o-", color=COLOURS["paper"], label="the paper's")
     ax.set_yticks(range(len(rows)), [f"{name} ({e.n_clusters})" for name, e, _, _ in rows])
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(None, most + 0.02), xlabel="figure of the claim")
     ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3)

@@ -1,4 +1,9 @@
-"""One look for every figure: a colour-blind-safe palette, the same colour for the same thing."""
+"""One look for every figure: a colour-blind-safe palette, the same colour for the same thing.
+
+Blue is a neuron's, grey is random (matched vectors darker, rotations lighter), an orange ground is
+the paper's figure, hatched is what was not tested. Kinds and methods have the other colours. A sign
+is a shape, never a colour alone.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +21,12 @@ COLOURS = {
     "scaled": "#E69F00",
     "neuron": "#0072B2",
     "null": "#999999",
+    "matched": "#6E6E6E",
+    "rotation": "#B5B5B5",
+    "paper": "#E69F00",
     "positive": "#0072B2",
     "negative": "#D55E00",
-    "gate": "#0072B2",
+    "gate": "#56B4E9",
     "in": "#009E73",
     "out": "#CC79A7",
     "masked": "#E69F00",
@@ -51,14 +59,14 @@ def use_style() -> None:
     )
 
 
-def panels(n: int, *, height: float = 3.2, width: float = 6.6, **options: Any) -> list[Axes]:
-    """Axes side by side in one figure that is readable at the width of a phone.
+def panels(n: int, *, height: float = 3.2, width: float = 5.4, **options: Any) -> list[Axes]:
+    """Axes one below the other: letters stay as large as the text around them on a phone.
 
     Args:
         n: how many.
-        height: of the whole figure, inches.
-        width: of the whole figure, inches.
+        height: of each, inches.
+        width: of the figure, inches; at 5.4 a label is 10 pixels high on a phone.
         options: of ``plt.subplots``.
     """
-    _, axes = plt.subplots(1, n, figsize=(width, height), squeeze=False, **options)
-    return list(axes[0])
+    _, axes = plt.subplots(n, 1, figsize=(width, n * height), squeeze=False, **options)
+    return list(axes[:, 0])

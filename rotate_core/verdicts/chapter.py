@@ -21,9 +21,12 @@ from rotate_core.text.corpus import (
     split_documents,
     windows,
 )
+from rotate_core.verdicts.page import neuron_html, table_html
 from rotate_core.verdicts.record import write_results
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from rotate_core.verdicts.rules import Outcome
 
 IMPORTED = time.perf_counter()
@@ -193,6 +196,26 @@ class Chapter:
         known = self._values | values
         filled = VALUE.sub(lambda m: format(known[m[1]], m[2] or ""), prose.strip())
         display(Markdown(filled))
+
+    def table(self, table: pd.DataFrame, name: str, *, folded: bool = False) -> None:
+        """Show a table with a link to its CSV; see :func:`.page.table_html`.
+
+        Args:
+            table: may have an `Estimate` in a cell.
+            name: of the CSV, behind the chapter's number.
+            folded: whatever its length, because a figure shows it.
+        """
+        from IPython.display import HTML, display
+
+        display(HTML(table_html(table, f"{self.name[:2]}_{name}", folded=folded)))
+
+    def neuron(self, layer: int, kind: str, neuron: int) -> str:
+        """A neuron's chip for :meth:`say`, from the atlas; see :func:`.page.neuron_html`.
+
+        In the notebook: ``chapter.say("... {example} ...", example=chapter.neuron(29, "out", 7))``.
+        """
+        atlas = Atlas.open(placed(self._all["atlas"]), model=self.model)
+        return neuron_html(atlas.channels(layer=layer, kind=kind, neuron=neuron))
 
     def write(
         self, metrics: Mapping[str, Any], claims: Mapping[str, Outcome] | None = None

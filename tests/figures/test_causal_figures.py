@@ -76,9 +76,20 @@ def test_means_of_groups_that_are_there_are_drawn(axes):
     assert {0.0, 1.0, 2.0, 0.5, 2.5} <= set(points), "rotations of neurons alone"
     assert 1.5 not in points
     assert [label.get_text() for label in ax.get_yticklabels()] == ["layer 3", "layer 4"]
-    ratios = means.assign(**{"on topic over": ["active", "elsewhere"]})
-    ax = causal.divergence_by_position(ratios, axes[1])
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["active", "elsewhere"]
+
+
+def test_groups_are_compared_with_their_null_and_less_it(axes):
+    estimate = Estimate(2.0, 1, 3, 1, 1)
+    table = pd.DataFrame({"layer": [3, 4], "kind": ["gate", "in"], "neurons": [estimate] * 2})
+    table["matched vectors"], table["difference"] = [[Estimate(1.0, 0, 2, 1, 1)] * 2] * 2
+    above, below = causal.compared(table, axes, by=["layer", "kind"], label="share")
+    assert [label.get_text() for label in above.get_yticklabels()] == [
+        "layer 3, gate",
+        "layer 4, in",
+    ]
+    assert below.get_xlabel() == "share, less that of matched vectors"
+    table["matched rotations"], table["less rotations"] = [[estimate] * 2] * 2
+    assert "rotations" in causal.compared(table, axes, by=["kind"], label="share")[1].get_xlabel()
 
 
 def test_tokens_of_the_channel_are_in_its_colour(axes):
