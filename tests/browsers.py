@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HTML = Path(__file__).parents[1] / "book/_build/html"
+AXE = Path(__file__).parents[1] / "web/node_modules/axe-core/axe.min.js"
 CANDIDATES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
     "--no-sandbox",  # CI runs as root

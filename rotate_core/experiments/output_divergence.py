@@ -42,6 +42,8 @@ TOP_SHARE = 0.01
 """Share of the positions, by |a|, where a neuron counts as active."""
 LEAST_NATS = 1e-12
 """Where ratios are taken from: below it is the rounding of float32."""
+LEAST_DIFFERENCE = 0.1
+"""A topic's effect below it, in powers of ten, is called none: a quarter more divergence."""
 POSITIONS = ("on_topic", "active", "as_frequent", "elsewhere")
 OVER = tuple(f"over_{name}" for name in POSITIONS[1:])
 

@@ -160,7 +160,7 @@ def no_longer_promoted(
         own: whether each is in the channel's tail.
         ax: where to.
     """
-    colours = [COLOURS["out"] if mine else COLOURS["null"] for mine in own]
+    colours = [COLOURS["neuron"] if mine else COLOURS["null"] for mine in own]
     ax.barh(range(len(tokens)), drops, color=colours)
     ax.set_yticks(range(len(tokens)), tokens, family="monospace", fontsize=14, parse_math=False)
     ax.invert_yaxis()

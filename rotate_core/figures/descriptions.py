@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import seaborn as sns
 
+from rotate_core.figures.experiments import whiskers
 from rotate_core.figures.style import COLOURS
 
 if TYPE_CHECKING:
@@ -113,6 +114,54 @@ def win_ratios(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
+def by_layer(
+    tables: Mapping[str, pd.DataFrame], axes: Sequence[Axes], *, methods: Mapping[str, str]
+) -> Sequence[Axes]:
+    """A mean figure against layer, one line per method and one panel per table.
+
+    Args:
+        tables: by the panel's title: columns method and layer, and the figure, which is AUROC.
+        axes: one per table.
+        methods: a colour for each that is drawn, where the table has it.
+    """
+    for ax, (title, table) in zip(axes, tables.items(), strict=True):
+        for method, colour in methods.items():
+            line = table[table.method == method].groupby("layer").auroc.mean()
+            if len(line):
+                at = [str(layer) for layer in line.index]
+                ax.plot(at, line, "o-", color=colour, markersize=4, label=method)
+        ax.axhline(0.5, color=COLOURS["neutral"], linewidth=0.8)
+        ax.set(title=title, xlabel="layer", ylabel="mean AUROC")
+    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    return axes
+
+
+def under_other_thresholds(
+    changed: pd.DataFrame, axes: Sequence[Axes], *, colours: Mapping[str, str]
+) -> Sequence[Axes]:
+    """What channels have more in AUROC than others, one row per changed threshold.
+
+    Args:
+        changed: from :func:`rotate_core.experiments.descriptions.contests.sensitivity`.
+        axes: one per kernel.
+        colours: of each other method.
+    """
+    names = list(dict.fromkeys(zip(changed.threshold, changed.value, strict=True)))
+    for ax, kernel in zip(axes, KERNEL_COLOURS, strict=True):
+        for i, (against, part) in enumerate(changed.groupby("against", sort=False)):
+            rows = [
+                names.index(name) + _shift(i, len(colours))
+                for name in zip(part.threshold, part.value, strict=True)
+            ]
+            gaps = list(part[f"{kernel}: gap"])
+            whiskers(ax, rows, gaps, color=colours[str(against)], label=f"less {against}")
+        ax.axvline(0, color=COLOURS["neutral"], linewidth=0.8)
+        ax.set_yticks(range(len(names)), [f"{name}: {value:g}" for name, value in names])
+        ax.set(ylim=(len(names) - 0.5, -0.5), title=kernel, xlabel="AUROC of channels, less that")
+    axes[0].legend(loc="lower center", bbox_to_anchor=(0.3, 1.12), ncols=2)
+    return axes
+
+
 def _finished(axes: Sequence[Axes], groups: Mapping[str, Sequence[str]]) -> Sequence[Axes]:
     """One row per method, a line between groups and one at chance, a legend above."""
     order = [method for methods in groups.values() for method in methods]
@@ -121,8 +170,8 @@ def _finished(axes: Sequence[Axes], groups: Mapping[str, Sequence[str]]) -> Sequ
             ax.axhline(edge - 0.5, color=COLOURS["null"], linewidth=0.8)
         ax.axvline(0.5, color=COLOURS["neutral"], linewidth=0.8)
         ax.set_ylabel("")
-    axes[0].set_yticks(range(len(order)), [_wrapped(method) for method in order])
-    axes[0].set_ylim(len(order) - 0.5, -0.5)
+        ax.set_yticks(range(len(order)), [_wrapped(method) for method in order])
+        ax.set_ylim(len(order) - 0.5, -0.5)
     axes[0].figure.legend(loc="outside upper right", ncols=2, handletextpad=0.1)
     return axes
 

@@ -90,6 +90,29 @@ def whiskers(
     ax.plot([], [], "o-", color=color, label=label, markersize=size)
 
 
+def dots(
+    table: pd.DataFrame, ax: Axes, *, names: Sequence[str], colours: Mapping[str, str], label: str
+) -> Axes:
+    """A table of `Estimate` as points on their intervals: one row per row, a colour per column.
+
+    Args:
+        table: with a column of estimates for each of ``colours``.
+        ax: where to.
+        names: of the rows.
+        colours: by column, from the top of a row.
+        label: of the estimates' axis.
+    """
+    for i, (column, colour) in enumerate(colours.items()):
+        shift = (i - (len(colours) - 1) / 2) * 0.6 / len(colours)
+        places = [row + shift for row in range(len(table))]
+        whiskers(ax, places, list(table[column]), color=colour, label=column)
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
+    if len(colours) > 1:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, columnspacing=0.8)
+    return ax
+
+
 def curves(estimates: pd.Series, ax: Axes, *, colours: Mapping[str, str]) -> Axes:
     """Estimates with their 95% intervals, one line per group.
 
@@ -119,15 +142,14 @@ def changes(
     names = list(means.index.unique("change"))
     for ax, (column, label) in zip(axes, labels.items(), strict=True):
         for what, part in means[column].groupby("what", sort=False):
-            colour = COLOURS["neuron" if what == "neurons" else "null"]
+            colour = COLOURS["neuron" if what == "neurons" else "matched"]
             shift = -0.13 if what == "neurons" else 0.13
             rows = [names.index(change) + shift for change, _ in part.index]
             whiskers(ax, rows, part, color=colour, label=what)
         ax.axhspan(-0.5, 0.5, color=COLOURS["neutral"], alpha=0.08, linewidth=0)
         ax.set_yticks(range(len(names)), names)
         ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
-    figure = axes[0].figure
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    axes[0].legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
     return axes
 
 

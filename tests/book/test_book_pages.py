@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from browsers import FLAGS, HTML, chromium, served_book
+from browsers import AXE, FLAGS, HTML, chromium, served_book
 
 pytestmark = pytest.mark.book
 
 SCREENS: dict[str, dict[str, Any]] = {
-    "desktop": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
+    "desktop": {"viewport": {"width": 1400, "height": 900}, "color_scheme": "light"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
 }
+
+FIRST_RESULT = {"desktop": 900, "phone": 2 * 844}
+"""Where the first figure or table of a chapter begins at the latest: on its first, second screen."""
 
 SETTLE = """async () => {
     if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
@@ -32,8 +35,17 @@ FACTS = """() => {
         rendered: all("article .math").filter((e) => e.querySelector("mjx-container")).length,
         bad_equations: all("mjx-merror").map((error) => error.textContent),
         stderr: all("article .output.stderr").map((output) => output.textContent),
+        first: all("article :is(figure, .numbers, .rotate-explorer, .claim)")
+            .map((e) => e.getBoundingClientRect().top + scrollY)[0] ?? null,
+        cut: all("article pre").filter((e) => e.scrollWidth > e.clientWidth + 1)
+            .map((e) => e.textContent.slice(0, 80)),
         width: [document.documentElement.scrollWidth, window.innerWidth],
     };
+}"""
+
+VIOLATIONS = """async () => {
+    const found = (await axe.run()).violations;
+    return found.map((v) => [v.id, v.nodes.length, v.nodes[0].target.join(" ")]);
 }"""
 
 
@@ -91,6 +103,9 @@ def visit(context: Any, address: str, page: str, screen: str) -> Visit:
     tab.goto(address + page, wait_until="networkidle")
     tab.evaluate(SETTLE)
     it.facts = tab.evaluate(FACTS)
+    if AXE.is_file():
+        tab.evaluate(AXE.read_text(encoding="utf-8"))
+        it.facts["axe"] = tab.evaluate(VIOLATIONS)
     tab.close()
     return it
 
@@ -131,3 +146,19 @@ def test_no_page_is_wider_than_its_screen(visits: list[Visit]):
 
 def test_no_chapter_shows_a_warning(visits: list[Visit]):
     assert found(visits, "stderr") == {}
+
+
+def test_a_chapter_shows_a_result_at_once(visits: list[Visit]):
+    for v in visits:
+        if v.page.startswith("executed/"):
+            assert v.facts["first"] is not None, v.page
+            assert v.facts["first"] <= FIRST_RESULT[v.screen], f"{v.page} on a {v.screen}"
+
+
+def test_no_code_is_cut_off(visits: list[Visit]):
+    assert found(visits, "cut") == {}
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="no axe-core: run `make js`")
+def test_axe_finds_nothing(visits: list[Visit]):
+    assert found(visits, "axe") == {}

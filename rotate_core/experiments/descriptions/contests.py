@@ -126,7 +126,7 @@ def sensitivity(
         for result in contests(scores, [methods], margin=margin, seed=seed).itertuples():
             counts = f"{result.won} / {result.tied} / {result.lost}"
             row[f"{result.kernel}: won / tied / lost"] = counts
-            row[f"{result.kernel}: gap"] = str(result.gap)
+            row[f"{result.kernel}: gap"] = result.gap
         rows.append(row)
     return pd.DataFrame(rows)
 
