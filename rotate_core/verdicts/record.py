@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ def write_results(
         "model": {"name": model.name, "checksum": model.checksum},
         "versions": versions(*PACKAGES),
         "hardware": hardware(),
+        "date": date.today().isoformat(),
         "seconds": round(seconds, 1),
     }
     text = json.dumps(_plain(content), indent=1, sort_keys=True, allow_nan=False) + "\n"

@@ -20,7 +20,7 @@ SCREENS: dict[str, dict[str, Any]] = {
 }
 
 FIRST_RESULT = {"desktop": 900, "phone": 2 * 844}
-"""Where the first figure or table of a chapter begins at the latest: on its first, second screen."""
+"""Where the first figure or table of a chapter begins at the latest: its first or second screen."""
 
 SETTLE = """async () => {
     if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
