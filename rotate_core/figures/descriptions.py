@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import seaborn as sns
 
 from rotate_core.figures.experiments import whiskers
 from rotate_core.figures.style import COLOURS
@@ -22,6 +21,7 @@ KERNEL_COLOURS = {"exact": COLOURS["neutral"], "related": COLOURS["masked"]}
 FILLED: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 5}
 TEXT_MARKS = (FILLED, FILLED | {"marker": "s", "markerfacecolor": "white"})
 """A filled circle for the first text, a hollow square for the second."""
+SIGN_MARKERS = {"positive": "^", "negative": "v"}
 
 
 def strips_by_polarity(
@@ -36,21 +36,20 @@ def strips_by_polarity(
         value: the column to draw, from 0 to 1.
     """
     order = [method for methods in groups.values() for method in methods]
-    polarities = [p for p in ("positive", "negative") if (table.polarity == p).any()]
+    signs = [sign for sign in SIGN_MARKERS if (table.polarity == sign).any()]
+    jitter = np.random.default_rng(0)  # of the drawing alone
     for ax, kernel in zip(axes, table.kernel.unique(), strict=True):
-        part = table[table.kernel == kernel]
-        sns.stripplot(
-            part, x=value, y="method", order=order, hue="polarity", hue_order=polarities,
-            palette={p: COLOURS[p] for p in polarities}, dodge=len(polarities) > 1, ax=ax,
-            size=2.2, alpha=0.4, jitter=0.18, legend=False,
-        )  # fmt: skip
-        medians = part.groupby(["method", "polarity"])[value].median()
-        for (method, polarity), median in medians.items():
-            row = order.index(method) + _shift(polarities.index(polarity), len(polarities))
-            ax.plot([median] * 2, [row - 0.2, row + 0.2], color="black", linewidth=2.2)
+        parts = table[table.kernel == kernel].groupby(["method", "polarity"])[value]
+        for (method, sign), values in parts:
+            row = order.index(method) + _shift(signs.index(sign), len(signs))
+            ax.scatter(
+                values, row + jitter.uniform(-0.12, 0.12, len(values)), s=9, alpha=0.4,
+                marker=SIGN_MARKERS[sign], color=COLOURS["neuron"], linewidth=0,
+            )  # fmt: skip
+            ax.plot([values.median()] * 2, [row - 0.2, row + 0.2], color="black", linewidth=2.2)
         ax.set(xlabel=value, xlim=(0, 1.01), xticks=[0, 0.5, 1], title=kernel)
-    for polarity in polarities:
-        axes[0].plot([], [], "o", color=COLOURS[polarity], label=polarity)
+    for sign in signs:
+        axes[0].plot([], [], SIGN_MARKERS[sign], color=COLOURS["neuron"], label=sign)
     return _finished(axes, groups)
 
 
@@ -170,7 +169,7 @@ def _finished(axes: Sequence[Axes], groups: Mapping[str, Sequence[str]]) -> Sequ
             ax.axhline(edge - 0.5, color=COLOURS["null"], linewidth=0.8)
         ax.axvline(0.5, color=COLOURS["neutral"], linewidth=0.8)
         ax.set_ylabel("")
-        ax.set_yticks(range(len(order)), [_wrapped(method) for method in order])
+        ax.set_yticks(range(len(order)), order)
         ax.set_ylim(len(order) - 0.5, -0.5)
     axes[0].figure.legend(loc="outside upper right", ncols=2, handletextpad=0.1)
     return axes

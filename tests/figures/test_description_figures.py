@@ -43,8 +43,23 @@ def test_means_stand_side_by_side_by_text(axes):
         assert (first, second, third) == (0.6, 0.5, 0.7)
         assert (hollow, other_hollow) == (False, True)
         assert at < below < 0.5 < next_row, "one row per method, the first text above"
-    labels = [label.get_text() for label in axes[0].get_yticklabels()]
-    assert labels == ["x", "MaxAct+\nVocabProj"], "broken where it may be, for a phone"
+        assert [label.get_text() for label in ax.get_yticklabels()] == ["x", "MaxAct+VocabProj"]
+
+
+def test_signs_are_told_by_their_shape(axes):
+    rows = [
+        {"kernel": kernel, "method": "x", "polarity": sign, "AUROC": value}
+        for kernel in ("exact", "related")
+        for sign, value in (("positive", 0.6), ("negative", 0.4))
+    ]
+    groups = {"ours": ["x"]}
+    descriptions.strips_by_polarity(pd.DataFrame(rows), axes, groups=groups, value="AUROC")
+    (up, at), (down, below) = (
+        (cloud.get_paths()[0], cloud.get_offsets()[0]) for cloud in axes[0].collections
+    )
+    assert (at[0], below[0]) == (0.6, 0.4)
+    assert at[1] < below[1]
+    assert up.vertices.tolist() != down.vertices.tolist()
 
 
 def test_wins_are_counted_by_text_and_kernel(axes):

@@ -29,7 +29,7 @@ def test_records_are_kept_under_the_models_name_with_the_profile(tmp_path: Path)
 def test_two_models_records_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     chapter(tmp_path / "results", "05_x.json")
     chapter(tmp_path / "results", "08_y.json", checksum="b" * 64)
-    with pytest.raises(ValueError, match="aaaaaaaa.*bbbbbbbb.*wanted one model's"):
+    with pytest.raises(ValueError, match=r"aaaaaaaa.*bbbbbbbb.*wanted one model's"):
         record(tmp_path / "results", tmp_path / "kept", profile="full")
     assert not (tmp_path / "kept").exists()
     with pytest.raises(FileNotFoundError, match="no chapter's record"):
