@@ -37,6 +37,9 @@ FACTS = """() => {
         stderr: all("article .output.stderr").map((output) => output.textContent),
         first: all("article :is(figure, .numbers, .rotate-explorer, .claim)")
             .map((e) => e.getBoundingClientRect().top + scrollY)[0] ?? null,
+        code: all("article .cell_input").filter((e) => !e.closest("details")).length,
+        folded: all("article details.chapter-code .cell_input").length,
+        terms: all("a.term").filter((e) => !e.title).map((e) => e.textContent),
         cut: all("article pre").filter((e) => e.scrollWidth > e.clientWidth + 1)
             .map((e) => e.textContent.slice(0, 80)),
         width: [document.documentElement.scrollWidth, window.innerWidth],
@@ -153,6 +156,17 @@ def test_a_chapter_shows_a_result_at_once(visits: list[Visit]):
         if v.page.startswith("executed/"):
             assert v.facts["first"] is not None, v.page
             assert v.facts["first"] <= FIRST_RESULT[v.screen], f"{v.page} on a {v.screen}"
+
+
+def test_the_code_of_a_chapter_is_folded_at_its_end(visits: list[Visit]):
+    for v in visits:
+        if v.page.startswith("executed/"):
+            assert v.facts["folded"] > 1, v.page
+            assert v.facts["code"] <= 1, f"{v.page}: one readable call at most stands open"
+
+
+def test_a_term_explains_itself(visits: list[Visit]):
+    assert found(visits, "terms") == {}
 
 
 def test_no_code_is_cut_off(visits: list[Visit]):
