@@ -46,19 +46,19 @@ def came_out(results: Path, profile: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError: a chapter has left none.
     """
-    names = "02_solver", "03_atlas", "04_null", "11_scoreboard"
+    names = "02_solver", "04_null", "11_scoreboard"
     records = [json.loads((results / f"{name}.json").read_text("utf-8")) for name in names]
-    solver, atlas, null, board = (record["metrics"] for record in records)
-    groups = atlas["by_layer_and_kind"]
+    solver, null, board = (record["metrics"] for record in records)
+    groups = null["by_layer_and_kind"]
     verdicts = Counter(v for v in board["verdict"].values() if v != "not run")
     reads = {
         what: str(Estimate(**row["over matched vectors"])) for what, row in null["text"].items()
     }
     return {
         "n_first": sum(row["neurons"] for row in groups),
-        "first": atlas["share_significant_first"],
-        "all": atlas["share_significant"],
-        "n_all": atlas["channels"],
+        "first": null["share_significant_first"],
+        "all": null["share_significant"],
+        "n_all": null["channels"],
         "not_sharper": sum(row["kurtosis"] < row["null_kurtosis"] for row in groups),
         "n_groups": len(groups),
         "read_beyond": reads["q < 0.1"],

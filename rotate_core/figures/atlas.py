@@ -45,7 +45,7 @@ def map_of_a_model(summary: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes
             ax.plot(rows["layer"], rows[column], color=colour, marker="o", label=kind)
             if f"null_{column}" in rows:
                 ax.plot(rows["layer"], rows[f"null_{column}"], ".:", color=COLOURS["null"])
-        ax.set(title=title, xlabel="layer", ylim=(0, None), xticks=sorted(set(summary["layer"])))
+        ax.set(ylabel=title, xlabel="layer", ylim=(0, None), xticks=sorted(set(summary["layer"])))
     axes[-1].yaxis.set_major_formatter("{x:.0%}")
     axes[0].plot([], [], ".:", color=COLOURS["null"], label="null")
     axes[0].legend()
@@ -88,11 +88,28 @@ def power_curves(power: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
         for name, line in rows.groupby("statistic", sort=False):
             _line(ax, line["strength"], line["power"], name)
         _chance(ax, LEVEL)
-        ax.set(title=f"{size} tokens", xlabel="planted strength", ylim=(0, 1))
+        ax.set(title=f"{size} tokens", xlabel="planted strength", ylabel="found", ylim=(0, 1))
         ax.yaxis.set_major_formatter("{x:.0%}")
-    axes[0].set_ylabel("found")
-    _legend_above(axes[0], ncols=4)
+    _legend_above(axes[0], ncols=3)
     return axes
+
+
+def power_where_hidden(power: pd.DataFrame, ax: Axes, *, names: Sequence[str]) -> Axes:
+    """Share of planted channels found against how far out their tokens stand in the neuron.
+
+    Args:
+        power: from :func:`rotate_core.experiments.null_power.power_where_hidden`.
+        ax: where to.
+        names: of the statistics to draw.
+    """
+    for name in names:
+        line = power[power.statistic == name]
+        _line(ax, line["seen"], line["power"], name)
+    _chance(ax, LEVEL)
+    ax.set(xlabel="mean z-score of the planted tokens in the neuron", ylabel="found", ylim=(0, 1))
+    ax.yaxis.set_major_formatter("{x:.0%}")
+    ax.legend(loc="lower right")
+    return ax
 
 
 def validity_and_power(
@@ -122,7 +139,7 @@ def p_value_histograms(
         bins = np.linspace(0, 1, 11)
         sns.histplot(x=values, bins=bins, stat="proportion", color=colour, alpha=1, ax=ax)
         _chance(ax, 0.1)
-        ax.set(title=title, xlabel="p-value", ylabel="channels" if ax is axes[0] else "")
+        ax.set(title=title, xlabel="p-value", ylabel="channels")
         ax.yaxis.set_major_formatter("{x:.0%}")
     return axes
 
@@ -135,7 +152,7 @@ def by_position(shares: pd.DataFrame, ax: Axes) -> Axes:
     ax.set(xlabel="position of the channel", ylabel=f"p < {LEVEL:g}", ylim=(0, None))
     ax.set_xticks(shares.index + 1)
     ax.yaxis.set_major_formatter("{x:.0%}")
-    _legend_above(ax, ncols=5)
+    _legend_above(ax, ncols=3)
     return ax
 
 

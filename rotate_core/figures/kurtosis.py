@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
-
 from rotate_core.figures.experiments import band
-from rotate_core.figures.style import COLOURS
+from rotate_core.figures.style import COLOURS, panels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,20 +56,21 @@ def _panels(
     table: pd.DataFrame, columns: tuple[str, str], labels: tuple[str, str], marker: str = "o"
 ) -> list[Axes]:
     """Neurons beside chance, if the table has it, or matched vectors; one legend above all."""
-    n_sides, n_kinds, (x, y) = table.side.nunique(), table.kind.nunique(), columns
-    size = (6.6, 0.6 + 2.6 * n_sides)
-    figure, axes = plt.subplots(n_sides, n_kinds, figsize=size, sharey=True, squeeze=False)
-    groups = table.groupby(["side", "kind"], sort=False)
-    for ax, ((side, kind), part) in zip(axes.flat, groups, strict=True):
+    n_sides, (x, y) = table.side.nunique(), columns
+    groups = list(table.groupby(["side", "kind"], sort=False))
+    axes = panels(len(groups), height=2.1, sharex=True, sharey=True)
+    for ax, ((side, kind), part) in zip(axes, groups, strict=True):
         if "chance" in part:
             ax.plot(part[x], part.chance, color=COLOURS["null"], linewidth=2, label="chance")
         else:
             null, part = part[part.null], part[~part.null]
-            look = {"color": COLOURS["null"], "label": "matched vectors", "marker": marker}
+            look = {"color": COLOURS["matched"], "label": "matched vectors", "marker": marker}
             band(ax, null[x], null[y], null.low, null.high, **look)
-        look = {"color": COLOURS[kind], "label": "neurons", "marker": marker}
+        look = {"color": COLOURS["neuron"], "label": "neurons", "marker": marker}
         band(ax, part[x], part[y], part.low, part.high, **look)
-        ax.set(title=kind if n_sides == 1 else f"{kind}, {side}", xlabel=labels[0])
-    axes[0, 0].set_ylabel(labels[1])
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    return list(axes.flat)
+        ax.set(title=kind if n_sides == 1 else f"{kind}, {side}", ylabel=labels[1])
+    axes[-1].set_xlabel(labels[0])
+    axes[0].figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2
+    )  # fmt: skip
+    return axes

@@ -10,6 +10,7 @@ from rotate_core.experiments.null_power import (
     plant,
     planted_statistics,
     power_table,
+    power_where_hidden,
     token_clusters,
 )
 from rotate_core.null.matched import matched_vectors
@@ -57,7 +58,12 @@ def test_power_grows_with_strength(vocabulary: Vocabulary) -> None:
         settings=null.settings,
         names=["core", "kurtosis"],
     )
-    assert list(planted) == ["size", "strength", "core", "kurtosis"]
+    assert list(planted) == ["size", "strength", "seen", "core", "kurtosis"]
+    assert planted.seen[40:].mean() > planted.seen[:40].mean()
+    hidden = power_where_hidden(planted, null)
+    assert hidden.groupby("statistic").n.sum().tolist() == [80, 80]
+    core = hidden[hidden.statistic == "core"].power
+    assert core.iloc[-1] > core.iloc[0]
     table = power_table(planted, null)
     core = table[table.statistic == "core"].set_index("strength")["power"]
     assert core[0.0] < 0.2
