@@ -22,7 +22,9 @@ model_of = $(shell sed -n 's/^model: *\([^ ]*\).*/\1/p' notebooks/profiles/$(1).
 fetched  = $(VENV)/.fetched-$(subst /,--,$(1))
 MODEL   := $(call model_of,$(PROFILE))
 SERVED  := book/_extra/_static/explorer/$(subst /,--,$(MODEL)).bin.json
-CHAPTERS := $(shell sed -n 's/^ *- file: *executed\/\([^ ]*\).*/\1/p' book/_toc.yml)
+PAGED    := $(shell sed -n 's/^ *- file: *executed\/\([^ ]*\).*/\1/p' book/_toc.yml)
+# As they are executed: the scoreboard reads what all others leave, wherever its page is.
+CHAPTERS := $(filter-out 11_scoreboard,$(PAGED)) 11_scoreboard
 EXECUTED := $(CHAPTERS:%=book/executed/%.ipynb)
 SOURCES  := $(shell find rotate_core -name '*.py')
 PAGES    := $(wildcard book/*.md book/*.yml book/*.bib book/_ext/*.py book/_static/*)

@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("target", type=Path, help="where the executed notebook goes")
     parser.add_argument("--parameters", type=Path, required=True, help="YAML file of a profile")
     parser.add_argument("--profile", default="", help="its name, to tell how long the rest takes")
-    parser.add_argument("--chapters", nargs="*", default=[], help="all of the book's, in order")
+    parser.add_argument("--chapters", nargs="*", default=[], help="all of the book's, as they run")
     arguments = parser.parse_args()
     if arguments.target.stem in arguments.chapters:
         since = max(file.stat().st_mtime for file in (arguments.parameters, *SOURCES))

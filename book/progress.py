@@ -32,7 +32,7 @@ def told(target: Path, chapters: Sequence[str], expected: dict[str, float], sinc
 
     Args:
         target: where it goes when it is executed.
-        chapters: all of the book's, in order.
+        chapters: all of the book's, in the order of their execution.
         expected: seconds of each in this profile; empty where that is not known.
         since: what was executed after this time, as files count it, is not executed again; its pace
             is that of this machine.

@@ -22,7 +22,7 @@ import io
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, zip_longest
 from pathlib import Path
@@ -107,6 +107,11 @@ class Windows:
         token; after the last one there is no token to compare with.
         """
         return values[:, COUNTED].flatten(0, 1)
+
+    def first(self, n_tokens: int) -> Windows:
+        """The first windows: of ``n_tokens`` together at most, and one at least."""
+        n = max(1, n_tokens // self.tokens.shape[1])
+        return replace(self, tokens=self.tokens[:n], document=self.document[:n])
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -194,15 +199,14 @@ def windows(
     chosen = [(n, ids) for turn in zip_longest(*pieces) for n, ids in enumerate(turn) if ids]
     if not chosen:
         raise ValueError(f"none of {len(documents)} documents has {length} tokens")
-    if n_tokens is not None:
-        chosen = chosen[: max(1, n_tokens // length)]
-    return Windows(
+    cut = Windows(
         tokens=torch.tensor([ids for _, ids in chosen]),
         document=torch.tensor([n for n, _ in chosen]),
         titles=tuple(document.title for document in documents),
         tokenizer=tokenizer,
         source=source,
     )
+    return cut if n_tokens is None else cut.first(n_tokens)
 
 
 def _hansard() -> Iterator[Document]:

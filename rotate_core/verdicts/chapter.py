@@ -34,6 +34,8 @@ IMPORTED = time.perf_counter()
 LITERALS = (bool, int, float, str, list, dict, type(None))
 ELSEWHERE = ("model", "atlas", "device")
 """Parameters that a record leaves out: it has the model's checksum and the hardware instead."""
+GLUED = "application/papermill.record/"
+"""In front of the media type of what a cell's outputs keep for captions."""
 VALUE = re.compile(r"(?<![\w\\^_}`])\{(\w+)(?::([^{}`]+))?\}(?!`)")
 """``{name}`` or ``{name:format}`` in prose; neither a role such as ``{ref}`...` `` nor LaTeX's."""
 
@@ -78,6 +80,7 @@ class Chapter:
             )
         self._values: dict[str, Any] = {}
         self._splits: dict[str, dict[str, list[Document]]] = {}
+        self._windows: dict[tuple[str, str], Windows] = {}
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -120,14 +123,15 @@ class Chapter:
         if source not in self._splits:
             documents = read_documents(source)
             self._splits[source] = split_documents(documents, seed=self._all["seed"])
-        documents = self._splits[source][split]
-        return windows(
-            documents,
-            self.model.tokenizer,
-            length=self._all["window"],
-            n_tokens=n_tokens,
-            source=f"{source}, {split}",
-        )
+        if (source, split) not in self._windows:  # all of them: cutting takes a second
+            self._windows[source, split] = windows(
+                self._splits[source][split],
+                self.model.tokenizer,
+                length=self._all["window"],
+                source=f"{source}, {split}",
+            )
+        cut = self._windows[source, split]
+        return cut if n_tokens is None else cut.first(n_tokens)
 
     def activations(
         self,
@@ -173,15 +177,20 @@ class Chapter:
     def glue(self, **values: Any) -> None:
         """Keep values for captions, ``{glue:text}`name` ``, and for :meth:`say`.
 
-        Captions are the book's: without it, as on Colab, the values are for :meth:`say` alone.
+        They are displayed as ``myst_nb.glue`` displays them, under a media type that nothing shows.
+        Its own import takes a second and a half.
         """
+        from IPython.core.formatters import format_display_data
+        from IPython.display import display
+
         self._values |= values
-        try:
-            from myst_nb import glue
-        except ModuleNotFoundError:
-            return
         for name, value in values.items():
-            glue(name, value, display=False)
+            data, metadata = format_display_data(value)
+            display(
+                {GLUED + kind: content for kind, content in data.items()},
+                metadata=metadata | {"scrapbook": {"name": name, "mime_prefix": GLUED}},
+                raw=True,
+            )
 
     def say(self, prose: str, **values: Any) -> None:
         """Show Markdown with values in it: ``{name}`` or ``{name:.2f}``, here or glued before.

@@ -41,6 +41,7 @@ def test_windows_take_turns_and_stay_within_a_document():
     assert cut.document.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
     assert all(len(set(row.tolist())) == 1 for row in cut.tokens)
     assert len(corpus.windows(documents(4), Letters(), length=5, n_tokens=16)) == 3
+    assert len(cut.first(4)) == 1, "one at least"
     with pytest.raises(ValueError, match="none of 4 documents"):
         corpus.windows(documents(4), Letters(), length=50)
 

@@ -65,3 +65,26 @@ def test_prose_is_filled_in_and_roles_and_mathematics_are_left_alone(
     ]  # fmt: skip
     with pytest.raises(KeyError, match="unknown"):
         chapter.say("{unknown}")
+
+
+def test_what_is_glued_is_what_the_book_looks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from myst_nb.ext.glue import glue
+
+    shown: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", lambda *a, **k: shown.append((a, k)))
+    monkeypatch.setattr("myst_nb.ext.glue.ipy_display", lambda *a, **k: shown.append((a, k)))
+    Chapter("00_toy", PARAMETERS).glue(share="25%")
+    glue("share", "25%", display=False)
+    ours, theirs = shown
+    assert ours == theirs
+
+
+def test_a_text_is_cut_into_windows_once(make_checkpoint: Any, tmp_path: Path) -> None:
+    for name in "abcdef":
+        (tmp_path / f"{name}.txt").write_text("The cat sat on the mat. " * 20)
+    parameters = {"model": str(make_checkpoint("llama")), "text": str(tmp_path), "window": 16}
+    chapter = Chapter("00_toy", PARAMETERS | parameters)
+    every, few = chapter.windows("train"), chapter.windows("train", n_tokens=40)
+    assert len(few) == 2
+    assert torch.equal(few.tokens, every.tokens[:2])
+    assert chapter.windows("train") is every
