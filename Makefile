@@ -27,7 +27,7 @@ PAGED    := $(shell sed -n 's/^ *- file: *executed\/\([^ ]*\).*/\1/p' book/_toc.
 CHAPTERS := $(filter-out 11_scoreboard,$(PAGED)) 11_scoreboard
 EXECUTED := $(CHAPTERS:%=book/executed/%.ipynb)
 SOURCES  := $(shell find rotate_core -name '*.py')
-PAGES    := $(wildcard book/*.md book/*.yml book/*.bib book/_ext/*.py book/_static/*)
+PAGES    := $(wildcard book/*.md book/*.yml book/*.bib book/_ext/*.py book/_front/* book/_static/* book/front.py)
 
 ifeq ($(filter $(PROFILE),$(PROFILES)),)
 $(error PROFILE=$(PROFILE) is not one of: $(PROFILES))
@@ -93,6 +93,7 @@ NEWLY_EXECUTED = $(shell find book/executed -maxdepth 1 -name '*.ipynb' -newer $
 $(HTML): $(PAGES) $(MATHJAX) $(SERVED) $(if $(NEWLY_EXECUTED),FORCE) | $(ENV)
 	rm -rf book/_build/html  # pages of chapters that are no more
 	$(BIN)/python -m book.downloads book/executed results book/_extra/downloads
+	$(BIN)/python -m book.front book/executed results book/_extra
 	$(BIN)/jupyter-book build book --all -n -W --keep-going
 	@touch $@
 

@@ -15,6 +15,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 GITHUB = re.compile(r"github\.com[:/](?P<repository>[^/]+/[^/]+?)(\.git)?/?$")
+NOTEBOOK = re.compile(r'href="(\d\d_\w+)\.ipynb"')
 
 
 def github_repository(folder: Path) -> str | None:
@@ -54,8 +55,16 @@ def add_links(app: Sphinx, doctree: nodes.document) -> None:
         if (there / f"{name}.{suffix}").exists():
             line += nodes.Text(" · ")
             line += nodes.reference("", label, refuri=f"../downloads/{name}.{suffix}")
+    lead_to_pages(doctree)
     title = next(iter(doctree.findall(nodes.title)))
     title.parent.insert(title.parent.index(title) + 1, line)
+
+
+def lead_to_pages(doctree: nodes.document) -> None:
+    """Links from a notebook's HTML to another notebook, as Jupyter has them, become its page's."""
+    for raw in doctree.findall(nodes.raw):
+        text = NOTEBOOK.sub(r'href="\1.html"', raw.astext())
+        raw.rawsource, raw.children = text, [nodes.Text(text)]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

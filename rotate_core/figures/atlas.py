@@ -9,6 +9,7 @@ import numpy as np
 import seaborn as sns
 
 from rotate_core.experiments.null_power import LEVEL
+from rotate_core.experiments.null_turn import Turned
 from rotate_core.figures.style import COLOURS
 from rotate_core.null.calibration import SIGNIFICANT
 
@@ -79,6 +80,29 @@ def certified_channels(table: pd.DataFrame, ax: Axes) -> Axes:
         )  # fmt: skip
     ax.set(xlabel="cosine with the neuron", ylabel="excess kurtosis", yscale="symlog")
     ax.legend(loc="upper right")
+    return ax
+
+
+def certified_by_cosine(table: pd.DataFrame, turned: Turned, ax: Axes) -> Axes:
+    """Share of channels beyond the null by their cosine with the neuron, in steps of a tenth.
+
+    Args:
+        table: one row per channel, with its cosine and q_value.
+        turned: where what is near begins; marked.
+        ax: where to.
+    """
+    lefts = np.floor(10 * table["cosine"].clip(upper=0.999)).astype(int)
+    for left, inside in (table["q_value"] < SIGNIFICANT).groupby(lefts):
+        x = left / 10 + 0.05
+        ax.bar(x, inside.mean(), 0.085, color=COLOURS["neuron"], linewidth=0)
+        text = f"{inside.sum()} of\n{len(inside)}"
+        ax.text(x, inside.mean() + 0.02, text, ha="center", va="bottom")
+    ax.axvline(turned.cosine, color=COLOURS["neutral"], linestyle="--", linewidth=1)
+    label = "5% of random\nvectors' are\nbeyond here"
+    ax.text(turned.cosine - 0.01, 1.2, label, color=COLOURS["neutral"], ha="right", va="top")
+    ax.set(xlabel="cosine with the neuron", ylabel="channels that stand out", ylim=(0, 1.22))
+    ax.set_yticks([0, 0.5, 1])
+    ax.yaxis.set_major_formatter("{x:.0%}")
     return ax
 
 

@@ -15,15 +15,6 @@ if TYPE_CHECKING:
 
     from rotate_core.verdicts.intervals import Estimate
 
-VERDICT_COLOURS = {
-    "reproduced": COLOURS["in"],
-    "not reproduced": COLOURS["householder"],
-    "inconclusive": COLOURS["out"],
-    "proxy": COLOURS["geodesic"],
-    "not run": COLOURS["null"],
-}
-"""A colour for each verdict of the scoreboard."""
-
 
 def strips(
     table: pd.DataFrame,
@@ -151,41 +142,3 @@ def changes(
         ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
     axes[0].legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
     return axes
-
-
-def verdicts(rows: Sequence[tuple[str, Any, str]], ax: Axes) -> Axes:
-    """Each claim's figure less its null: (name, Estimate, verdict)."""
-    for verdict in dict.fromkeys(verdict for _, _, verdict in rows):
-        places = [i for i, row in enumerate(rows) if row[2] == verdict]
-        estimates = [rows[i][1] for i in places]
-        whiskers(ax, places, estimates, color=VERDICT_COLOURS[verdict], label=verdict, size=6)
-    ax.set_yticks(range(len(rows)), [f"{name} ({e.n_clusters})" for name, e, _ in rows])
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
-    ax.set_xlabel("ours less the null")
-    if rows:
-        ax.legend(loc="lower center", bbox_to_anchor=(0.3, 1.0), ncols=3)
-    return ax
-
-
-def against_paper(rows: Sequence[tuple[Any, ...]], ax: Axes, *, most: float = 1.0) -> Axes:
-    """Ours, its null, and the paper's figure, one row per claim.
-
-    Args:
-        rows: (name, our Estimate, the null's Estimate, the paper's range).
-        ax: where to.
-        most: where an open range ends.
-    """
-    places = range(len(rows))
-    lows = [low - 0.006 for *_, (low, _) in rows]  # a single figure is drawn as a narrow range
-    highs = [min(high, most) + 0.006 for *_, (_, high) in rows]
-    ax.hlines(places, lows, highs, color=COLOURS["paper"], linewidth=14, alpha=0.35)
-    ours, null = ([row[i] for row in rows] for i in (1, 2))
-    above, below = ([i + shift for i in places] for shift in (-0.12, 0.12))
-    whiskers(ax, above, ours, color=COLOURS["neuron"], label="ours", size=5)
-    whiskers(ax, below, null, color=COLOURS["null"], label="its null", size=5)
-    ax.plot([], [], "o-", color=COLOURS["paper"], label="the paper's")
-    ax.set_yticks(range(len(rows)), [f"{name} ({e.n_clusters})" for name, e, _, _ in rows])
-    ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(None, most + 0.02), xlabel="figure of the claim")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3)
-    return ax

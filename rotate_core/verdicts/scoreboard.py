@@ -1,20 +1,18 @@
-"""The scoreboard: the paper's claims beside what the chapters found, as tables and for figures."""
+"""The scoreboard: the paper's claims beside what the chapters found, as a table and as cards."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rotate_core.verdicts.cards import Cards
 from rotate_core.verdicts.claims import BASELINES, CLAIMS, ROTATE, on_the_scoreboard
-from rotate_core.verdicts.intervals import Estimate
 from rotate_core.verdicts.rules import Outcome, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
-    from pandas.io.formats.style import Styler
 
 
 def table(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
@@ -53,35 +51,24 @@ def table(outcomes: Mapping[str, Outcome]) -> pd.DataFrame:
     return pd.DataFrame(rows, index=list(claims))
 
 
-def shown(outcomes: Mapping[str, Outcome]) -> Styler:
-    """:func:`table` as a chapter shows its claims: one column per claim, and no word cut off."""
-    rows = table(outcomes).loc[list(outcomes)].drop(columns="notebook")
-    return rows.set_index("claim").rename_axis(None).T.style
+def shown(
+    outcomes: Mapping[str, Outcome | Sequence[Outcome] | None],
+    *,
+    reading: bool = True,
+    link: str | None = None,
+) -> Cards:
+    """Claims as a chapter, the scoreboard and the first page show them: a card for each.
 
-
-def over_null_rows(outcomes: Mapping[str, Outcome]) -> list[tuple[str, Estimate, str]]:
-    """(name, ours less the null, verdict) of each claim, percentiles as shares; for a figure."""
-    return [
-        (_label(name), _as_share(name, outcome.over_null), verdict(CLAIMS[name], outcome)[0])
-        for name, outcome in outcomes.items()
-    ]
-
-
-def paper_rows(
-    outcomes: Mapping[str, Outcome],
-) -> list[tuple[str, Estimate, Estimate, tuple[float, float]]]:
-    """(name, ours, null, paper's range) of each claim with a figure that ours compares with.
-
-    Percentiles as shares.
+    Args:
+        outcomes: by the claim's name; several of one claim, of a model each; None: not run.
+        reading: whether a card has the sentence that follows from its figures.
+        link: where a claim's chapter is, such as "{}.ipynb"; None: the card is in it.
     """
-    rows = []
-    for name, outcome in outcomes.items():
-        if (paper := CLAIMS[name].judged_on) is not None:
-            ours, null = (_as_share(name, x) for x in (outcome.ours, outcome.null))
-            rows.append(
-                (_label(name), ours, null, (paper[0] / _unit(name), paper[1] / _unit(name)))
-            )
-    return rows
+    several = {
+        name: (found,) if isinstance(found, Outcome) else tuple(found or ())
+        for name, found in outcomes.items()
+    }
+    return Cards(several, reading=reading, link=link)
 
 
 def collect(folder: str | Path, *, checksum: str | None = None) -> dict[str, Outcome]:
@@ -138,12 +125,3 @@ def _records(folder: str | Path, checksum: str | None) -> Iterator[dict[str, Any
 
 def _label(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _unit(name: str) -> float:
-    return 100.0 if name.endswith("_percentile") else 1.0
-
-
-def _as_share(name: str, estimate: Estimate) -> Estimate:
-    ends = {part: getattr(estimate, part) / _unit(name) for part in ("value", "low", "high")}
-    return replace(estimate, **ends)
