@@ -9,7 +9,7 @@ own covariance gives them at the same divergence. No judge is asked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rotate_core.dictionaries.candidates import Candidates, Writing
+from rotate_core.dictionaries.candidates import Writing
 from rotate_core.experiments.output_divergence import divergence_of
 from rotate_core.experiments.steering_task import SteeringTask, last_logits
 from rotate_core.text.sites import hook_at
@@ -34,7 +34,7 @@ START = 0.3
 """First strength that is tried: of the length of what passes the site, or of the way to a point."""
 FARTHEST = 100.0
 """Times its start that a strength is raised at most."""
-BATCH = 64
+BATCH = 128
 """Variants of a prompt that pass the model together."""
 
 
@@ -135,40 +135,37 @@ def gained(on: SteeringTask, concept: str, gain: Float[Tensor, " n_words"]) -> f
 
 def steering(
     on: SteeringTask,
-    candidates: Candidates,
-    chosen: Mapping[str, int],
+    writing: Writing,
+    concepts: Sequence[str],
     *,
     targets: Sequence[float],
     signs: Sequence[int] = (1, -1),
 ) -> pd.DataFrame:
-    """What the candidates chosen for concepts give these concepts' words at equal divergence.
+    """What vectors that were chosen for concepts give these concepts' words at equal divergence.
 
     Args:
         on: the model, its prompts and words.
-        candidates: that write.
-        chosen: the candidate of each concept.
+        writing: one vector for each of ``concepts``.
+        concepts: what each vector is meant to steer to; a concept may come again.
         targets: nats.
         signs: each is given a strength of its own.
 
     Returns:
-        One row per concept, sign and target: concept, candidate, sign, target, alpha, kl, reached
-        and gain (nats; NaN where the target is out of reach).
+        One row per vector, sign and target: row (of the vector), concept, sign, target, alpha, kl,
+        reached and gain (nats; NaN where the target is out of reach).
     """
     import pandas as pd
 
-    assert candidates.write is not None
-    concepts, rows = list(chosen), list(chosen.values())
     tables = []
     for sign in signs:
-        table = strengths(on, candidates.write, rows, targets=targets, sign=sign)
+        table = strengths(on, writing, range(len(concepts)), targets=targets, sign=sign)
         named = [concepts[i] for i in table.row]
         gains = [
             gained(on, concept, torch.as_tensor(gain)) if reached else float("nan")
             for concept, gain, reached in zip(named, table.gain, table.reached, strict=True)
         ]
-        label = {"concept": named, "candidate": [rows[i] for i in table.row], "sign": sign}
-        tables.append(table.drop(columns="row").assign(**label, gain=gains))
-    order = ["concept", "candidate", "sign", "target", "alpha", "kl", "reached", "gain"]
+        tables.append(table.assign(concept=named, sign=sign, gain=gains))
+    order = ["row", "concept", "sign", "target", "alpha", "kl", "reached", "gain"]
     return pd.concat(tables, ignore_index=True)[order]
 
 

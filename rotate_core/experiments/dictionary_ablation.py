@@ -235,7 +235,7 @@ def paper_tests(
     saes: Mapping[str, SAE],
     *,
     n_positions: int = 2,
-    n_rotations: int = 2,
+    n_rotations: int = 1,
     seed: int = 0,
 ) -> pd.DataFrame:
     """The tests of chapters 8 and 9 at one layer: channels, latents and random directions.

@@ -18,15 +18,18 @@ from rotate_core.dictionaries import Factors
 from rotate_core.dictionaries.hierarchy import Hierarchy
 from rotate_core.experiments.concept_sets import DAYS, MONTHS
 from rotate_core.experiments.detection import auroc
+from rotate_core.experiments.steering_task import last_logits
 from rotate_core.null.matched import own_seed
-from rotate_core.text import Activations, added, steer
+from rotate_core.text import Activations, added
+from rotate_core.text.sites import hook_at
+from rotate_core.text.steering import widened
 
 if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 GROUPS = {"days": DAYS, "months": MONTHS}
-BATCH = 64
+BATCH = 128
 """Prompts that pass the model together."""
 PROMPTS = (
     "I think that the next meeting is in",
@@ -163,17 +166,17 @@ def logit_changes(
     changes = torch.zeros(len(vectors), len(tokens))
     for prompt in prompts:
         ids: Int[Tensor, "1 length"] = tokenizer(prompt, return_tensors="pt").input_ids
-        ids = ids.to(network.device)
 
-        def logits(n: int = 1, ids: Tensor = ids) -> Float[Tensor, "n n_tokens"]:
-            out = network(ids.expand(n, -1), use_cache=False).logits[:, -1].float().cpu()
+        def logits(ids: Tensor = ids) -> Float[Tensor, "m n_tokens"]:
+            out = last_logits(network, ids)
             return out[:, list(tokens)] - out.mean(1, keepdim=True)
 
         before = logits()
         for rows in torch.arange(len(vectors)).split(BATCH):
-            every = size * vectors[rows].unsqueeze(1)  # one prompt for each vector
-            with steer(network, layer, added(every), site="hidden"):
-                changes[rows] += (logits(len(rows)) - before) / len(prompts)
+            # the prompt runs once up to the layer, and from there on once for each vector
+            every = added(size * vectors[rows].unsqueeze(1))
+            with hook_at(network, layer, "hidden", widened(every)):
+                changes[rows] += (logits() - before) / len(prompts)
     return changes
 
 
@@ -197,20 +200,20 @@ def amplified(
     """
     import pandas as pd
 
-    rows = []
+    drawn: list[tuple[str, str, int, Tensor]] = []
     for (group, which), vector in neuron_sets(factors, features).items():
-        members = [name for name in GROUPS[group] if name in names]
         generator = torch.Generator().manual_seed(own_seed(seed, "amplified", group, which))
-        draws = [vector] + [
-            vector[torch.randperm(len(vector), generator=generator)] for _ in range(n_null)
-        ]
-        changes = logit_changes(
-            network, tokenizer, layer, torch.stack(draws), [names[m] for m in members], size=size
-        )
-        for draw, values in enumerate(changes.tolist(), start=-1):
+        null = [vector[torch.randperm(len(vector), generator=generator)] for _ in range(n_null)]
+        drawn += [(group, which, i, v) for i, v in enumerate([vector, *null], start=-1)]
+    rows = []
+    if drawn:
+        vectors = torch.stack([vector for *_, vector in drawn])
+        changes = logit_changes(network, tokenizer, layer, vectors, [*names.values()], size=size)
+        for (group, which, draw, _), values in zip(drawn, changes.tolist(), strict=True):
             rows += [
                 (group, which, draw, name, value)
-                for name, value in zip(members, values, strict=True)
+                for name, value in zip(names, values, strict=True)
+                if name in GROUPS[group]
             ]
     return pd.DataFrame(rows, columns=["group", "set", "draw", "name", "change"])
 
@@ -225,12 +228,16 @@ def core_and_exclusive(changes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
     import pandas as pd
 
     core = changes[changes.set == "core"]
-    per_name = core.assign(null=core.draw >= 0).groupby(["name", "null"]).change.mean().unstack()
+    per_name = core.assign(null=core.draw >= 0).groupby(["name", "null"]).change.mean()
     rows = []
     for (name, draw), part in changes[changes.set != "core"].groupby(["set", "draw"]):
         own = part["name"] == name
         rows.append((name, draw >= 0, part.change[own].mean() - part.change[~own].mean()))
     exclusive = pd.DataFrame(rows, columns=["name", "null", "change"])
-    exclusive = exclusive.groupby(["name", "null"]).change.mean().unstack()
+    return _beside_null(per_name), _beside_null(exclusive.groupby(["name", "null"]).change.mean())
+
+
+def _beside_null(means: pd.Series) -> pd.DataFrame:
+    """Columns change and null of means by name and null; also where there are none."""
     columns = {False: "change", True: "null"}
-    return per_name.rename(columns=columns), exclusive.rename(columns=columns)
+    return means.unstack().reindex(columns=[*columns]).rename(columns=columns)

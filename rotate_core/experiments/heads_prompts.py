@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rotate_core.experiments.steering_task import last_logits
 from rotate_core.heads import QueriesKeys, read_all_heads
 from rotate_core.null.matched import own_seed
 
@@ -145,12 +146,7 @@ def answers(network: PreTrainedModel, given: FilterPrompts, *, batch: int = 20) 
     """
     import pandas as pd
 
-    logits = torch.cat(
-        [
-            network(part.to(network.device), use_cache=False).logits[:, -1].float().cpu()
-            for part in given.tokens.split(batch)
-        ]
-    )
+    logits = torch.cat([last_logits(network, part) for part in given.tokens.split(batch)])
     wanted = given.words.gather(1, given.asked.unsqueeze(1)).squeeze(1)
     right = logits.gather(1, given.words).argmax(1) == given.asked
     names = list(CATEGORIES)

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rotate_core.experiments.steering_task import last_logits
 from rotate_core.null.matched import own_seed
 from rotate_core.text import steer
 from rotate_core.text.sites import read_site
@@ -88,7 +89,7 @@ def prefers_plural(
     network: PreTrainedModel, tokens: Int[Tensor, "n length"], verbs: Int[Tensor, "n_verbs 2"]
 ) -> Bool[Tensor, " n"]:
     """Whether plural verbs are likelier next: by the sum of their log-odds against the singular."""
-    logits = network(tokens.to(network.device), use_cache=False).logits[:, -1].float().cpu()
+    logits = last_logits(network, tokens)
     return (logits[:, verbs[:, 1]] - logits[:, verbs[:, 0]]).sum(1) > 0
 
 
@@ -123,14 +124,17 @@ def interchange(
 
     rows = []
     for template, group in zip(TEMPLATES, given.tokens, strict=False):
-        for number in (0, 1):
-            base, other = group[:, number], group[:, 1 - number].roll(-1, 0)
-            right = prefers_plural(network, base, given.verbs) == bool(number)
-            right &= prefers_plural(network, other, given.verbs) != bool(number)
-            states = [
-                read_site(network, tokens, [layer], site="residual")[layer][:, -1]
-                for tokens in (base, other)
-            ]
+        numbers = [group[:, number] for number in (0, 1)]
+        is_right = [
+            prefers_plural(network, tokens, given.verbs) == bool(number)
+            for number, tokens in enumerate(numbers)
+        ]
+        at_noun = [
+            read_site(network, tokens, [layer], site="residual")[layer][:, -1] for tokens in numbers
+        ]
+        for number, base in enumerate(numbers):
+            right = is_right[number] & is_right[1 - number].roll(-1, 0)
+            states = at_noun[number], at_noun[1 - number].roll(-1, 0)
             for name, part in parts.items():
                 new = states[0] - part(states[0]) + part(states[1])
                 with steer(network, layer, _at_the_end(new)):

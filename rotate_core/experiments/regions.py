@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DATA, SURROGATE = "activations", "Gaussian surrogate"
+LEAST = 30
+"""Unseen tokens that a region has to have before it is read closely."""
 
 
 def within_norm(x: Activations, most: float = 10.0) -> Activations:
@@ -163,8 +165,10 @@ def effective_number(labels: Int[Tensor, " n"]) -> float:
     return float((-share * share.log()).sum().exp())
 
 
-def read_closely(table: pd.DataFrame, *, least: int = 30) -> dict[str, int]:
+def read_closely(table: pd.DataFrame, *, least: int = LEAST) -> dict[str, int]:
     """Three regions by rule: of fewest tokens, of fewest articles for its size, of most tokens.
+
+    Fewer, where fewer have enough tokens.
 
     Args:
         table: of :func:`breadth`.
@@ -177,7 +181,9 @@ def read_closely(table: pd.DataFrame, *, least: int = 30) -> dict[str, int]:
         ("fewest articles for its size", big["narrow"]),
         ("most different tokens", -big["tokens"]),
     ):
-        chosen[what] = int(order.drop(list(chosen.values()), errors="ignore").idxmin())
+        left = order.drop(list(chosen.values()))
+        if len(left):
+            chosen[what] = int(left.idxmin())
     return chosen
 
 

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rotate_core.dictionaries.candidates import Sites
+import torch
+from torch import Tensor
+
+from rotate_core.dictionaries.candidates import Sites, Writing
 from rotate_core.experiments import concept_steering
 from rotate_core.experiments.concept_steering import continuations
 from rotate_core.experiments.detection import detection
@@ -53,6 +56,8 @@ def steered(
 ) -> pd.DataFrame:
     """Steering with the candidates that were chosen for detection: there is no second choice.
 
+    All that is written at a site by the same rule passes the model together.
+
     Args:
         on: the model, its prompts and words.
         offers: those that write are steered with.
@@ -62,26 +67,36 @@ def steered(
         seed: that :func:`detected` had: of the random candidates.
 
     Returns:
-        As :func:`.concept_steering.steering`, with the columns method and chance: the gain of the
-        random candidate at the same divergence.
+        As :func:`.concept_steering.steering`, with the columns method, candidate and chance: the
+        gain of the random candidate at the same divergence.
     """
     import pandas as pd
 
-    key = ["concept", "sign", "target"]
-    tables = []
+    together: dict[tuple[str, bool], list[tuple[Tensor, pd.DataFrame]]] = {}
     for offer in offers:
         ours = offer.candidates
         if ours.write is None:
             continue
-        own = found[found.method == ours.method].set_index("concept")
-        table, chance = (
-            concept_steering.steering(on, each, dict(choice), targets=targets, signs=signs)
-            for each, choice in (
-                (ours, own.candidate), (ours.chance(seed), own.chance_candidate)
-            )
-        )  # fmt: skip
+        own = found[found.method == ours.method]
+        for what, each, column in (
+            ("gain", ours, "candidate"), ("chance", ours.chance(seed), "chance_candidate")
+        ):  # fmt: skip
+            assert each.write is not None
+            rows = own[["method", "concept"]].assign(what=what, candidate=own[column])
+            vectors = each.write.vectors[rows.candidate.tolist()]
+            together.setdefault((ours.write.site, ours.write.pull), []).append((vectors, rows))
+    key = ["method", "concept", "sign", "target"]
+    tables = []
+    for (site, pull), parts in together.items():
+        writing = Writing(site, torch.cat([vectors for vectors, _ in parts]), pull)
+        chosen = pd.concat([rows for _, rows in parts], ignore_index=True)
+        table = concept_steering.steering(
+            on, writing, chosen.concept.tolist(), targets=targets, signs=signs
+        )
+        table = table.join(chosen.drop(columns="concept"), on="row").drop(columns="row")
+        real, chance = (part for _, part in table.groupby("what", sort=False))
         beside = chance.rename(columns={"gain": "chance"})[[*key, "chance"]]
-        tables.append(table.merge(beside, on=key).assign(method=ours.method))
+        tables.append(real.drop(columns="what").merge(beside, on=key))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -182,6 +197,21 @@ def counts(methods: pd.DataFrame) -> dict[str, int]:
         "n_steer": sum(over.low > 0 for over in writing["gain over chance"]),
         "n_writing": len(writing),
     }
+
+
+def best(methods: pd.DataFrame, column: str) -> str:
+    """The method of the largest mean in words, with what it has over random candidates.
+
+    Args:
+        methods: of :func:`summary`.
+        column: "AUROC" or "gain".
+    """
+    values = methods[column].map(lambda estimate: estimate.value).dropna()
+    if values.empty:
+        return "none"
+    name = values.idxmax()
+    own, over = methods.loc[name, [column, f"{column} over chance"]]
+    return f"{name} ({column} {own}; over random candidates {over})"
 
 
 def per_concept(table: pd.DataFrame, method: str, column: str) -> pd.Series:

@@ -104,6 +104,15 @@ def dots(
     return ax
 
 
+def legend_above(ax: Axes, *, ncols: int) -> None:
+    """The figure's legend, of a panel's marks, over all panels; once, however many panels ask."""
+    if not ax.figure.legends:
+        handles = ax.get_legend_handles_labels()
+        ax.figure.legend(
+            *handles, loc="outside upper center", ncols=ncols, columnspacing=0.8, handletextpad=0.2
+        )
+
+
 def curves(estimates: pd.Series, ax: Axes, *, colours: Mapping[str, str]) -> Axes:
     """Estimates with their 95% intervals, one line per group.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rotate_core.figures.experiments import whiskers
+from rotate_core.figures.experiments import legend_above, whiskers
 from rotate_core.figures.style import COLOURS
 
 if TYPE_CHECKING:
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from rotate_core.dictionaries import Hierarchy
     from rotate_core.verdicts.intervals import Estimate
 
-WHAT_COLOURS = (COLOURS["neuron"], COLOURS["neutral"], COLOURS["null"])
-"""Of activations, and of their nulls from the strongest to the weakest."""
+WHAT_COLOURS = (COLOURS["neuron"], COLOURS["rotation"], COLOURS["matched"])
+"""Of activations, and of their nulls: the harder to beat, the darker."""
 
 
 def rows_beside_nulls(
-    estimates: Mapping[str, Mapping[str, Estimate]], ax: Axes, *, label: str, names: bool = True
+    estimates: Mapping[str, Mapping[str, Estimate]], ax: Axes, *, label: str
 ) -> Axes:
     """One row per setting, one point with its interval per kind of tokens.
 
@@ -28,17 +28,17 @@ def rows_beside_nulls(
         estimates: by setting and kind; activations first, then the nulls.
         ax: where to.
         label: of the figure.
-        names: write the settings' names.
     """
     settings = list(estimates)
     for i, (what, colour) in enumerate(zip(estimates[settings[0]], WHAT_COLOURS, strict=True)):
         places = [row + 0.22 * (i - 1) for row in range(len(settings))]
         whiskers(ax, places, [estimates[s][what] for s in settings], color=colour, label=what)
-    ax.set_yticks(range(len(settings)), settings if names else [""] * len(settings))
+    ax.set_yticks(range(len(settings)), settings)
     ax.set_ylim(len(settings) - 0.5, -0.5)
     ax.set_xlabel(label)
     ax.set_xlim(left=0)
     ax.grid(axis="x", linewidth=0.4)
+    legend_above(ax, ncols=3)
     return ax
 
 
@@ -50,7 +50,7 @@ def race(table: pd.DataFrame, ax: Axes) -> Axes:
         ax.plot(part.seconds, part.explained, ".-", color=COLOURS[colour], label=solver, ms=3)
     ax.set_xscale("log")
     ax.set(xlabel="seconds, the start included", ylabel="energy explained", ylim=(0, None))
-    ax.legend()
+    ax.legend(loc="lower right")
     return ax
 
 
@@ -82,11 +82,11 @@ def pairs(
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.axvline(line, color=COLOURS["neutral"], linewidth=0.7)
     ax.set_xlabel(label)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0))
+    legend_above(ax, ncols=2)
     return ax
 
 
-def tree(levels: Hierarchy, ax: Axes, *, k: int = 3) -> Axes:
+def tree(levels: Hierarchy, ax: Axes, *, k: int = 2) -> Axes:
     """Features of features as a tree from the left, leaves with their first tokens.
 
     A child hangs on the parent that holds most of it, so that every leaf is there once.
@@ -119,7 +119,7 @@ def tree(levels: Hierarchy, ax: Axes, *, k: int = 3) -> Axes:
             inner = level > 0
             ax.annotate(
                 words, (at, y), xytext=(0 if inner else 5, 4 if inner else 0),
-                textcoords="offset points", fontsize=8, va="bottom" if inner else "center",
+                textcoords="offset points", fontsize=10, va="bottom" if inner else "center",
                 ha="center" if inner else "left", parse_math=False,
             )  # fmt: skip
     ax.set_xlim(-0.4, depth + 0.9)

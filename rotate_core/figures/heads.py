@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rotate_core.figures.experiments import whiskers
+from rotate_core.figures.experiments import legend_above, whiskers
 from rotate_core.figures.style import COLOURS
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rotate_core.verdicts.intervals import Estimate
 
-OWN, NULL, STRICT = COLOURS["neuron"], COLOURS["null"], COLOURS["masked"]
+OWN, NULL, STRICT = COLOURS["neuron"], COLOURS["rotation"], COLOURS["matched"]
 """Of what was found; of random subspaces and untrained heads; of permuted labels."""
 PART_COLOURS = {"category": OWN, "labels permuted": STRICT, "random": NULL}
 """Of a swapped part, by how its name begins; limits of a swap are neutral."""
@@ -39,12 +39,11 @@ def ranks(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
                 count["size"] + shift, count["rank"],
                 s=110 * count["n"] / all_of, color=colour, alpha=0.8, linewidth=0, label=what,
             )  # fmt: skip
-        room = "features fit" if fits else "too many"
-        ax.set_title(f"{d_head} dimensions:\n{room}", fontsize=10)
+        room = "features fit" if fits else "too many features"
+        ax.set_title(f"{d_head} dimensions: {room}", fontsize=11)
         ax.set(xticks=(3, 5, 7), yticks=range(1, 8), xlim=(2, 8), ylim=(1.4, 7.6))
-        ax.tick_params(labelleft=ax is axes[0])
-    axes[0].set_ylabel("rank found")
-    axes[len(axes) // 2].set_xlabel("dimensions of the feature")
+        ax.set_ylabel("rank found")
+    axes[-1].set_xlabel("dimensions of the feature")
     handles = axes[0].get_legend_handles_labels()
     axes[0].figure.legend(*handles, loc="outside upper center", ncols=2)
     return axes
@@ -59,7 +58,7 @@ def toy_swaps(estimates: Mapping[tuple[int, str], tuple[Estimate, Estimate]], ax
     names = [f"{part}, {d_head} dimensions" for d_head, part in estimates]
     ax.set_yticks(range(len(names)), names)
     ax.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.5), xlabel="change of attention")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
+    legend_above(ax, ncols=2)
     return ax
 
 
@@ -82,11 +81,11 @@ def by_layer(table: pd.DataFrame, ax: Axes, *, chosen: Sequence[tuple[int, int]]
         at = (layer - 0.2, row["category"])
         ax.plot(*at, "o", color="none", markeredgecolor=COLOURS["neutral"], markersize=9)
         ax.annotate(
-            f"{layer}.{head}", at, xytext=aside, textcoords="offset points", ha=ha, fontsize=9,
+            f"{layer}.{head}", at, xytext=aside, textcoords="offset points", ha=ha, fontsize=10,
         )  # fmt: skip
     ax.axhline(0, color=COLOURS["neutral"], linewidth=0.7)
     ax.set(xlabel="layer", ylabel="change of attention")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3)
+    legend_above(ax, ncols=3)
     return ax
 
 
@@ -98,6 +97,24 @@ def swaps(estimates: Mapping[str, Estimate], ax: Axes) -> Axes:
     ax.set_yticks(range(len(estimates)), list(estimates))
     ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
     ax.set(ylim=(len(estimates) - 0.5, -0.5), xlabel="change of attention")
+    return ax
+
+
+def words(table: pd.DataFrame, certain: pd.Series, ax: Axes) -> Axes:
+    """How far a category's words stand out in the projection of its direction: one row each.
+
+    Args:
+        table: of :func:`rotate_core.experiments.heads_channels.channels`.
+        certain: of each row; filled where it is, hollow where not.
+        ax: where to.
+    """
+    for row, (z, sure) in enumerate(zip(table["z"], certain, strict=True)):
+        face = OWN if sure else "white"
+        ax.plot(z, row, "o", color=face, markeredgecolor=OWN, markersize=7)
+    ax.set_yticks(range(len(table)), table["side"] + ": " + table["category"])
+    ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
+    ax.set(ylim=(len(table) - 0.5, -0.5), xlabel="own words' z-score, less the others'")
+    ax.grid(axis="x", linewidth=0.4)
     return ax
 
 
@@ -113,12 +130,12 @@ def over_a_prompt(
         parts: columns to draw, one bar behind the other.
     """
     rows = range(len(table))
-    colours = (OWN, COLOURS["in"], NULL)
+    colours = (OWN, COLOURS["other"], NULL)
     axes[0].barh(rows, table["attention"], color=COLOURS["neutral"], height=0.7)
     axes[0].set_yticks(rows, [token.strip().replace("$", r"\$") for token in table["token"]])
     axes[0].set(xlabel="attention", title="where")
     for label, asked in zip(axes[0].get_yticklabels(), table["asked"], strict=True):
-        label.set(fontsize=9, fontweight="bold" if asked else "normal")
+        label.set(fontsize=10, fontweight="bold" if asked else "normal")
     reach = 1.05 * max(_stacked(t, parts) for t in (table, null))
     for ax, each, title in ((axes[1], table, "why"), (axes[2], null, "null")):
         for sign in (1, -1):
@@ -129,7 +146,7 @@ def over_a_prompt(
                 ax.barh(rows, width, left=start, color=colour, height=0.7, label=kept)
                 start = start + width
         ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
-        ax.set(xlim=(-reach, reach), xlabel="part of the logit", title=title)
+        ax.set(xlim=(-reach, reach), xlabel="logit", title=title)
     for ax in axes:
         ax.axhspan(
             table["asked"].argmax() - 0.5, table["asked"].argmax() + 0.5,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rotate_core.figures.experiments import band, whiskers
+from rotate_core.figures.experiments import band, legend_above, whiskers
 from rotate_core.figures.style import COLOURS
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WHAT_COLOURS = (COLOURS["neuron"], COLOURS["null"])
 """Of activations, and of their null."""
-PART_COLOURS = {"whole": "neutral", "difference of means": "masked", "random": "null"}
+PART_COLOURS = {"whole": "neutral", "difference of means": "other", "random": "null"}
 """What is no region's part, by how its name begins; regions' parts are in the data's colour."""
 
 
@@ -37,7 +37,7 @@ def gains(estimates: pd.Series, ax: Axes, *, log: bool = True) -> Axes:
     if log:
         ax.set_xscale("log", base=2)
         ax.set_xticks(list(part.index), [str(k) for k in part.index])
-    ax.set(xlabel="regions", ylabel="gain, nats a token\nand dimension")
+    ax.set(xlabel="regions", ylabel="gain, nats per token\nand dimension")
     ax.legend()
     return ax
 
@@ -66,7 +66,7 @@ def atlas_of_regions(table: pd.DataFrame, ax: Axes, *, named: Sequence[int]) -> 
             xytext=(0, -16),
             textcoords="offset points",
             ha="center",
-            fontsize=9,
+            fontsize=10,
             parse_math=False,
             arrowprops={"arrowstyle": "-", "color": COLOURS["neutral"], "linewidth": 0.6},
         )
@@ -79,6 +79,10 @@ def atlas_of_regions(table: pd.DataFrame, ax: Axes, *, named: Sequence[int]) -> 
 
 def swaps(estimates: Mapping[str, Estimate], ax: Axes) -> Axes:
     """The share of answers that each part swaps, with 95% intervals: one row a part."""
+    if not estimates:
+        ax.set(yticks=[], xlim=(-0.02, 1.02))
+        ax.text(0.5, 0.5, "not tested", transform=ax.transAxes, ha="center")
+        return ax
     for row, (name, estimate) in enumerate(estimates.items()):
         kinds = [colour for start, colour in PART_COLOURS.items() if name.startswith(start)]
         colour = COLOURS[kinds[0] if kinds else "neuron"]
@@ -97,7 +101,7 @@ def readings(table: pd.DataFrame, ax: Axes) -> Axes:
         rows, ordered["mixture"], ordered["additive"], color=COLOURS["null"], linewidth=1, alpha=0.6
     )
     ax.plot(ordered["mixture"], rows, "o", color=COLOURS["neuron"], label="one region's posterior")
-    ax.plot(ordered["additive"], rows, "D", color=COLOURS["masked"], label="added up")
+    ax.plot(ordered["additive"], rows, "D", color=COLOURS["other"], label="added up")
     ax.set(xlabel="R² of a planted factor", ylabel="factors", yticks=[], xlim=(None, 1.02))
-    ax.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2)
+    legend_above(ax, ncols=2)
     return ax

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rotate_core.experiments.dictionary_ablation import CHANNELS, LATENTS, RANDOM
-from rotate_core.figures.experiments import whiskers
+from rotate_core.figures.experiments import legend_above, whiskers
 from rotate_core.figures.style import COLOURS
 
 if TYPE_CHECKING:
@@ -19,22 +19,24 @@ if TYPE_CHECKING:
 def both_tasks(
     found: pd.DataFrame, steering: pd.DataFrame, methods: pd.DataFrame, axes: Sequence[Axes]
 ) -> Sequence[Axes]:
-    """Detection on the left, steering on the right; one row per method.
+    """Detection above, steering below; one row per method.
 
     Args:
         found: of :func:`rotate_core.experiments.side_by_side.detected`.
         steering: of one target and sign.
-        methods: of :func:`rotate_core.experiments.side_by_side.summary`.
+        methods: of :func:`rotate_core.experiments.side_by_side.summary`; those that write nothing
+            are in the upper panel alone.
         axes: two.
     """
     detect, steer = axes
-    label = "detection: AUROC, other\nwords and templates"
+    label = "detection: AUROC, other words and templates"
     beside_chance(found, dict(methods["AUROC"]), detect, value="held_out", label=label)
-    label = "steering: gain of the\nconcept's words, nats"
-    beside_chance(steering, dict(methods["gain"]), steer, value="gain", label=label, names=False)
+    writing = methods[[name in set(steering.method) for name in methods.index]]
+    label = "steering: gain of the concept's words, nats"
+    beside_chance(steering, dict(writing["gain"]), steer, value="gain", label=label)
     for ax, nothing in ((detect, 0.5), (steer, 0)):
         ax.axvline(nothing, color=COLOURS["neutral"], linewidth=0.7)
-    detect.figure.legend(*detect.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    legend_above(detect, ncols=3)
     return axes
 
 
@@ -45,7 +47,6 @@ def beside_chance(
     *,
     value: str,
     label: str,
-    names: bool = True,
 ) -> Axes:
     """One row per method: a dot per concept, their mean with its interval, and the mean of chance.
 
@@ -55,7 +56,6 @@ def beside_chance(
         ax: where to.
         value: the column to draw.
         label: of it.
-        names: write the methods' names.
     """
     for row, method in enumerate(means):
         part = table[table.method == method]
@@ -67,9 +67,9 @@ def beside_chance(
         )
         ax.plot(
             part["chance"].mean(), row, "D", color=COLOURS["null"], markersize=6, zorder=3,
-            label="as many random candidates" if row == 0 else "_",
+            label="random candidates" if row == 0 else "_",
         )  # fmt: skip
-    ax.set_yticks(range(len(means)), list(means) if names else [""] * len(means))
+    ax.set_yticks(range(len(means)), list(means))
     ax.set_ylim(len(means) - 0.5, -0.5)
     ax.set_xlabel(label)
     ax.grid(axis="x", linewidth=0.4)
@@ -84,7 +84,7 @@ def label_shares(table: pd.DataFrame, ax: Axes) -> Axes:
         ax: where to.
     """
     methods = list(table.method.unique())
-    marks = {"its own": ("o", "neuron"), "the neurons'": ("D", "masked")}
+    marks = {"its own": ("o", "neuron"), "the neurons'": ("D", "other")}
     wide = table.pivot(index="method", columns="null", values="share").loc[methods]
     rows = range(len(methods))
     ax.hlines(rows, wide.min(1), wide.max(1), color=COLOURS["null"], linewidth=1)
@@ -96,7 +96,7 @@ def label_shares(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set(xlabel="share of directions with q < 0.1", xlim=(-0.03, 1.03))
     ax.set_ylim(len(methods) - 0.5, -0.5)
     ax.grid(axis="x", linewidth=0.4)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.35, 1.0), ncols=1)
+    legend_above(ax, ncols=1)
     return ax
 
 
@@ -108,7 +108,7 @@ def paper_tests(table: pd.DataFrame, ax: Axes) -> Axes:
         ax: where to.
     """
     tests = list(table.test.unique())
-    colours = {CHANNELS: "neuron", LATENTS: "masked", RANDOM: "null"}
+    colours = {CHANNELS: "neuron", LATENTS: "other", RANDOM: "null"}
     for shift, (what, colour) in zip((-0.2, 0, 0.2), colours.items(), strict=True):
         part = table[table.what == what]
         rows = [tests.index(test) + shift for test in part.test]
@@ -118,5 +118,5 @@ def paper_tests(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
     ax.grid(axis="x", linewidth=0.4)
     ax.set_xlabel("mean, 95% interval over neurons")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.35, 1.0), ncols=3)
+    legend_above(ax, ncols=3)
     return ax

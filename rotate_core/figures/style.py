@@ -1,8 +1,9 @@
 """One look for every figure: a colour-blind-safe palette, the same colour for the same thing.
 
 Blue is a neuron's, grey is random (matched vectors darker, rotations lighter), an orange ground is
-the paper's figure, hatched is what was not tested. Kinds and methods have the other colours. A sign
-is a shape, never a colour alone.
+the paper's figure, hatched is what was not tested. Kinds and methods have the other colours; where
+there are none, "other" is what stands beside blue and is no null. A sign is a shape, never a colour
+alone.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ COLOURS = {
     "out": "#CC79A7",
     "masked": "#E69F00",
     "neutral": "#595959",
+    "other": "#009E73",
 }
 """A colour for each method, null and kind; figures look colours up here and nowhere else."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 from typing import TYPE_CHECKING
 
 from rotate_core.channels import Channels
@@ -43,15 +44,17 @@ def table_html(table: pd.DataFrame, name: str, *, folded: bool = False) -> str:
 
 
 def plain_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """A table with each `Estimate` as columns of its own: the value, low and high."""
+    """A table with each `Estimate` as columns of its own: the value, low and high.
+
+    NaN, where a row of such a column has none.
+    """
     import pandas as pd
 
     columns = {}
     for name, column in table.items():
-        if len(column) and isinstance(column.iloc[0], Estimate):
-            columns[f"{name}"] = [x.value for x in column]
-            columns[f"{name}, low"] = [x.low for x in column]
-            columns[f"{name}, high"] = [x.high for x in column]
+        if any(isinstance(x, Estimate) for x in column):
+            for end, field in (("", "value"), (", low", "low"), (", high", "high")):
+                columns[f"{name}{end}"] = [getattr(x, field, math.nan) for x in column]
         else:
             columns[f"{name}"] = list(column)
     return pd.DataFrame(columns)

@@ -40,8 +40,7 @@ def is_bare(network):
 
 def test_planted_directions_gain_their_words_and_random_ones_nothing(on):
     candidates = planted(on)
-    chosen = {name: i for i, name in enumerate(WORDS)}
-    table = steering.steering(on, candidates, chosen, targets=TARGETS)
+    table = steering.steering(on, candidates.write, [*WORDS], targets=TARGETS)
     assert table.reached.all()
     toward, away = (table[table.sign == sign] for sign in (1, -1))
     assert (toward.gain > 0.2).all()
@@ -52,7 +51,7 @@ def test_planted_directions_gain_their_words_and_random_ones_nothing(on):
     for seed in range(20):
         drawn = torch.randn(3, D_MODEL, generator=torch.Generator().manual_seed(seed))
         nothing = linear("random", list(WORDS), drawn, site="residual")
-        found = steering.steering(on, nothing, chosen, targets=TARGETS, signs=(1,))
+        found = steering.steering(on, nothing.write, [*WORDS], targets=TARGETS, signs=(1,))
         random.append(found.gain.mean())
     assert abs(sum(random) / len(random)) < 0.2 * toward.gain.mean()
 
@@ -82,8 +81,7 @@ def test_what_cannot_be_reached_is_a_row(on):
     table = steering.strengths(alone, writing, [0], targets=TARGETS)
     assert not table.reached.any()
     assert (table.alpha <= 1).all()
-    candidates = dataclasses.replace(planted(on), write=writing, labels=("here",))
-    rows = steering.steering(alone, candidates, {"first": 0}, targets=TARGETS)
+    rows = steering.steering(alone, writing, ["first"], targets=TARGETS)
     assert len(rows) == 4
     assert rows[rows.sign > 0].gain.isna().all()
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
+from tiny_models import D_MLP, tiny
 
 from rotate_core import load_model
 from rotate_core.dictionaries import Factors, hierarchy, snmf
 from rotate_core.dictionaries.candidates import from_factors
 from rotate_core.experiments import concept_sets, detection, factor_groups, factors
-from rotate_core.text import Activations
+from rotate_core.text import Activations, added, steer
 from rotate_core.text.corpus import Windows
 
 
@@ -153,6 +155,38 @@ def test_core_and_exclusive_neurons() -> None:
     assert core.null.tolist() == [1.0, 1.0]
     assert exclusive.loc["Monday", "change"] == 3.0
     assert exclusive.loc["Monday", "null"] == 0.5
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_sets_of_neurons_are_amplified_together_as_one_by_one(family) -> None:
+    network = tiny(family)
+
+    def tokenizer(prompt: str, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(input_ids=torch.tensor([[len(prompt), 3, 4]]))
+
+    vectors = torch.eye(D_MLP)[[2, 7]]
+    together = factor_groups.logit_changes(
+        network, tokenizer, 1, vectors, [5, 6], size=2.0, prompts=["a", "bc"]
+    )
+    alone = torch.zeros(2, 2)
+    for row, vector in enumerate(vectors):
+        for first in (1, 2):
+            ids = torch.tensor([[first, 3, 4]])
+            with torch.no_grad():
+                before = network(ids).logits[0, -1]
+                with steer(network, 1, added(2.0 * vector), site="hidden"):
+                    change = network(ids).logits[0, -1] - before
+            alone[row] += (change - change.mean())[[5, 6]] / 2
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_nothing_is_amplified_where_no_feature_is_a_name() -> None:
+    fit = snmf(torch.rand(9, 8, generator=torch.Generator().manual_seed(0)), 3, progress=False)
+    nobody = pd.DataFrame(columns=["group", "name", "feature", "auroc"])
+    changes = factor_groups.amplified(None, None, fit, nobody, {}, 0, size=1.0, n_null=1, seed=0)
+    for table in factor_groups.core_and_exclusive(changes):
+        assert list(table.columns) == ["change", "null"]
+        assert table.empty
 
 
 @pytest.mark.real_model

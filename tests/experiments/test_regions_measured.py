@@ -89,6 +89,8 @@ def test_a_table_of_breadth_and_the_three_that_are_read(clusters) -> None:
     assert table["n"].sum() == 1000
     assert (table.tokens <= 5 + 1e-9).all()
     assert len(set(regions.read_closely(table).values())) == 3
+    assert len(regions.read_closely(table.head(2))) == 2, "there are no three"
+    assert regions.read_closely(table, least=2000) == {}
 
 
 def test_sums_of_factors_are_not_regions() -> None:

@@ -18,6 +18,7 @@ from rotate_core.experiments.dictionary_ablation import paper_tests
 from rotate_core.experiments.steering_task import steering_task
 from rotate_core.figures import side_by_side as figures
 from rotate_core.figures.style import panels
+from rotate_core.null import label
 from rotate_core.text import activations
 from rotate_core.text.corpus import Windows
 from rotate_core.verdicts.record import write_results
@@ -101,12 +102,26 @@ def test_the_chance_beside_a_gain_is_at_the_same_divergence(run):
     assert (both.kl / TARGET - 1).abs().max() < 0.06
 
 
+def test_the_best_method_is_told_with_what_it_has_over_chance(run):
+    methods = run[-1]
+    name = methods["AUROC"].map(lambda estimate: estimate.value).idxmax()
+    told = side_by_side.best(methods, "AUROC")
+    assert told.startswith(f"{name} (AUROC {methods['AUROC'][name]}; over")
+    assert side_by_side.best(methods.iloc[:0], "gain") == "none"
+
+
 def test_labels_of_every_method_that_learns(run):
     model, offers = run[0], run[6]
     table = offering.labelled(offers, model, LAYER, n_null=40, seed=0)
     assert table.share.between(0, 1).all()
     assert "out weights, unrotated" in set(table.method)
     assert not table.method.str.startswith("ROTATE").any()
+    neurons = model.written(LAYER, model.neurons(LAYER, "out").vectors)
+    beside = table[table.null == "the neurons'"].set_index("method").share
+    sae = next(each.candidates for each in offers if each.candidates.method == "SAE")
+    vectors, u = sae.write.vectors, model.vocabulary(LAYER, side="unembedding")
+    alone = label(vectors, u, like=neurons, null=40, progress=False)
+    assert beside["SAE"] == alone.significant(), "one null for all is the null of each"
     hidden = Writing("hidden", torch.eye(model.d_mlp)[:3])
     out = model.neurons(LAYER, "out", range(3)).vectors
     assert torch.allclose(offering.written_directions(hidden, model, LAYER), out, atol=1e-6)

@@ -30,8 +30,8 @@ def test_ranks_have_a_panel_for_each_width_and_fit(axes):
         for size in (3, 5)
     ]
     heads.ranks(pd.DataFrame(rows), axes)
-    assert [ax.get_title().split("\n")[1] for ax in axes] == [
-        "features fit", "features fit", "too many",
+    assert [ax.get_title().split(": ")[1] for ax in axes] == [
+        "features fit", "features fit", "too many features",
     ]  # fmt: skip
     assert axes[2].collections[0].get_offsets()[:, 1].tolist() == [2, 4]
 
@@ -51,6 +51,17 @@ def test_chosen_heads_are_named(axes):
     ).assign(random=0.0)
     heads.by_layer(table, axes[0], chosen=[(3, 2), (0, 1)])
     assert [text.get_text() for text in axes[0].texts] == ["0.1", "3.2"]
+
+
+def test_words_are_filled_where_they_are_certain(axes):
+    table = pd.DataFrame(
+        {"side": ["query", "key"], "category": ["fruit", "color"], "z": [2.0, 0.1]}
+    )
+    ax = heads.words(table, pd.Series([True, False]), axes[0])
+    points = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in points] == [2.0, 0.1]
+    assert points[0].get_markerfacecolor() != points[1].get_markerfacecolor() == "white"
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["query: fruit", "key: color"]
 
 
 def test_parts_of_a_prompt_are_piled_up_to_both_sides(axes):

@@ -13,7 +13,7 @@ import torch
 
 from rotate_core import ConvergenceWarning, Vocabulary, decompose
 from rotate_core.verdicts.intervals import Estimate
-from rotate_core.verdicts.page import neuron_html, table_html
+from rotate_core.verdicts.page import neuron_html, plain_columns, table_html
 
 TABLE = pd.DataFrame({"layer": [0, 1], "share": [Estimate(0.5, 0.25, 0.75, 4, 4)] * 2})
 
@@ -29,6 +29,11 @@ def test_the_csv_has_the_ends_of_each_interval() -> None:
     assert 'download="01_shares.csv"' in shown
     csv = base64.b64decode(re.search(r"base64,([^\"]+)", shown)[1]).decode()
     assert csv.splitlines()[:2] == ['layer,share,"share, low","share, high"', "0,0.5,0.25,0.75"]
+
+
+def test_a_row_without_an_estimate_has_empty_fields() -> None:
+    table = TABLE.assign(share=[float("nan"), TABLE.share[1]])
+    assert plain_columns(table)["share, low"].fillna(-1).tolist() == [-1, 0.25]
 
 
 @pytest.mark.parametrize("token", ["*", "<b>", "`", "_a_", "$x$", "{ref}"])
