@@ -1,7 +1,7 @@
-"""The page that looks into an atlas: one HTML file, that reads its tables by ranges.
+"""The page that looks into an atlas: one HTML file that reads tables by ranges, and no server.
 
-It is built of ``web/atlas/``. On a disk, the reader chooses the atlas's folder; from a server that
-sends ranges, it looks into the folder that it is in, or into the one of ``?atlas=ADDRESS``.
+Opened from a disk, it asks the reader for the atlas's folder. On a server that sends ranges it
+looks into its own folder, or into the one that ``?atlas=ADDRESS`` names. Built of ``web/atlas/``.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ NAME = "atlas.html"
 ADDRESS = 'data-atlas=""'
 
 
-def page(address: str = "") -> bytes:
+def page(address: str = "./") -> bytes:
     """The page.
 
     Args:
-        address: of the atlas that it opens first, as ``?atlas=`` has it: a folder's on a server, or
-            a hub's "organisation/name". None: of its own folder.
+        address: of the atlas that it opens: a folder's, from where the page is, or a hub's
+            "organisation/name".
     """
     text = (Path(__file__).parent / NAME).read_text(encoding="utf-8")
     return text.replace(ADDRESS, f'data-atlas="{escape(address)}"', 1).encode()
 
 
-def write_page(path: Path, address: str = "") -> None:
+def write_page(path: Path, address: str = "./") -> None:
     """Write :func:`page` to a file."""
     write_whole(path, page(address))

@@ -57,8 +57,8 @@ def tab(chrome: Any) -> Iterator[Any]:
         assert tab.errors == []
 
 
-def status(tab: Any) -> Any:
-    return tab.locator(".rotate-status")
+def status(tab: Any) -> str:
+    return tab.locator(".rotate-status").inner_text()
 
 
 def test_neurons_their_channels_and_their_q(tab: Any, atlas: Atlas) -> None:
@@ -69,7 +69,9 @@ def test_neurons_their_channels_and_their_q(tab: Any, atlas: Atlas) -> None:
         tab.wait_for_selector(".rotate-card")
     channels = atlas.channels(layer=1, kind="out", neuron=first).table()
     assert tab.locator("tbody tr").count() == 25
-    assert "q over 40 neurons, p against 9 random vectors" in tab.locator(".rotate-list").inner_text()
+    assert (
+        "q over 40 neurons, p against 9 random vectors" in tab.locator(".rotate-list").inner_text()
+    )
     cells = tab.locator("tbody tr").first.locator("td").all_inner_texts()
     assert cells[1] == f"{channels['kurtosis'][0]:.1f}".replace("-", "−")
     assert float(cells[2]) == pytest.approx(channels["q_value"][0], abs=0.006)
@@ -103,13 +105,13 @@ def test_a_token_is_found_as_python_finds_it(tab: Any, atlas: Atlas) -> None:
         tab.get_by_label("Find a token").fill("nothing of the kind")
         tab.get_by_role("button", name="Search").click()
         tab.wait_for_selector(".rotate-error")
-        assert 'No token of tiny-llama reads "nothing of the kind".' in status(tab).inner_text()
+        assert 'No token of tiny-llama reads "nothing of the kind".' in status(tab)
 
 
 def test_a_folder_on_disk_needs_no_server(tab: Any, atlas: Atlas, tmp_path: Path) -> None:
     write_page(tmp_path / NAME)
     tab.goto((tmp_path / NAME).as_uri())
-    assert "Choose the folder of an atlas" in status(tab).inner_text()
+    assert "Choose the folder of an atlas" in status(tab)
     tab.locator("input[type=file]").set_input_files(atlas.folder)
     tab.get_by_label("in order").select_option("by p-value")
     tab.wait_for_selector("tbody tr")
@@ -121,18 +123,18 @@ def test_a_folder_on_disk_needs_no_server(tab: Any, atlas: Atlas, tmp_path: Path
     tab.locator("input[type=file]").set_input_files(tmp_path / "other")
     tab.wait_for_selector(".rotate-error")
     said = "No atlas: the folder other (there is no manifest.json in it). Wanted the folder that"
-    assert said in status(tab).inner_text()
+    assert said in status(tab)
 
 
 def test_a_server_without_ranges_is_told(tab: Any, atlas: Atlas) -> None:
     with served(atlas.folder, QuietHandler) as url:
         tab.goto(url + NAME)
         tab.wait_for_selector(".rotate-error")
-        assert "answers with whole files" in status(tab).inner_text()
-        assert "wanted a server that sends ranges" in status(tab).inner_text()
+        assert "answers with whole files" in status(tab)
+        assert "wanted a server that sends ranges" in status(tab)
         tab.goto(f"{url}{NAME}?atlas=layer-01")
         tab.wait_for_selector(".rotate-error")
-        assert f"No atlas: {url}layer-01/ (there is no manifest.json" in status(tab).inner_text()
+        assert f"No atlas: {url}layer-01/ (there is no manifest.json" in status(tab)
 
 
 def test_without_a_null_nothing_is_said_to_be_the_neurons_own(

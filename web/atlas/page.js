@@ -132,9 +132,10 @@ function mount(root) {
   root.append(section);
   followTheme(section);
 
+  // A page that was opened from a disk may not read the files beside it: the reader has to choose them.
   const asked = new URLSearchParams(location.search).get("atlas") ?? root.dataset.atlas;
-  if (asked) open((count) => served(addressOf(asked, location.href), count));
-  else if (location.protocol !== "file:") open((count) => served(addressOf("./", location.href), count));
+  const address = asked && addressOf(asked, location.href);
+  if (address && !address.startsWith("file:")) open((count) => served(address, count));
   else say("Choose the folder of an atlas, or give its address.");
 }
 
