@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 Files = dict[str, bytes]
+GATED = "Access to this model is restricted."
+"""What the hub says of a gated repository."""
 
 
 @dataclass
@@ -26,6 +28,8 @@ class StandIn:
     """Whether repositories were asked for as private ones."""
     sent: list[str] = field(default_factory=list)
     """Files that were downloaded."""
+    gated: set[str] = field(default_factory=set)
+    """Repositories that the asker may not read."""
 
     def files(self, repository: str, revision: str) -> Files | None:
         """Of a branch, or of a commit: a commit is named by its content."""
@@ -99,9 +103,15 @@ class Handler(BaseHTTPRequestHandler):
         revision, _, name = rest.partition("/")
         if repository.count("/") == 1:
             repository = f"models/{repository}"
-        files = self.hub.files(repository, revision) or {}
+        files = self.hub.files(repository, revision)
+        if repository in self.hub.gated:
+            self.answer({}, 403, code="GatedRepo", message=GATED)
+            return
+        if files is None:
+            self.answer({}, 401, code="RepoNotFound", message="Repository not found")
+            return
         if name not in files:
-            self.answer({}, 404, code="EntryNotFound")
+            self.answer({}, 404, code="EntryNotFound", at=commit(files))
             return
         self.send_response(200)
         self.send_header("X-Repo-Commit", commit(files))
@@ -114,15 +124,20 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def answer(self, content: object, status: int = 200, *, code: str = "") -> None:
+    def answer(
+        self, content: object, status: int = 200, *, code: str = "", message: str = "", at: str = ""
+    ) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
-        if code:
-            self.send_header("X-Error-Code", code)
+        said = {"X-Error-Code": code, "X-Error-Message": message, "X-Repo-Commit": at}
+        for name, value in said.items():
+            if value:
+                self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -139,7 +154,7 @@ def stand_in_hub(monkeypatch: pytest.MonkeyPatch, cache: object) -> Iterator[Sta
     constants = "huggingface_hub.constants"
     monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
     monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(cache))
+    empty_cache(monkeypatch, cache)
     monkeypatch.setattr(f"{constants}.HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(f"{constants}.ENDPOINT", endpoint)
     monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", endpoint)
@@ -151,3 +166,8 @@ def stand_in_hub(monkeypatch: pytest.MonkeyPatch, cache: object) -> Iterator[Sta
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def empty_cache(monkeypatch: pytest.MonkeyPatch, cache: object) -> None:
+    """An empty folder in the place of huggingface_hub's cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))

@@ -176,6 +176,22 @@ def test_info_search_and_show(built: Path) -> None:
     assert len(result.stdout.splitlines()) == 2 + 3
 
 
+def test_a_page_is_written_beside_an_atlas_or_for_one_on_a_hub(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(built, "atlas")
+    assert ask("browse", "atlas").stdout.startswith("atlas/atlas.html: open it in a browser")
+    text = Path("atlas/atlas.html").read_text(encoding="utf-8")
+    assert 'data-atlas="./"' in text
+    assert ask("browse", "someone/atlas").stdout == "atlas.html\n"
+    assert 'data-atlas="someone/atlas"' in Path("atlas.html").read_text(encoding="utf-8")
+    assert ask("verify", "atlas").exit_code == 0
+    result = ask("browse", tmp_path)
+    assert result.exit_code == 1
+    assert "is no atlas: there is no manifest.json in it" in result.stderr
+
+
 def test_verify_is_one_line_and_a_code(built: Path, tmp_path: Path) -> None:
     result = ask("verify", built)
     assert result.exit_code == 0

@@ -1,11 +1,12 @@
 // Builds rotate_core/explorer/static/explorer.js, the one file that the widget is: the compiled kernel goes into the
-// worker and the page as bytes, the worker goes into the page as text.
+// worker and the page as bytes, the worker goes into the page as text. And rotate_core/atlas/atlas.html, a page that
+// looks into an atlas and is one file, too.
 //
-//     node build.js                  the kernel and the page
+//     node build.js                  the kernel and both
 //     node build.js --kernel-only    kernel.wasm, which the tests read
-//     node build.js --out FOLDER     the page somewhere else
+//     node build.js --out FOLDER     both somewhere else
 import { execFileSync } from "node:child_process";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -15,9 +16,11 @@ const here = dirname(fileURLToPath(import.meta.url));
 const { values: options } = parseArgs({
   options: {
     "kernel-only": { type: "boolean", default: false },
-    out: { type: "string", default: join(here, "..", "rotate_core", "explorer", "static") },
+    out: { type: "string" },
   },
 });
+
+const folder = (room) => resolve(options.out ?? join(here, "..", "rotate_core", room));
 
 const wasm = join(here, "build", "kernel.wasm");
 mkdirSync(dirname(wasm), { recursive: true });
@@ -55,7 +58,10 @@ if (!options["kernel-only"]) {
     ...common,
     entryPoints: ["view/explorer.js"],
     loader: { ".wasm": "binary" },
-    outfile: join(resolve(options.out), "explorer.js"),
+    outfile: join(folder("explorer/static"), "explorer.js"),
     plugins: [workerAsText],
   });
+  const { outputFiles } = await build({ ...common, entryPoints: ["atlas/page.js"], loader: { ".css": "text" }, write: false });
+  const page = readFileSync(join(here, "atlas", "page.html"), "utf8").replace("CODE\n", () => outputFiles[0].text);
+  writeFileSync(join(folder("atlas"), "atlas.html"), page);
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rotate_core.atlas.manifest import Manifest, group_path
+from rotate_core.atlas.page import NAME, page
 from rotate_core.atlas.verify import verify
 from rotate_core.models.fetch import PACKAGED
 from rotate_core.models.model import HUB_ID
@@ -48,6 +49,8 @@ atlas.channels(layer={layer}, kind="{kind}", neuron={neuron}).vectors
 | matched vectors of each layer and kind | {null} |
 | seed | {seed} |
 | settings | `{settings}` |
+
+Without Python: download `atlas.html` and open it in a browser. It reads this dataset by ranges, what is looked at and no more.
 
 Tables: `neurons` has one row per channel, `null` the same for matched vectors, `calibration` p- and q-values in the order of the neurons, `index` tokens to
 channels. Tokens are numbers, whose strings are in `tokens.json`; the directions are in the safetensors files beside the tables.
@@ -111,7 +114,10 @@ def push(
     revision: str | None,
     licence: str | None,
 ) -> str:
-    """Upload an atlas and its card, once every checksum is as written; returns its address.
+    """Upload an atlas, its card and its page, once every checksum is as written.
+
+    Returns:
+        The dataset's address.
 
     Raises:
         ValueError: a file is damaged, or something that is planned is missing.
@@ -131,8 +137,17 @@ def push(
     said: dict[str, Any] = {"revision": revision, "commit_message": f"Atlas of {manifest.model}"}
     patterns = [f"*.{ending}" for ending in ENDINGS]
     api.upload_folder(**where, **said, folder_path=folder, allow_patterns=patterns)
-    api.upload_file(**where, **said, path_in_repo="README.md", path_or_fileobj=text.encode("utf-8"))
+    beside = {"README.md": text.encode("utf-8"), NAME: page(_address(repository, revision))}
+    for name, content in beside.items():
+        api.upload_file(**where, **said, path_in_repo=name, path_or_fileobj=content)
     return str(url)
+
+
+def _address(repository: str, revision: str | None) -> str:
+    """Where the hub serves the dataset's files."""
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(repository, NAME, repo_type="dataset", revision=revision).removesuffix(NAME)
 
 
 def card(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -66,6 +67,31 @@ def info(atlas: AtlasPath, as_json: AsJson = False) -> None:
                 say(f"layer {where}: {', '.join(f'{a}={b}' for a, b in changes.items())}")
             say(f"seed {m.seed}, {m.null} matched vectors a layer and kind; {versions}\n")
         print_table(opened.summary(), "", as_json)
+
+
+@app.command()
+def browse(
+    atlas: AtlasPath,
+    out: Annotated[
+        Path | None, Option(metavar="FILE", help="None: atlas.html, in the atlas's folder or here.")
+    ] = None,
+) -> None:
+    """Write one HTML file that looks into an atlas: its neurons, a search, their channels."""
+    with errors():
+        from rotate_core.atlas.manifest_file import read_manifest
+        from rotate_core.atlas.page import NAME, write_page
+        from rotate_core.models.model import HUB_ID
+
+        folder = Path(atlas)
+        if HUB_ID.fullmatch(atlas) and not folder.exists():
+            file = out or Path(NAME)
+            write_page(file, atlas)
+            say(file)
+        else:
+            read_manifest(folder)
+            file = out or folder / NAME
+            write_page(file)
+            say(f"{file}: open it in a browser, and choose the folder {folder}")
 
 
 @app.command()

@@ -10,6 +10,7 @@ import seaborn as sns
 
 from rotate_core.experiments.null_power import LEVEL
 from rotate_core.experiments.null_turn import Turned
+from rotate_core.figures.experiments import legend_above
 from rotate_core.figures.style import COLOURS
 from rotate_core.null.calibration import SIGNIFICANT
 
@@ -114,7 +115,7 @@ def power_curves(power: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
         _chance(ax, LEVEL)
         ax.set(title=f"{size} tokens", xlabel="planted strength", ylabel="found", ylim=(0, 1))
         ax.yaxis.set_major_formatter("{x:.0%}")
-    _legend_above(axes[0], ncols=3)
+    legend_above(axes[0], ncols=3)
     return axes
 
 
@@ -150,7 +151,7 @@ def validity_and_power(
         _line(right, line["strength"], line["power"], name)
     right.set(title="found", xlabel="planted strength", ylabel="certified", ylim=(0, 1.02))
     right.yaxis.set_major_formatter("{x:.0%}")
-    _legend_above(right, ncols=2)
+    legend_above(right, ncols=2)
     return axes
 
 
@@ -176,7 +177,7 @@ def by_position(shares: pd.DataFrame, ax: Axes) -> Axes:
     ax.set(xlabel="position of the channel", ylabel=f"p < {LEVEL:g}", ylim=(0, None))
     ax.set_xticks(shares.index + 1)
     ax.yaxis.set_major_formatter("{x:.0%}")
-    _legend_above(ax, ncols=3)
+    legend_above(ax, ncols=3)
     return ax
 
 
@@ -187,8 +188,3 @@ def _line(ax: Axes, x: ArrayLike, y: ArrayLike, name: object) -> None:
 
 def _chance(ax: Axes, level: float) -> None:
     ax.axhline(level, color=COLOURS["neutral"], linewidth=0.8, linestyle="--")
-
-
-def _legend_above(ax: Axes, *, ncols: int) -> None:
-    lines = ax.get_legend_handles_labels()
-    ax.figure.legend(*lines, loc="outside upper right", ncols=ncols, fontsize="small")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from rotate_core.figures.experiments import whiskers
+from rotate_core.figures.experiments import legend_above, whiskers
 from rotate_core.figures.style import COLOURS
 from rotate_core.verdicts.comparison import MATCHED, NEURONS, ROTATIONS
 
@@ -93,9 +93,7 @@ def _intervals(means: pd.DataFrame, ax: Axes, *, shift: float, line: str | None 
             [e.value for e in estimates], y, ROW_MARKERS[what], color=colour, markersize=6,
             markeredgecolor="black" if line else colour, zorder=4, label=what,
         )  # fmt: skip
-    ax.legend(
-        loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, columnspacing=0.8, handletextpad=0.1
-    )
+    legend_above(ax, ncols=3)
 
 
 def text_before_and_after(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rotate_core.figures.experiments import whiskers
+from rotate_core.figures.experiments import legend_above, whiskers
 from rotate_core.figures.style import COLOURS
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def by_layer(
                 ax.plot(at, line, "o-", color=colour, markersize=4, label=method)
         ax.axhline(0.5, color=COLOURS["neutral"], linewidth=0.8)
         ax.set(title=title, xlabel="layer", ylabel="mean AUROC")
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    legend_above(axes[0], ncols=2)
     return axes
 
 
@@ -157,7 +157,7 @@ def under_other_thresholds(
         ax.axvline(0, color=COLOURS["neutral"], linewidth=0.8)
         ax.set_yticks(range(len(names)), [f"{name}: {value:g}" for name, value in names])
         ax.set(ylim=(len(names) - 0.5, -0.5), title=kernel, xlabel="AUROC of channels, less that")
-    axes[0].legend(loc="lower center", bbox_to_anchor=(0.3, 1.12), ncols=2)
+    legend_above(axes[0], ncols=2)
     return axes
 
 
@@ -171,7 +171,7 @@ def _finished(axes: Sequence[Axes], groups: Mapping[str, Sequence[str]]) -> Sequ
         ax.set_ylabel("")
         ax.set_yticks(range(len(order)), order)
         ax.set_ylim(len(order) - 0.5, -0.5)
-    axes[0].figure.legend(loc="outside upper right", ncols=2, handletextpad=0.1)
+    legend_above(axes[0], ncols=2)
     return axes
 
 

@@ -100,7 +100,7 @@ def dots(
     ax.set_yticks(range(len(names)), names)
     ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
     if len(colours) > 1:
-        ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, columnspacing=0.8)
+        legend_above(ax, ncols=3)
     return ax
 
 
@@ -149,5 +149,5 @@ def changes(
         ax.axhspan(-0.5, 0.5, color=COLOURS["neutral"], alpha=0.08, linewidth=0)
         ax.set_yticks(range(len(names)), names)
         ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
-    axes[0].legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
+    legend_above(axes[0], ncols=2)
     return axes

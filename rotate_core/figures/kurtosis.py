@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rotate_core.figures.experiments import band
+from rotate_core.figures.experiments import band, legend_above
 from rotate_core.figures.style import COLOURS, panels
 
 if TYPE_CHECKING:
@@ -70,7 +70,5 @@ def _panels(
         band(ax, part[x], part[y], part.low, part.high, **look)
         ax.set(title=kind if n_sides == 1 else f"{kind}, {side}", ylabel=labels[1])
     axes[-1].set_xlabel(labels[0])
-    axes[0].figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2
-    )  # fmt: skip
+    legend_above(axes[0], ncols=2)
     return axes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,10 @@ def test_there_and_back(atlas: Atlas, hub: StandIn) -> None:
     assert atlas.push_to_hub(NAME).endswith("/datasets/someone/atlas")
     assert hub.private == [True]
     files = hub.branches[f"datasets/{NAME}", "main"]
-    assert {path: files[path] for path in files if path != "README.md"} == tree(atlas.folder)
+    beside = {"README.md", "atlas.html"}
+    assert {path: files[path] for path in files if path not in beside} == tree(atlas.folder)
+    address = b"/datasets/someone/atlas/resolve/main/"
+    assert re.search(b'data-atlas="http://[^"]*' + address + b'"', files["atlas.html"])
     back = Atlas.open(NAME)
     assert back.folder != atlas.folder
     assert back.manifest == atlas.manifest

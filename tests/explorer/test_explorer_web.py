@@ -131,11 +131,11 @@ def test_the_browsers_code_passes_its_own_tests() -> None:
 
 
 @pytest.mark.usefixtures("node")
-def test_the_file_in_git_is_what_its_sources_build(tmp_path: Path) -> None:
+def test_the_files_in_git_are_what_their_sources_build(tmp_path: Path) -> None:
     run("node", "build.js", "--out", tmp_path)
-    assert (tmp_path / "explorer.js").read_bytes() == (
-        JS.parent / "rotate_core/explorer/static/explorer.js"
-    ).read_bytes()
+    for name in ("explorer/static/explorer.js", "atlas/atlas.html"):
+        path = JS.parent / "rotate_core" / name
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
 if __name__ == "__main__":

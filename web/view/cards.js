@@ -82,7 +82,7 @@ const fact = (name, value, title) => [html("dt", { title }, name), html("dd", {}
 const isKnown = (value) => value !== null && value !== undefined;
 
 /** A p- or q-value. */
-function small(value) {
+export function small(value) {
   if (!isKnown(value)) return "–";
   return value < 0.001 ? "< 0.001" : number(value, value < 0.1 ? 3 : 2);
 }
