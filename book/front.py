@@ -56,7 +56,7 @@ def parameters(executed: Path) -> dict[str, Any]:
             s.targets[0].id: ast.literal_eval(s.value)  # type: ignore[attr-defined]
             for s in ast.parse(cell.source).body
         }
-        if "atlas" in found:
+        if "atlas_null" in found:
             return found
     raise FileNotFoundError(f"{executed}: no chapter with an atlas; run `make book` first")
 
@@ -145,7 +145,7 @@ def write(executed: Path, results: Path, extra: Path) -> None:
     """Write front/ into the folder of the executed notebooks, and preview.png into another."""
     found = parameters(executed)
     model = load_model(found["model"])
-    atlas = Atlas.open(results.parent / Path(found["atlas"]).relative_to(".."), model=model)
+    atlas = Atlas.open(results / "atlas", model=model)
     table, null = atlas.table(COLUMNS), atlas.table(COLUMNS[3:6], null=True)
     turned, shown, summary = nearly_there(table, null), turns(atlas, table), atlas.summary()
     outcomes = scoreboard.collect(results, checksum=model.checksum)

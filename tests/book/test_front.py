@@ -29,8 +29,8 @@ def test_parameters_are_those_of_the_first_chapter_with_an_atlas(tmp_path):
     notebook(tmp_path, "01_one", 'model = "toy"  # the model')
     with pytest.raises(FileNotFoundError, match="no chapter with an atlas"):
         front.parameters(tmp_path)
-    notebook(tmp_path, "03_many", 'model = "toy"  # it\natlas = "../results/atlas"  # where')
-    assert front.parameters(tmp_path) == {"model": "toy", "atlas": "../results/atlas"}
+    notebook(tmp_path, "03_many", 'model = "toy"  # it\natlas_null = 3  # of them')
+    assert front.parameters(tmp_path) == {"model": "toy", "atlas_null": 3}
 
 
 def test_three_numbers_count_what_there_is():
