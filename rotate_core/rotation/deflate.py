@@ -98,9 +98,9 @@ def _reflect(work: Work, batch: int) -> None:
                 for r in range(work.settings.restarts)
             ]
             ends = []
-            for row, best in enumerate(torch.stack([s.objective for s in solutions]).argmax(0)):
-                ends.append({name: getattr(solutions[best], name)[row] for name in SOLVED})
-                points = [point[row].item() for point in solutions[best].history]
+            for row, best in enumerate(torch.stack([s["objective"] for s in solutions]).argmax(0)):
+                ends.append({name: solutions[best][name][row] for name in SOLVED})
+                points = [point[row].item() for point in solutions[best]["history"]]
                 work.curves[active[row], work.n_found[active[row]]] = points
             active = work.record(active, ends)
 
@@ -122,14 +122,13 @@ def _climb(work: Work, batch: int, precondition: Tensor | None) -> None:
         ready.extend(work.record(*climbs.step()))
 
 
-@dataclass
+@dataclass(eq=False)
 class Climb:
     """A way up from one start."""
 
     neuron: int
     start: int  # which of the neuron's
     curve: list[float]  # F at first and after each iteration
-    beaten: bool = False
     stalled: dict[str, Tensor] = field(default_factory=dict)  # SOLVED, where it was kicked
     end: dict[str, Tensor] = field(default_factory=dict)  # SOLVED
 
@@ -151,11 +150,10 @@ class Climbs:
     def begin(self, neurons: list[int]) -> None:
         """Let the climbs of some neurons begin; ``Settings.start`` tells where."""
         target, projection, m, settings = self.work.problem(neurons)
-        unit = target / target.norm(dim=1, keepdim=True)
+        unit, precondition = target / target.norm(dim=1, keepdim=True), self.precondition
         for start in range(settings.restarts):
             if settings.start == "tails" and start == 0:
-                arguments = unit, projection, m, settings, self.precondition
-                state, before = sphere.begin_at_tails(*arguments)
+                state, before = sphere.begin_at_tails(unit, projection, m, settings, precondition)
                 curves = torch.stack([before, state.value], 1)
             else:
                 point = self._start(neurons, unit, m, start - (settings.start == "tails"))
@@ -211,16 +209,15 @@ class Climbs:
 
     def _race(self) -> None:
         """After :data:`RACE` iterations all but a neuron's highest ``restarts`` climbs end."""
-        n_left = self.work.settings.restarts
+        n_left, beaten = self.work.settings.restarts, list[Climb]()
         for climbs in self.of.values():
             climbs.sort(key=lambda climb: -climb.curve[-1])
             if len(climbs[-1].curve) > RACE:
-                for climb in climbs[n_left:]:
-                    climb.beaten = True
+                beaten += climbs[n_left:]
                 del climbs[n_left:]
-        for state in self.states:
-            beaten = [climb.beaten for climb in self._climbs(state)]
-            for number in self._take(state, beaten).climb.tolist() if any(beaten) else ():
+        for state in self.states if beaten else ():
+            gone = self._take(state, [climb in beaten for climb in self._climbs(state)])
+            for number in gone.climb.tolist():
                 del self.numbered[number]
 
     def _leave(self) -> sphere.State:
@@ -228,8 +225,7 @@ class Climbs:
         work, settings, fine = self.work, self.work.settings, self.states[0]
         for rough in self.states[1:]:
             rough.add(fine.take(fine.taken == FIRM))
-            gain_alone = replace(settings, gradient_tolerance=1e9)
-            back = sphere.leave(rough, gain_alone)
+            back = sphere.leave(rough, replace(settings, gradient_tolerance=1e9))  # by gain alone
             back.projection = fine.projection
             sphere.begin_anew(back, settings)
             for climb, value in zip(self._climbs(back), back.value.tolist(), strict=True):
@@ -253,8 +249,7 @@ class Climbs:
                 climb.end = climb.stalled | {"n_iter": end["n_iter"]}
         kicked = self._take(ended, stalled)
         if len(kicked):
-            d_model = work.w.shape[1]
-            of = [(climb.neuron, climb.start) for climb in self._climbs(kicked)]
-            draws = [work.normal([neuron], d_model, key=(start, 1)) for neuron, start in of]
+            shape, of = work.w.shape[1:], self._climbs(kicked)
+            draws = [work.normal([climb.neuron], *shape, key=(climb.start, 1)) for climb in of]
             sphere.kick(kicked, torch.cat(draws), settings)
         return kicked

@@ -110,11 +110,8 @@ class Sample:
             starts = range(lane.start, lane.stop, size)
             return work(slice(start, min(start + size, lane.stop)) for start in starts)
 
-        first, *others = each(in_lane, lanes(self.projection))
-        for other in others:
-            for total, part in zip(first, other, strict=True):
-                total += part
-        return first
+        parts = each(in_lane, lanes(self.projection))
+        return [sum(others, first) for first, *others in zip(*parts, strict=True)]
 
     def project(self, vectors: Tensor, block: slice, out: Tensor) -> Tensor:
         """Centred logits of vectors (n_neurons, d_model) in one block, written to ``out``."""
@@ -189,7 +186,8 @@ def centred_logits(
             moments += _two_sums(part, sample.p_block(block))
         return [moments]
 
-    return c, *sample.summed(len(vectors), in_lane)[0].unbind(1)
+    m2, m4 = sample.summed(len(vectors), in_lane)[0].unbind(1)
+    return c, m2, m4
 
 
 def slog_kurtosis_gradient(

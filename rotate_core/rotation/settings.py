@@ -77,10 +77,9 @@ class Settings:
     """The householder solver minimises the batch's mean loss, as the authors' code does, and not
     each neuron's by itself (:func:`.reflection.solve`). Channels then depend on the batch."""
     precision: str = "full"
-    """Of the geodesic solver's products with U after its third iteration: "full", or "bfloat16",
-    which is faster where the processor multiplies such numbers. An iteration gains less than
-    ``tolerance`` then, and the last ones are in full precision again, as is all that is reported.
-    """
+    """Of the geodesic solver's products with U after the fifth iteration: "full", or "bfloat16",
+    faster where the processor multiplies such numbers, until an iteration gains less than
+    ``tolerance``. The last ones, and all that is reported, are in full precision again."""
     precondition: bool = True
     """Precondition the geodesic solver with the inverse covariance of the vocabulary."""
     tolerance: float = 1e-5
@@ -109,12 +108,10 @@ class Settings:
                 value = _count(name, value)
             elif field.type == "float":
                 value = _number(name, value, above_0=name in _ABOVE_0)
+            value = following[name] if following.get(name) == value else value
             object.__setattr__(self, name, value)
         if self.masked_weight > 1:
             raise ValueError(f"masked_weight={self.masked_weight:g}: wanted at most 1")
-        for name, follows in following.items():
-            if getattr(self, name) == follows:
-                object.__setattr__(self, name, follows)
 
     def objective(self, kurtosis: Tensor, cosine: Tensor) -> Tensor:
         """F, to be maximised: ``lambda_kurtosis slog(k) + lambda_fidelity cos(w, s)``."""

@@ -93,11 +93,9 @@ class State:
         return [name for name in vars(self) if name not in ("projection", "moments")]
 
 
-def begin(
-    w: Tensor, start: Tensor, projection: Tensor, token_weights: Tensor, settings: Settings
-) -> State:
+def begin(w: Tensor, start: Tensor, projection: Tensor, m: Tensor, settings: Settings) -> State:
     """The batch before its first iteration; w of norm 1, start of any norm but 0."""
-    sample = Sample.of(projection, token_weights, settings.moments)
+    sample = Sample.of(projection, m, settings.moments)
     rows, zero = torch.arange(len(w), device=w.device), torch.zeros_like(w)
     value = torch.zeros_like(rows, dtype=torch.float64)
     state = State(
@@ -121,11 +119,7 @@ def begin_anew(state: State, settings: Settings) -> None:
 
 
 def begin_at_tails(
-    w: Tensor,
-    projection: Tensor,
-    token_weights: Tensor,
-    settings: Settings,
-    precondition: Tensor | None,
+    w: Tensor, projection: Tensor, m: Tensor, settings: Settings, precondition: Tensor | None
 ) -> tuple[State, Float[Tensor, " two_n_neurons"]]:
     """Two climbs of each neuron, towards either tail of its own logits; and F at w.
 
@@ -136,7 +130,7 @@ def begin_at_tails(
 
     Source: ours. Climbs that follow the gradient from w itself end on lower hills.
     """
-    state = begin(w, w, projection, token_weights, settings)
+    state = begin(w, w, projection, m, settings)
     state.add(state)
     state.climb = torch.arange(len(state), device=w.device)
     side = torch.ones_like(state.m2).to(w).unsqueeze(1)

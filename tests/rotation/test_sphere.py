@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,6 @@ from rotate_core.rotation.moments import (
     joint_moments,
     moments_along,
 )
-from rotate_core.rotation.reflection import Solution
 from rotate_core.rotation.settings import Settings
 from rotate_core.rotation.sphere import line_search
 
@@ -35,7 +35,7 @@ def solve(w, projection, weights, settings, *, start=None, precondition=None, **
         history.append(torch.full_like(history[0], math.nan))
         history[-1][state.climb] = state.value
     order = ended.climb.argsort()
-    return Solution(
+    return SimpleNamespace(
         vectors=ended.s[order] * w.norm(dim=1, keepdim=True),
         objective=ended.value[order],
         gradient_norm=ended.g.norm(dim=1).double()[order],
