@@ -51,6 +51,10 @@ def decompose(
         float, Option(help="z-score beyond which a channel's tokens are masked.")
     ] = 4.0,
     lambda_kurtosis: Annotated[float, Option(help="Weight of sparsity against closeness.")] = 0.3,
+    precision: Annotated[
+        Literal["full", "bfloat16"],
+        Option(help="Of products with U on the way; last steps and results are always full."),
+    ] = "full",
     side: Annotated[
         Literal["auto", "embedding", "unembedding"], Option(help="Vocabulary matrix.")
     ] = "auto",
@@ -89,7 +93,11 @@ def decompose(
 
         usable = usable_device(device)  # before a model is fetched
         settings = Settings(
-            solver=solver, moments=moments, threshold=threshold, lambda_kurtosis=lambda_kurtosis
+            solver=solver,
+            moments=moments,
+            threshold=threshold,
+            lambda_kurtosis=lambda_kurtosis,
+            precision=precision,
         )
         atlas = Atlas.build(
             out,
