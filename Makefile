@@ -33,7 +33,7 @@ endif
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # notebooks measure time, and later ones read what earlier ones wrote
-.PHONY: help env model book chapter html pdf js explorer lab test check bench serve lock opening address clean distclean FORCE
+.PHONY: help env model book chapter html pdf js explorer lab rehearse test check bench serve lock opening address clean distclean FORCE
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -70,6 +70,9 @@ N ?= 01
 chapter: $(filter book/executed/$(N)_%,$(EXECUTED))  ## one chapter by its number: make chapter N=08
 	@test -n "$^" || { echo "N=$(N) is none of: $(foreach c,$(CHAPTERS),$(firstword $(subst _, ,$c)))"; exit 1; }
 	@echo "$^, and its figures in results/"
+
+rehearse: $(ENV) $(call fetched,smollm2-135m)  ## the book of a paper's profile, on random weights
+	$(BIN)/python -m book.rehearse $(PROFILE)
 
 # The profile's values as they were last used: another profile, or an edited one, is a newer file.
 $(VALUES): FORCE
@@ -169,7 +172,7 @@ address:  ## the repository's address everywhere: make address URL=...
 	  [p.write_bytes(p.read_bytes().replace(b'$(ADDRESS)', b'$(URL:/=)')) for p in map(pathlib.Path, sys.argv[1:])]"
 
 clean:  ## remove what was made, but not .venv or the model
-	rm -rf book/_build book/_extra book/executed book/node_modules results
+	rm -rf book/_build book/_extra book/executed book/rehearsed book/node_modules results
 
 distclean: clean  ## and .venv
 	rm -rf $(VENV)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import torch
 import yaml
 from papermill.translators import PythonTranslator
 from traitlets.config import Config
@@ -60,6 +61,14 @@ def fill_parameters(notebook: nbformat.NotebookNode, values: dict[str, object]) 
 
     cell = parameters_cell(notebook)
     cell.source = "\n".join(filled(line) for line in cell.source.splitlines())
+
+
+def on_this_machine(values: dict[str, object]) -> dict[str, object]:
+    """A profile's values, with the CPU and a sentence where it wants a GPU that is not here."""
+    if not str(values.get("device")).startswith("cuda") or torch.cuda.is_available():
+        return values
+    print(f"There is no CUDA GPU for device: {values['device']}; the CPU is taken.", flush=True)
+    return {**values, "device": None}
 
 
 def drop_progress_bars(notebook: nbformat.NotebookNode) -> None:
@@ -132,7 +141,7 @@ def main() -> None:
         known = progress.expected(arguments.profile)
         print(progress.told(arguments.target, arguments.chapters, known, since), flush=True)
     values = yaml.safe_load(arguments.parameters.read_text(encoding="utf-8")) or {}
-    execute(arguments.source, arguments.target, values)
+    execute(arguments.source, arguments.target, on_this_machine(values))
 
 
 if __name__ == "__main__":
