@@ -20,7 +20,6 @@ from pathlib import Path
 
 import nbformat
 import papermill
-import torch
 import yaml
 from papermill.translators import PythonTranslator
 from traitlets.config import Config
@@ -65,7 +64,11 @@ def fill_parameters(notebook: nbformat.NotebookNode, values: dict[str, object]) 
 
 def on_this_machine(values: dict[str, object]) -> dict[str, object]:
     """A profile's values, with the CPU and a sentence where it wants a GPU that is not here."""
-    if not str(values.get("device")).startswith("cuda") or torch.cuda.is_available():
+    if not str(values.get("device")).startswith("cuda"):
+        return values
+    import torch  # not above: it takes seconds, and few profiles name a device
+
+    if torch.cuda.is_available():
         return values
     print(f"There is no CUDA GPU for device: {values['device']}; the CPU is taken.", flush=True)
     return {**values, "device": None}
