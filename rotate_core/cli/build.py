@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-from rotate_core.cli.common import app, errors, folder_name, say
+from rotate_core.cli.common import app, chosen_device, errors, folder_name, say
 from rotate_core.cli.parse import parse_bytes, parse_neurons, parse_numbers
 
 
@@ -89,9 +89,8 @@ def decompose(
             "memory": parse_bytes(memory),
         }
         from rotate_core import Atlas, Settings, load_model
-        from rotate_core.decomposition import usable_device
 
-        usable = usable_device(device)  # before a model is fetched
+        usable = chosen_device(device)  # before a model is fetched
         settings = Settings(
             solver=solver,
             moments=moments,

@@ -125,7 +125,7 @@ def against_random(
 def directions(sae: SAE, model: Model, channels: Channels) -> Float[Tensor, "k d_model"]:
     """The latents' unit directions in the space of the channels' weight vectors; no dead ones.
 
-    Where a norm follows the MLP (Gemma 2 and 3), out vectors are in front of its gain and what an
+    Where a norm follows the MLP (as in Gemma), out vectors are in front of its gain and what an
     autoencoder sees is behind it: decoder rows are divided by it.
 
     Raises:
