@@ -13,19 +13,21 @@ EXTRAS  := atlas,book,dev,judge,notebooks,ray
 # Stamps: what was done, as files that make can compare.
 ENV     := $(VENV)/.installed
 MATHJAX := book/_extra/_static/mathjax/tex-chtml-full.js
-VALUES  := book/executed/parameters.yaml
-HTML    := book/_build/.built
 MODULES := web/node_modules/.package-lock.json
 
 # A profile names its model; the book's table of contents names its chapters.
 model_of = $(shell sed -n 's/^model: *\([^ ]*\).*/\1/p' notebooks/profiles/$(1).yaml)
 fetched  = $(VENV)/.fetched-$(subst /,--,$(1))
 MODEL   := $(call model_of,$(PROFILE))
+# What a profile leaves: channels, activations, records, executed notebooks. Another one loses nothing.
+RESULTS := results/$(subst /,--,$(MODEL))/$(PROFILE)
+VALUES  := $(RESULTS)/executed/parameters.yaml
+HTML    := book/_build/.built-$(PROFILE)
 SERVED  := book/_extra/_static/explorer/$(subst /,--,$(MODEL)).bin.json
 PAGED    := $(shell sed -n 's/^ *- file: *executed\/\([^ ]*\).*/\1/p' book/_toc.yml)
 # As they are executed: the scoreboard reads what all others leave, wherever its page is.
 CHAPTERS := $(filter-out 11_scoreboard,$(PAGED)) 11_scoreboard
-EXECUTED := $(CHAPTERS:%=book/executed/%.ipynb)
+EXECUTED := $(CHAPTERS:%=$(RESULTS)/executed/%.ipynb)
 SOURCES  := $(shell find rotate_core -name '*.py')
 PAGES    := $(wildcard book/*.md book/*.yml book/*.bib book/_ext/*.py book/_front/* book/_static/* book/front.py)
 
@@ -69,16 +71,19 @@ book: $(EXECUTED)  ## execute what is stale, render HTML into book/_build/html
 
 N ?= 01
 
-chapter: $(filter book/executed/$(N)_%,$(EXECUTED))  ## one chapter by its number: make chapter N=08
+chapter: $(filter $(RESULTS)/executed/$(N)_%,$(EXECUTED))  ## one chapter by its number: make chapter N=08
 	@test -n "$^" || { echo "N=$(N) is none of: $(foreach c,$(CHAPTERS),$(firstword $(subst _, ,$c)))"; exit 1; }
-	@echo "$^, and its figures in results/"
+	@echo "$^, and its figures in $(RESULTS)"
 
-# The profile's values as they were last used: another profile, or an edited one, is a newer file.
-$(VALUES): FORCE
+# The profile's values as they were last used: an edited profile is a newer file. Before its first
+# chapter it says what it needs.
+$(VALUES): FORCE | $(ENV) $(call fetched,$(MODEL))
 	@mkdir -p $(@D)
-	@cmp -s notebooks/profiles/$(PROFILE).yaml $@ || cp notebooks/profiles/$(PROFILE).yaml $@
+	@cmp -s notebooks/profiles/$(PROFILE).yaml $@ || { \
+	  $(BIN)/python -m book.needs notebooks/profiles/$(PROFILE).yaml && \
+	  cp notebooks/profiles/$(PROFILE).yaml $@; }
 
-book/executed/%.ipynb: notebooks/%.ipynb $(VALUES) $(SOURCES) book/execute.py $(SERVED) | $(ENV) $(call fetched,$(MODEL))
+$(RESULTS)/executed/%.ipynb: notebooks/%.ipynb $(VALUES) $(SOURCES) book/execute.py $(SERVED) | $(ENV) $(call fetched,$(MODEL))
 	@$(BIN)/python -m book.execute $< $@ --parameters $(VALUES) --profile $(PROFILE) --chapters $(CHAPTERS)
 
 # What a reader's browser rotates neurons with. Its chapter adds the neurons of the introduction.
@@ -88,12 +93,13 @@ $(SERVED): $(wildcard rotate_core/explorer/*.py rotate_core/explorer/static/*) |
 html: $(HTML)  ## render the notebooks as they were last executed
 
 # No prerequisite: make would execute what is stale first.
-NEWLY_EXECUTED = $(shell find book/executed -maxdepth 1 -name '*.ipynb' -newer $(HTML) 2> /dev/null)
+NEWLY_EXECUTED = $(shell find $(RESULTS)/executed -maxdepth 1 -name '*.ipynb' -newer $(HTML) 2> /dev/null)
 
 $(HTML): $(PAGES) $(MATHJAX) $(SERVED) $(if $(NEWLY_EXECUTED),FORCE) | $(ENV)
-	rm -rf book/_build/html  # pages of chapters that are no more
-	$(BIN)/python -m book.downloads book/executed results book/_extra/downloads
-	$(BIN)/python -m book.front book/executed results book/_extra
+	rm -rf book/_build/html book/_build/.built-* book/executed  # pages of chapters that are no more
+	mkdir -p book/_build && cp -R $(RESULTS)/executed book/executed
+	$(BIN)/python -m book.downloads book/executed $(RESULTS) book/_extra/downloads
+	$(BIN)/python -m book.front book/executed $(RESULTS) book/_extra
 	$(BIN)/jupyter-book build book --all -n -W --keep-going
 	@touch $@
 
@@ -161,7 +167,7 @@ lock: $(ENV)  ## constraints.txt anew, from pyproject.toml
 	  --universal --python-version 3.10 --no-header --no-annotate --upgrade -o constraints.txt
 
 opening: $(ENV) $(call fetched,smollm2-135m)  ## the README's picture and figures, from the book's last results
-	$(BIN)/python -m book.opening $(PROFILE)
+	$(BIN)/python -m book.opening $(RESULTS) $(PROFILE)
 
 # The repository's address is said in pyproject.toml; all other places follow it.
 ADDRESS = $(shell sed -n 's/^Repository = "\(.*\)"/\1/p' pyproject.toml)

@@ -56,7 +56,7 @@ def parameters(executed: Path) -> dict[str, Any]:
             s.targets[0].id: ast.literal_eval(s.value)  # type: ignore[attr-defined]
             for s in ast.parse(cell.source).body
         }
-        if "atlas" in found:
+        if "atlas_null" in found:
             return found
     raise FileNotFoundError(f"{executed}: no chapter with an atlas; run `make book` first")
 
@@ -80,12 +80,11 @@ def turns(atlas: Atlas, table: pd.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
-def turn(shown: list[dict[str, Any]], atlas: Atlas) -> str:
+def turn(shown: list[dict[str, Any]], d_vocab: int) -> str:
     """The HTML of the turn: controls, data, style, and the script that plays it."""
     z = np.arange(-4.5, 4.5 + BIN, BIN)
-    normal = len(atlas.tokens) * BIN * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    threshold = atlas.manifest.settings.threshold
-    data = {"neurons": shown, "threshold": threshold, "normal": normal.round().tolist()}
+    normal = d_vocab * BIN * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    data = {"neurons": shown, "normal": normal.round().tolist()}
     radios = [
         f'<label><input type="radio" name="turn"{" checked" if i == 0 else ""}> '
         f"{html.escape(one['neuron']['tokens'][0][0].lstrip('␣'))}</label>"
@@ -95,7 +94,6 @@ def turn(shown: list[dict[str, Any]], atlas: Atlas) -> str:
         "turn.html",
         style=read("turn.css"),
         neurons="\n".join(radios),
-        threshold=f"{threshold:g}",
         data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
         code=read("turn.js"),
     )
@@ -147,7 +145,7 @@ def write(executed: Path, results: Path, extra: Path) -> None:
     """Write front/ into the folder of the executed notebooks, and preview.png into another."""
     found = parameters(executed)
     model = load_model(found["model"])
-    atlas = Atlas.open(results.parent / Path(found["atlas"]).relative_to(".."), model=model)
+    atlas = Atlas.open(results / "atlas", model=model)
     table, null = atlas.table(COLUMNS), atlas.table(COLUMNS[3:6], null=True)
     turned, shown, summary = nearly_there(table, null), turns(atlas, table), atlas.summary()
     outcomes = scoreboard.collect(results, checksum=model.checksum)
@@ -164,7 +162,7 @@ def write(executed: Path, results: Path, extra: Path) -> None:
     draw_preview(_of(atlas, first), shown[0]["name"], extra / "preview.png")
     page = filled(
         "page.md",
-        turn=turn(shown, atlas),
+        turn=turn(shown, len(atlas.tokens)),
         kurtosis=_median_of_first(table),
         null_kurtosis=_median_of_first(null),
         n_channels=f"{len(table):,}",

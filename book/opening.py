@@ -110,13 +110,13 @@ def draw(path: Path) -> None:
         plt.savefig(path, metadata={"Date": None})
 
 
-def main(profile: str = "default", results: Path = ROOT / "results") -> None:
-    """Draw the picture, and put the lines into the README."""
+def main(results: str, profile: str) -> None:
+    """Draw the picture, and put the lines into the README; from a run's folder of results."""
     draw(PICTURE)
-    figures = came_out(results, profile)
+    figures = came_out(Path(results), profile)
     write_whole(KEPT, (json.dumps(figures, indent=1) + "\n").encode())
     write_whole(README, filled(README.read_text("utf-8"), figures).encode())
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(*sys.argv[1:])

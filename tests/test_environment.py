@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -119,3 +120,11 @@ def test_binder_has_the_pinned_torch_for_the_processor():
     (torch,) = (pin for pin in PINS if pin.name == "torch")
     wanted = (ROOT / "binder/requirements.txt").read_text(encoding="utf-8")
     assert f"torch{torch.specifier}+cpu" in wanted.splitlines()
+
+
+def test_other_peoples_machines_have_a_python_that_is_promised():
+    promised = {c.rpartition(" ")[2] for c in PROJECT["classifiers"] if ":: 3." in c}
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
+    assert container["image"].rpartition(":")[2] in promised
+    runtime = (ROOT / "binder/runtime.txt").read_text(encoding="utf-8")
+    assert runtime.strip().removeprefix("python-") in promised

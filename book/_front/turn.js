@@ -2,7 +2,7 @@
 // by rotate_core/explorer/turn.py) stands before this script, the controls in its place are plain HTML inputs.
 (() => {
   const root = document.currentScript.parentElement;
-  const { neurons, threshold, normal } = TURN;
+  const { neurons, normal } = TURN;
   const find = (selector) => root.querySelector(selector);
   const svg = (name, attributes, text) => {
     const node = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -40,7 +40,7 @@
     };
   }
 
-  function bars(histogram, { x, y }, beyond) {
+  function bars(histogram, { x, y }, threshold, beyond) {
     let path = "";
     histogram.forEach(({ z, count }) => {
       if (count > 0 && Math.abs(z + step / 2) > threshold === beyond)
@@ -65,8 +65,8 @@
     const t = slider.value / slider.max, one = exhibit(), s = scale();
     const histogram = counts(one, t), parts = [];
     plot.setAttribute("viewBox", `0 0 ${s.width} ${HEIGHT}`);
-    parts.push(svg("path", { class: "inside", d: bars(histogram, s, false) }));
-    parts.push(svg("path", { class: "beyond", d: bars(histogram, s, true) }));
+    parts.push(svg("path", { class: "inside", d: bars(histogram, s, one.threshold, false) }));
+    parts.push(svg("path", { class: "beyond", d: bars(histogram, s, one.threshold, true) }));
     const curve = normal.map((count, i) => `${s.x((i - (normal.length - 1) / 2) * step)},${s.y(count)}`);
     parts.push(svg("polyline", { class: "normal", points: curve.join(" ") }));
     parts.push(svg("line", { class: "axis", x1: 0, x2: s.width, y1: s.y(0), y2: s.y(0) }));
@@ -74,7 +74,7 @@
       parts.push(svg("text", { class: "tick", x: s.x(z), y: HEIGHT - 5 }, z === 0 ? "mean" : z < 0 ? `−${-z}` : z));
     one.tokens.forEach(([name, zs], row) => {
       const z = between(zs, t), x = s.x(z), y = 16 + row * ROW, left = z > (s.low + s.high) / 2;
-      if (Math.abs(z) <= threshold) return;
+      if (Math.abs(z) <= one.threshold) return;
       parts.push(svg("line", { class: "stem", x1: x, x2: x, y1: y - 4, y2: s.y(0) }));
       parts.push(svg("circle", { class: "dot", cx: x, cy: y - 4, r: 3 }));
       parts.push(svg("text", { class: left ? "token left" : "token", x: x + (left ? -7 : 7), y }, name));
@@ -103,6 +103,7 @@
     find(".turn-told").textContent = random.checked
       ? `A random vector with the mean and covariance of ${name.replace(/, neuron.*/, "")}.`
       : `${name}: ${why}. ${stands}`;
+    find(".turn-threshold").textContent = exhibit().threshold;
     draw();
   }
 

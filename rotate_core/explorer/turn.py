@@ -24,6 +24,16 @@ N_NAMED = 6
 """Tokens of the channel that are followed."""
 N_SHOWN = 3
 """Neurons on a page."""
+TURNED = (
+    "turned furthest of those that stand out",
+    "turned least of those that stand out",
+)
+SHARP = (
+    "the sharpest of those that do not stand out",
+    "the second sharpest of those that do not stand out",
+    "the third sharpest of those that do not stand out",
+)
+"""What a neuron was chosen for."""
 
 
 def geodesic(
@@ -52,18 +62,20 @@ def turning(channels: Channels, row: int) -> dict[str, Any]:
         row: of the vector.
 
     Returns:
-        Ready for JSON. ``cosine`` with the vector, excess ``kurtosis`` of the projection, number of
-        tokens ``beyond`` the threshold, ``histogram`` of z-scores: one of each per point; and
-        ``tokens``, the channel's furthest at the end, each with its z-scores at all points.
+        Ready for JSON. One per point: ``cosine`` with the vector, excess ``kurtosis`` of the
+        projection, number of tokens ``beyond`` the ``threshold``, ``histogram`` of z-scores. And
+        ``tokens``: the channel's furthest at the end, each with its z-scores at all points.
     """
     w = channels.weight_vectors[row]
     points = geodesic(w, channels.vectors[row, 0])
     z = z_scores(points, channels.vocabulary.projection).cpu()
+    threshold = channels.settings.threshold
     named = channels.top_ids[row, 0, :N_NAMED].tolist()
     return {
+        "threshold": threshold,
         "cosine": _rounded(torch.cosine_similarity(points, w.unsqueeze(0)), 3),
         "kurtosis": _rounded((z.double() ** 4).mean(1) - 3, 1),
-        "beyond": (z.abs() > channels.settings.threshold).sum(1).tolist(),
+        "beyond": (z.abs() > threshold).sum(1).tolist(),
         "histogram": [histogram(point) for point in z],
         "tokens": [[visible(channels.vocabulary.tokens[i]), _rounded(z[:, i], 1)] for i in named],
     }
@@ -86,17 +98,11 @@ def worth_seeing(table: pd.DataFrame) -> list[tuple[str, pd.Series]]:
     letters = [all(any(map(str.isalpha, t)) for t in row[:5]) for row in first["top_tokens"]]
     first = first[letters] if any(letters) else first
     beyond = (first["q_value"] < SIGNIFICANT).fillna(False)
-    certain = first[beyond].sort_values("cosine")
-    chosen = [("turned furthest of those that stand out", row) for _, row in certain[:1].iterrows()]
-    chosen += [
-        ("turned least of those that stand out", row) for _, row in certain[1:][-1:].iterrows()
-    ]
-    rest = first[~beyond].sort_values("kurtosis", ascending=False)[: N_SHOWN - len(chosen)]
-    name = "the sharpest of those that do not stand out"
-    chosen += [
-        (name if i == 0 else f"next to {name}", row) for i, (_, row) in enumerate(rest.iterrows())
-    ]
-    return chosen
+    certain, others = first[beyond].sort_values("cosine"), first[~beyond].sort_values("kurtosis")
+    ends = [row for _, row in certain.iterrows()]
+    ends = ends if len(ends) < 2 else [ends[0], ends[-1]]
+    rest = [row for _, row in others[::-1][: N_SHOWN - len(ends)].iterrows()]
+    return [*zip(TURNED, ends, strict=False), *zip(SHARP, rest, strict=False)]
 
 
 def _rounded(values: Tensor, digits: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""An ablated model on a hub: its card, and its upload."""
+"""An ablated model's card, and the upload of what has a card: it, or what steers a model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from rotate_core.models import Model
 
+MODELS = {"config.json": "A model without some channels", "steering.safetensors": "A steered model"}
+"""What is uploaded, by the file that tells."""
 CARD = """\
 ---
 license: {licence}
@@ -63,10 +65,10 @@ def model_card(
 def push_model(
     directory: str | Path, repository: str, *, private: bool = True, revision: str | None = None
 ) -> str:
-    """Upload a checkpoint with its card, with huggingface_hub's own token.
+    """Upload a model with its card, with huggingface_hub's own token.
 
     Args:
-        directory: from :func:`.edit.save_ablated`.
+        directory: from :func:`.edit.save_ablated` or :func:`.steered.save_steering`.
         repository: "organisation/name"; made where it is not there.
         private: whether it is made for you alone.
         revision: a branch of it, made where it is not there; None is the main one.
@@ -75,18 +77,21 @@ def push_model(
         Its address.
 
     Raises:
-        FileNotFoundError: it has no config.json or no card.
+        FileNotFoundError: it has no card, or neither a checkpoint nor vectors to steer with.
     """
     from huggingface_hub import HfApi
 
-    for name in ("config.json", "README.md"):
-        if not (Path(directory) / name).is_file():
-            raise FileNotFoundError(f"{directory} has no {name}: give what save_ablated wrote")
+    there = {path.name for path in Path(directory).iterdir()}
+    if "README.md" not in there or there.isdisjoint(MODELS):
+        raise FileNotFoundError(
+            f"{directory} has no README.md beside {' or '.join(MODELS)}: give what save_ablated or "
+            "save_steering wrote"
+        )
     api = HfApi()
     url = api.create_repo(repository, private=private, exist_ok=True)
     if revision is not None:
         api.create_branch(repository, branch=revision, exist_ok=True)
-    message = "A model without some channels"
+    message = next(MODELS[name] for name in MODELS if name in there)
     api.upload_folder(
         repo_id=repository, folder_path=directory, revision=revision, commit_message=message
     )

@@ -47,7 +47,7 @@ class Cards:
         key = '<span class="key is-paper"></span>' if drawn else ""
         paper = f"<p>{key}Paper: {_text(claim.paper_text)} ({claim.source})</p>"
         axis = Axis.of(claim, outcomes)
-        rows = "".join(self._row(claim, outcome, axis) for outcome in outcomes or [None])
+        rows = "".join(self._row(claim, outcome, axis) for outcome in outcomes or (None,))
         link = ""
         if self.link is not None:
             label = f"Chapter {claim.notebook.lstrip('0').replace('_', ': ', 1).replace('_', ' ')}"

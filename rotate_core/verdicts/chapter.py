@@ -23,6 +23,7 @@ from rotate_core.text.corpus import (
 )
 from rotate_core.verdicts.page import neuron_html, table_html
 from rotate_core.verdicts.record import write_results
+from rotate_core.verdicts.recorded import folder_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 IMPORTED = time.perf_counter()
 """A chapter's clock begins where it imports this module."""
 LITERALS = (bool, int, float, str, list, dict, type(None))
-ELSEWHERE = ("model", "atlas", "device")
+ELSEWHERE = ("model", "run", "device")
 """Parameters that a record leaves out: it has the model's checksum and the hardware instead."""
 GLUED = "application/papermill.record/"
 """In front of the media type of what a cell's outputs keep for captions."""
@@ -57,7 +58,7 @@ class Chapter:
     Args:
         name: of the notebook, NN_claim.
         namespace: ``globals()`` of the notebook, straight behind its parameters cell.
-        results: the folder of results/NN_claim.json; see :func:`placed`.
+        results: the folder of MODEL/RUN/NN_claim.json; see :func:`placed`.
 
     Raises:
         ValueError: the parameters are gone, because the notebook has given their names to others.
@@ -67,7 +68,6 @@ class Chapter:
         self, name: str, namespace: Mapping[str, Any], *, results: str | Path = "../results"
     ) -> None:
         self.name = name
-        self.results = placed(results)
         self._all: dict[str, Any] = {
             key: value
             for key, value in namespace.items()
@@ -78,6 +78,8 @@ class Chapter:
                 f"model is {namespace.get('model')!r}: wanted its name; run the parameters cell "
                 "again, and this one behind it"
             )
+        model, run = (self._all.get(name, "default") for name in ("model", "run"))
+        self.results = placed(results) / folder_of(model) / run
         self._values: dict[str, Any] = {}
         self._splits: dict[str, dict[str, list[Document]]] = {}
         self._windows: dict[tuple[str, str], Windows] = {}
@@ -92,10 +94,15 @@ class Chapter:
         """The model that the parameters name."""
         return load_model(self._all["model"])
 
+    @property
+    def atlas_folder(self) -> Path:
+        """Where the run's channels are kept."""
+        return self.results / "atlas"
+
     def atlas(
         self, kinds: Sequence[str] | None = None, *, layers: Sequence[int] | None = None
     ) -> Atlas:
-        """The atlas of the parameters: gone on with, where neurons or kinds are missing.
+        """The run's atlas: gone on with, where neurons or kinds are missing.
 
         Args:
             kinds: None for all of the model's.
@@ -103,7 +110,7 @@ class Chapter:
         """
         p = self._all
         return Atlas.build(
-            placed(p["atlas"]), self.model, layers=layers or p["layers"], kinds=kinds,
+            self.atlas_folder, self.model, layers=layers or p["layers"], kinds=kinds,
             neurons=p["atlas_neurons"], n_channels=p["atlas_channels"], null=p["atlas_null"],
             settings=Settings(threshold=p["threshold"]), exceptions=p["exceptions"],
             seed=p["seed"], device=p["device"],
@@ -223,13 +230,13 @@ class Chapter:
 
         In the notebook: ``chapter.say("... {example} ...", example=chapter.neuron(29, "out", 7))``.
         """
-        atlas = Atlas.open(placed(self._all["atlas"]), model=self.model)
+        atlas = Atlas.open(self.atlas_folder, model=self.model)
         return neuron_html(atlas.channels(layer=layer, kind=kind, neuron=neuron))
 
     def write(
         self, metrics: Mapping[str, Any], claims: Mapping[str, Outcome] | None = None
     ) -> None:
-        """Write results/NN_claim.json; see :func:`.record.write_results`."""
+        """Write NN_claim.json into the run's folder; see :func:`.record.write_results`."""
         write_results(
             self.name,
             metrics=metrics,

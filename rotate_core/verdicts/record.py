@@ -27,7 +27,7 @@ def write_results(
     model: Model,
     seconds: float,
     claims: Mapping[str, Outcome] | None = None,
-    folder: str | Path = "../results",
+    folder: str | Path,
 ) -> None:
     """Write a chapter's figures with all that they depend on; a whole file or none.
 
@@ -44,7 +44,11 @@ def write_results(
         "metrics": metrics,
         "claims": claims or {},
         "parameters": parameters,
-        "model": {"name": model.name, "checksum": model.checksum},
+        "model": {
+            "name": model.name,
+            "checksum": model.checksum,
+            "mlp_parameters": len(model.kinds) * model.n_layers * model.d_mlp * model.d_model,
+        },
         "versions": versions(*PACKAGES),
         "hardware": hardware(),
         "date": date.today().isoformat(),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rotate_core.verdicts.cards import Cards
 from rotate_core.verdicts.claims import BASELINES, CLAIMS, ROTATE, on_the_scoreboard
+from rotate_core.verdicts.intervals import Estimate
 from rotate_core.verdicts.rules import Outcome, verdict
 
 if TYPE_CHECKING:
@@ -86,6 +89,40 @@ def collect(folder: str | Path, *, checksum: str | None = None) -> dict[str, Out
     }
 
 
+def recorded(folder: str | Path, *, but: str | None = None) -> dict[str, dict[str, Outcome]]:
+    """Outcomes of the models that are kept in a folder of records, smaller models first.
+
+    Args:
+        folder: such as book/recorded, with one folder per model; see :mod:`.recorded`.
+        but: the checksum of a model that is left out, as it was run here.
+
+    Returns:
+        By the model's name: its outcomes by the claim's name, of those that have any.
+    """
+    models = []
+    for path in sorted(p for p in Path(folder).glob("*") if p.is_dir()):
+        kept = [record["model"] for record in _records(path, None)]
+        if kept and kept[0]["checksum"] != but and (outcomes := collect(path)):
+            models.append((kept[0].get("mlp_parameters", 0), kept[0]["name"], outcomes))
+    return {name: outcomes for _, name, outcomes in sorted(models, key=lambda m: m[:2])}
+
+
+def over_models(models: Mapping[str, Mapping[str, Outcome]]) -> pd.DataFrame:
+    """Ours less the null for each claim (row) that any model (column) has; percentiles as shares.
+
+    Args:
+        models: outcomes by the claim's name, by model.
+    """
+    import pandas as pd
+
+    names = [name for name in CLAIMS if any(name in outcomes for outcomes in models.values())]
+    columns = {
+        model: [_as_share(name, outcomes.get(name)) for name in names]
+        for model, outcomes in models.items()
+    }
+    return pd.DataFrame(columns, index=[_label(name) for name in names])
+
+
 def baselines(folder: str | Path, *, checksum: str | None = None) -> pd.DataFrame:
     """The paper's own baselines, and whether the chapters left figures of them.
 
@@ -125,3 +162,12 @@ def _records(folder: str | Path, checksum: str | None) -> Iterator[dict[str, Any
 
 def _label(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _as_share(name: str, outcome: Outcome | None) -> Estimate:
+    """Ours less the null, or an estimate of nothing."""
+    if outcome is None:
+        return Estimate(math.nan, math.nan, math.nan, 0, 0)
+    unit, found = (100.0 if name.endswith("_percentile") else 1.0), outcome.over_null
+    ends = {part: getattr(found, part) / unit for part in ("value", "low", "high")}
+    return replace(found, **ends)

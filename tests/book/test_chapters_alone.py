@@ -76,6 +76,7 @@ def test_a_chapter_runs_by_itself(name: str, checkpoints: Any, text: Path, tmp_p
     folder.mkdir()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    record = json.loads((folder / "results" / f"{name}.json").read_text())
+    (written,) = folder.glob(f"results/*/default/{name}.json")
+    record = json.loads(written.read_text())
     assert record["model"]["name"] == "tiny-llama"
     assert {path.name for path in tmp_path.iterdir()} == {"anywhere", "text"}

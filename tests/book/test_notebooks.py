@@ -48,7 +48,7 @@ def test_the_full_profile_is_larger_than_the_default_in_all_that_it_sets():
             default[statement.targets[0].id] = ast.literal_eval(statement.value)
     full = yaml.safe_load(PROFILES["full"].read_text(encoding="utf-8"))
     assert full.pop("model") == default["model"]
-    assert full.pop("atlas") != default["atlas"], "an atlas has one size"
+    assert full.pop("run") == "full"
     assert full.pop("layers") != default["layers"]
     assert full.pop("side_layer") != default["side_layer"], "no size: one of the layers"
     assert full.pop("method_neurons") * len(full.pop("method_layers")) > default["method_neurons"]
@@ -129,6 +129,11 @@ def test_profiles_set_only_what_some_notebook_asks_for(profile: str):
     known = {parameter for name in NOTEBOOKS for parameter in parameter_names(read(name))}
     assert "model" in values
     assert set(values) - {"model"} <= known
+
+
+@pytest.mark.parametrize("profile", sorted(set(PROFILES) - {"default"}))
+def test_a_profile_keeps_what_it_computes_under_its_own_name(profile: str):
+    assert yaml.safe_load(PROFILES[profile].read_text(encoding="utf-8"))["run"] == profile
 
 
 @pytest.mark.parametrize(("name", "n_layers"), [("paper-gemma", 26), ("paper-llama", 32)])

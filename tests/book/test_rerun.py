@@ -34,7 +34,8 @@ def run(name: str, values: dict[str, Any], folder: Path) -> dict[str, Any]:
     copy.parent.mkdir()
     shutil.copy(ROOT / "notebooks" / copy.name, copy)
     execute(copy, folder / "executed" / f"{name}.ipynb", values)
-    return json.loads((folder / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    (record,) = folder.glob(f"results/*/*/{name}.json")
+    return json.loads(record.read_text(encoding="utf-8"))
 
 
 def untimed(result: Any) -> Any:
@@ -56,8 +57,7 @@ def test_a_chapter_run_twice_gives_the_same_figures(tmp_path):
     for n in range(2):
         folder = tmp_path / str(n)
         folder.mkdir()
-        values = SMALL | {"atlas": str(folder / "atlas")}
-        runs.append(run("06_reconstruction", values, folder))
+        runs.append(run("06_reconstruction", SMALL, folder))
     first, second = runs
     assert first["parameters"]["layers"] == [29]
     for part in PARTS:
@@ -68,12 +68,13 @@ def test_a_chapter_run_twice_gives_the_same_figures(tmp_path):
 @pytest.mark.parametrize("name", ["05_kurtosis", "06_reconstruction"])
 def test_a_chapter_of_the_book_gives_its_figures_again(name, tmp_path):
     """With the profile and the atlas of the book that was made last, so quick for a quick book."""
-    made = ROOT / "results" / f"{name}.json"
     profile = ROOT / "book/executed/parameters.yaml"
-    assert made.exists(), "no book: run `make book` first"
     assert profile.exists(), "no book: run `make book` first"
     values = yaml.safe_load(profile.read_text(encoding="utf-8"))
-    values["atlas"] = str(ROOT / "notebooks" / values.get("atlas", "../results/atlas"))
+    results = Path("results", values["model"], values.get("run", "default"))
+    made = ROOT / results / f"{name}.json"
+    assert made.exists(), "no book: run `make book` first"
+    shutil.copytree(ROOT / results / "atlas", tmp_path / results / "atlas")
     book, again = json.loads(made.read_text(encoding="utf-8")), run(name, values, tmp_path)
     for part in PARTS:
         assert untimed(again[part]) == untimed(book[part]), part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def test_a_token_is_found_as_python_finds_it(tab: Any, atlas: Atlas) -> None:
         for text, hit in zip(found, hits.itertuples(), strict=True):
             where = f"layer {hit.layer}, {hit.kind}, {hit.neuron}, channel {hit.channel + 1}: "
             assert text.startswith(where + visible(hit.token))
+            assert float(text.rpartition("q = ")[2]) == pytest.approx(hit.q_value, abs=0.006)
         tab.locator(".rotate-results button").first.click()
         tab.wait_for_selector(".rotate-whole-tail:not([hidden])")
         assert visible(hits["token"][0]) in tab.locator(".rotate-whole-tail").inner_text()
@@ -147,6 +149,22 @@ def test_without_a_null_nothing_is_said_to_be_the_neurons_own(
         tab.wait_for_selector("tbody tr")
         assert "No q-value: nothing here says" in tab.locator(".rotate-list").inner_text()
         assert tab.locator("tbody tr td:last-child").first.inner_text() == "–"
+
+
+def test_what_is_not_there_yet_is_said(tab: Any, atlas: Atlas, tmp_path: Path) -> None:
+    shutil.copytree(atlas.folder, tmp_path / "atlas")
+    (tmp_path / "atlas/layer-01/out/index.sha256").unlink()
+    for path in (tmp_path / "atlas/layer-01/out").glob("neurons-*"):
+        path.unlink()
+    with served(tmp_path / "atlas", RangeHandler) as url:
+        tab.goto(url + NAME)
+        tab.wait_for_selector("tbody tr")
+        assert "No q-value yet: not all" in tab.locator(".rotate-list").inner_text()
+        assert tab.locator("tbody tr").first.locator("td").inner_text() == "not there yet"
+        tab.get_by_label("Find a token").fill(next(filter(str.isalpha, atlas.tokens)))
+        tab.get_by_role("button", name="Search").click()
+        tab.wait_for_function("document.querySelector('.rotate-status').innerText.includes('Not')")
+        assert status(tab) == "Not searched, as they are not complete: layer 1, out."
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])

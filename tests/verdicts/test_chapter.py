@@ -10,13 +10,14 @@ import torch
 
 from rotate_core.verdicts.chapter import Chapter
 
-PARAMETERS = {"model": "toy", "layers": [0, 3], "atlas": "../x", "seed": 0, "device": None}
+PARAMETERS = {"model": "toy", "layers": [0, 3], "run": "x", "seed": 0, "device": None}
 SESSION = {"_": 1, "_i1": "x", "In": ["a"], "Out": {}, "pytest": pytest, "__name__": "__main__"}
 
 
 def test_the_parameters_are_the_literals_of_the_notebook() -> None:
     chapter = Chapter("00_toy", {**SESSION, **PARAMETERS})
     assert chapter.parameters == {"layers": [0, 3], "seed": 0}
+    assert chapter.atlas_folder.parts[-4:] == ("results", "toy", "x", "atlas")
 
 
 def test_names_that_have_another_value_by_now_are_noticed() -> None:
@@ -40,7 +41,7 @@ def test_chapters_share_activations(make_checkpoint: Any, tmp_path: Path) -> Non
     assert len(first[2]) == 4 * 14
     assert first[2].source == f"{text}, test"
     assert torch.equal(first[2].values, second[2].values)
-    assert len(list((results / "activations").iterdir())) == 2
+    assert len(list(results.glob("*/x/activations/*"))) == 2
 
 
 def test_prose_is_filled_in_and_roles_and_mathematics_are_left_alone(

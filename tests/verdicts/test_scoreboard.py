@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from rotate_core.figures.experiments import VERDICT_COLOURS
 from rotate_core.verdicts.claims import (
     ABSTRACT,
     BASELINES,
@@ -23,8 +22,8 @@ from rotate_core.verdicts.rules import VERDICTS, Outcome, deciding_n, verdict
 from rotate_core.verdicts.scoreboard import (
     baselines,
     collect,
-    over_null_rows,
-    paper_rows,
+    over_models,
+    recorded,
     shown,
     table,
 )
@@ -49,6 +48,9 @@ def outcome(ours, over, width=0.02, over_width=None, neurons=25):
     return Outcome(estimate(ours, width, neurons), null, over_null, "chance", "a model")
 
 
+TINY = SimpleNamespace(
+    name="tiny", checksum="abc", kinds=("in", "out"), n_layers=3, d_mlp=5, d_model=7
+)
 NOTHING = Estimate(NAN, NAN, NAN, 0, 0)
 CASES = [
     (FIGURE, outcome(0.93, 0.3), "reproduced", "reaches the paper's figure, above its null"),
@@ -104,7 +106,7 @@ def test_each_verdict(claim, found, expected, why):
 
 
 def test_each_verdict_has_a_case_and_a_colour():
-    assert {decision for _, _, decision, _ in CASES} == set(VERDICTS) == set(VERDICT_COLOURS)
+    assert {decision for _, _, decision, _ in CASES} == set(VERDICTS)
 
 
 OURS = (0.85, 0.89, 0.9, 0.91, 0.93, 0.99)
@@ -170,7 +172,7 @@ def test_the_papers_baselines_are_named_and_run_once_there_are_figures(tmp_path)
         "10_descriptions",
         metrics={"scores": [{"method": "MaxAct+VocabProj", "AUROC": "0.7"}]},
         parameters={},
-        model=SimpleNamespace(name="tiny", checksum="abc"),
+        model=TINY,
         seconds=1,
         claims={"descriptions": outcome(0.6, 0.1)},
         folder=tmp_path,
@@ -198,48 +200,32 @@ def test_table_has_a_row_for_each_claim_whether_it_ran_or_not():
 
 
 def test_a_chapter_shows_its_claims_in_full():
-    page = shown({"input_faithfulness": outcome(0.6, 0.5)}).to_html()
+    page = shown({"input_faithfulness": outcome(0.6, 0.5)})._repr_html_()
     assert CLAIMS["input_faithfulness"].text in page
     assert "reproduced" in page
     assert CLAIMS["stability_cosine"].text not in page
 
 
 def test_outcomes_survive_the_file(tmp_path):
-    model = SimpleNamespace(name="tiny", checksum="abc")
     found = {"stability_cosine": outcome(0.9, 0.1, width=math.nan)}
     write_results(
         "06_reconstruction",
         metrics={"x": math.inf, "y": [1, 2]},
         parameters={"seed": 0},
-        model=model,
+        model=TINY,
         seconds=1.23,
         claims=found,
         folder=tmp_path,
     )
     stored = json.loads((tmp_path / "06_reconstruction.json").read_text())
     assert stored["metrics"] == {"x": None, "y": [1, 2]}
-    assert stored["model"]["checksum"] == "abc"
+    assert stored["model"] == {"name": "tiny", "checksum": "abc", "mlp_parameters": 2 * 3 * 5 * 7}
     back = collect(tmp_path)["stability_cosine"]
     assert back.ours.value == 0.9
     assert math.isnan(back.ours.low)
     assert collect(tmp_path, checksum="abc").keys() == {"stability_cosine"}
     assert collect(tmp_path, checksum="another model's") == {}
     assert [path.name for path in tmp_path.iterdir()] == ["06_reconstruction.json"]
-
-
-def test_rows_of_the_figure_have_percentiles_as_shares():
-    rows = over_null_rows({"concept_percentile": outcome(92, 40, width=2)})
-    assert rows[0][0] == "concept percentile"
-    assert rows[0][1].value == pytest.approx(0.4)
-    assert rows[0][2] == "reproduced"
-    name, ours, null, paper = paper_rows({"concept_percentile": outcome(92, 40, width=2)})[0]
-    assert name == "concept percentile"
-    assert (ours.value, null.value) == pytest.approx((0.92, 0.52))
-    assert paper == pytest.approx((0.9, 0.95))
-    assert paper_rows({"kurtosis_by_depth": outcome(1, 1)}) == [], (
-        "the paper gives a direction only"
-    )
-    assert paper_rows({"output_faithfulness": outcome(1, 1)}) == [], "the scales differ"
 
 
 @pytest.mark.parametrize(
@@ -305,3 +291,22 @@ def test_a_finding_of_nothing_says_so():
     assert finding(few, margin=0.05, **WORDS, missing="nothing") == "cannot tell"
     with pytest.raises(ValueError, match="margin=0: wanted a positive number"):
         finding(NOTHING, margin=0, **WORDS)
+
+
+def test_recorded_models_stand_beside_the_one_that_ran_small_before_large(tmp_path):
+    for model, size in (("large", 9), ("small", 3)):
+        claims = {"concept_percentile": outcome(60, 30), "snmf_core": outcome(1, 1)}
+        written = SimpleNamespace(**TINY.__dict__ | {"name": model, "checksum": model})
+        written.n_layers = size
+        write_results(
+            "05_kurtosis", metrics={}, parameters={}, model=written, seconds=1,
+            claims=claims, folder=tmp_path / model,
+        )  # fmt: skip
+    kept = recorded(tmp_path)
+    assert list(kept) == ["small", "large"]
+    assert list(recorded(tmp_path, but="small")) == ["large"]
+    assert set(kept["small"]) == {"concept_percentile"}, "claims of the paper's alone"
+    rows = over_models({"here": {"stability_cosine": outcome(0.9, 0.2)}} | kept)
+    assert list(rows) == ["here", "small", "large"]
+    assert rows["small"]["concept percentile"].value == pytest.approx(0.3), "as a share"
+    assert math.isnan(rows["small"]["stability cosine"].value)

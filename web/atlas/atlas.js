@@ -91,24 +91,27 @@ export class Atlas {
   async search(word) {
     const ids = tokenIds(this.tokens, word);
     if (!ids.length) throw new Error(`No token of ${this.manifest.model} reads ${JSON.stringify(word.trim())}.`);
-    const found = await Promise.all(
-      this.groups.map(async (group) => {
-        if (!(await this.finished(group))) return null;
-        const filter = { token_id: { $in: ids } };
-        const rows = await this.#rows(`${group.path}/index.parquet`, { columns: INDEX, filter });
-        return rows.map(({ token_id: id, neuron, channel, z, support }) => {
-          const { layer, kind } = group;
-          return { layer, kind, index: neuron, channel, token: this.tokens[id], z, strength: Math.abs(z) * support };
-        });
-      }),
-    );
+    const found = await Promise.all(this.groups.map((group) => this.#hits(group, ids)));
     const hits = found.flatMap((rows) => rows ?? []).sort((a, b) => b.strength - a.strength);
-    const name = ({ layer, kind, index, channel }) => [layer, kind, index, channel].join("/");
-    const first = new Map(hits.toReversed().map((hit) => [name(hit), hit]));
-    return {
-      hits: hits.filter((hit) => first.get(name(hit)) === hit).slice(0, HITS),
-      missing: this.groups.filter((_, i) => found[i] === null),
-    };
+    const channels = new Map();
+    for (const hit of hits) {
+      const name = [hit.layer, hit.kind, hit.index, hit.channel].join("/");
+      if (!channels.has(name) && channels.size < HITS) channels.set(name, hit);
+    }
+    return { hits: [...channels.values()], missing: this.groups.filter((_, i) => found[i] === null) };
+  }
+
+  /** A group's channels with one of the tokens; null where it has no index yet. */
+  async #hits(group, ids) {
+    if (!(await this.finished(group))) return null;
+    const filter = { token_id: { $in: ids } };
+    const rows = await this.#rows(`${group.path}/index.parquet`, { columns: INDEX, filter });
+    const calibration = rows.length ? await this.#calibration(group) : null;
+    const { layer, kind } = group;
+    return rows.map(({ token_id: id, neuron, channel, z, support }) => {
+      const q = calibration?.get(`${neuron}/${channel}`).q ?? null;
+      return { layer, kind, index: neuron, channel, token: this.tokens[id], z, q, strength: Math.abs(z) * support };
+    });
   }
 
   /** Whether all that is planned of a group is there, with its p-values and its index of tokens. */
