@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +14,7 @@ from rotate_core.channels import Channels, VocabularyLike
 from rotate_core.decomposition import ConvergenceWarning, decompose
 from rotate_core.null.calibration import p_values
 from rotate_core.null.evidence import STATISTICS, statistics
-from rotate_core.rotation.tails import z_scores
+from rotate_core.rotation.tails import outward, z_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
 
 LEVEL = 0.05
 """A p-value that counts as found, and what chance gives."""
-SEEN = (-math.inf, 1.0, 2.0, 3.0, 4.0, 6.0, math.inf)
-"""Between which z-scores of its tokens in the neuron a planted channel counts as hidden alike."""
 
 
 def token_clusters(
@@ -86,9 +82,10 @@ def planted_statistics(
         device: where to compute; None is the CPU.
 
     Returns:
-        One row per size, strength and vector: size, strength, a column for each statistic, and
-        seen: the mean z-score of the planted tokens in the vector's own projection. Where that is
-        low, the channel is hidden from whoever reads the projection.
+        One row per size, strength and vector: size, strength, vector (its number), seen (the mean
+        z-score of the planted tokens in the vector's own projection, before the rotation),
+        turned_to (whether at least half of the planted tokens are in the channel's tail), and a
+        column for each statistic.
     """
     import pandas as pd
 
@@ -97,15 +94,26 @@ def planted_statistics(
         tokens, directions = token_clusters(vocabulary, len(vectors), size, seed=seed)
         for strength in strengths:
             made = plant(vectors, directions, strength)
-            seen = z_scores(made, vocabulary.projection).gather(1, tokens).mean(1).numpy()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # one that stalls counts, too
                 channels = decompose(
                     made, vocabulary, n_channels=1, settings=settings, device=device,
                     progress=False,
                 )  # fmt: skip
+            seen, after = (
+                z_scores(x, vocabulary.projection).cpu().gather(1, tokens.cpu())
+                for x in (made, channels.vectors[:, 0])
+            )
+            inside = outward(after, channels.polarity[:, 0].cpu()) > channels.settings.threshold
+            columns = {
+                "size": size,
+                "strength": strength,
+                "vector": range(len(vectors)),
+                "seen": seen.mean(1).numpy(),
+                "turned_to": (inside.double().mean(1) >= 0.5).numpy(),
+            }
             values = {name: x[:, 0].numpy() for name, x in statistics(channels, names).items()}
-            parts.append(pd.DataFrame({"size": size, "strength": strength, "seen": seen} | values))
+            parts.append(pd.DataFrame(columns | values))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -121,45 +129,13 @@ def power_table(planted: pd.DataFrame, null: Channels) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = [
-        (name, *group, power, n)
-        for group, part in planted.groupby(["size", "strength"])
-        for name, power, n in _found(part, null)
-    ]
+    null_values = statistics(null, [name for name in planted if name in STATISTICS])
+    rows = []
+    for (size, strength), part in planted.groupby(["size", "strength"]):
+        for name, values in null_values.items():
+            p = p_values(torch.tensor(part[name].to_numpy()).unsqueeze(1), values[:, :1])
+            rows.append((name, size, strength, float((p <= LEVEL).double().mean()), len(part)))
     return pd.DataFrame(rows, columns=["statistic", "size", "strength", "power", "n"])
-
-
-def power_where_hidden(planted: pd.DataFrame, null: Channels) -> pd.DataFrame:
-    """The share of planted channels found by how far out their tokens stand before the rotation.
-
-    Args:
-        planted: of :func:`planted_statistics`; all sizes and strengths together.
-        null: channels of matched vectors.
-
-    Returns:
-        One row per interval of ``seen`` between :data:`SEEN` and statistic: statistic, seen (as it
-        is read), power and n.
-    """
-    import pandas as pd
-
-    ends = [f"below {SEEN[1]:g}"]
-    ends += [f"{a:g} to {b:g}" for a, b in itertools.pairwise(SEEN[1:-1])] + [
-        f"{SEEN[-2]:g} and more"
-    ]
-    groups = planted.groupby(pd.cut(planted.seen, SEEN, labels=ends, right=False), observed=True)
-    rows = [
-        (name, str(seen), power, n)
-        for seen, part in groups
-        for name, power, n in _found(part, null)
-    ]
-    return pd.DataFrame(rows, columns=["statistic", "seen", "power", "n"])
-
-
-def _found(planted: pd.DataFrame, null: Channels) -> Iterator[tuple[str, float, int]]:
-    """Each statistic with the share of planted channels that it finds, and of how many."""
-    for name, values in statistics(null, [n for n in planted if n in STATISTICS]).items():
-        p = p_values(torch.tensor(planted[name].to_numpy()).unsqueeze(1), values[:, :1])
-        yield name, float((p <= LEVEL).double().mean()), len(planted)
 
 
 def share_by_position(atlas: Atlas, layers: Sequence[int], names: Sequence[str]) -> pd.DataFrame:

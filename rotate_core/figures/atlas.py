@@ -119,21 +119,31 @@ def power_curves(power: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
     return axes
 
 
-def power_where_hidden(power: pd.DataFrame, ax: Axes, *, names: Sequence[str]) -> Axes:
-    """Share of planted channels found against how far out their tokens stand in the neuron.
+def where_hidden(table: pd.DataFrame, ax: Axes, *, names: Mapping[str, str]) -> Axes:
+    """Shares of planted channels against how far out their tokens stood, with 95% intervals.
 
     Args:
-        power: from :func:`rotate_core.experiments.null_power.power_where_hidden`.
+        table: from :func:`rotate_core.experiments.null_hidden.power_where_hidden`.
         ax: where to.
-        names: of the statistics to draw.
+        names: the columns to draw, and what the legend calls each; one that is no statistic of a
+            channel is dashed.
     """
-    for name in names:
-        line = power[power.statistic == name]
-        _line(ax, line["seen"], line["power"], name)
-    _chance(ax, LEVEL)
-    ax.set(xlabel="mean z-score of the planted tokens in the neuron", ylabel="found", ylim=(0, 1))
+    for i, (column, label) in enumerate(names.items()):
+        x = np.arange(len(table)) + 0.1 * (i - (len(names) - 1) / 2)
+        colour, marker = LINE_STYLES.get(column, (COLOURS["neutral"], "s"))
+        line = "-" if column in LINE_STYLES else "--"
+        estimates = list(table[column])
+        ax.vlines(x, [e.low for e in estimates], [e.high for e in estimates], color=colour, lw=2)
+        ax.plot(
+            x, [e.value for e in estimates], line, color=colour, marker=marker, markersize=5,
+            label=label,
+        )  # fmt: skip
+    steps = [f"{seen}\n({n})" for seen, n in zip(table.seen, table.n, strict=True)]
+    ax.set_xticks(range(len(table)), steps)
+    ax.set(xlabel="mean z-score of their tokens in the vector", ylim=(-0.03, 1.03))
+    ax.set_ylabel("planted channels")
     ax.yaxis.set_major_formatter("{x:.0%}")
-    ax.legend(loc="lower right")
+    legend_above(ax, ncols=2)
     return ax
 
 

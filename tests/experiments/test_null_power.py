@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rotate_core import Vocabulary, decompose
+from rotate_core import Settings, Vocabulary, decompose
 from rotate_core.experiments.null_power import (
     plant,
     planted_statistics,
     power_table,
-    power_where_hidden,
     token_clusters,
 )
 from rotate_core.null.matched import matched_vectors
@@ -58,17 +57,24 @@ def test_power_grows_with_strength(vocabulary: Vocabulary) -> None:
         settings=null.settings,
         names=["core", "kurtosis"],
     )
-    assert list(planted) == ["size", "strength", "seen", "core", "kurtosis"]
+    columns = ["size", "strength", "vector", "seen", "turned_to", "core", "kurtosis"]
+    assert list(planted) == columns
+    assert planted.vector.tolist() == 2 * list(range(40))
     assert planted.seen[40:].mean() > planted.seen[:40].mean()
-    hidden = power_where_hidden(planted, null)
-    assert hidden.groupby("statistic").n.sum().tolist() == [80, 80]
-    core = hidden[hidden.statistic == "core"].power
-    assert core.iloc[-1] > core.iloc[0]
     table = power_table(planted, null)
     core = table[table.statistic == "core"].set_index("strength")["power"]
     assert core[0.0] < 0.2
     assert core[3.0] > core[0.0]
     assert set(table.n) == {40}
+
+
+def test_whether_the_rotation_turned_to_what_was_planted(vocabulary: Vocabulary) -> None:
+    vectors = 0.01 * torch.randn(3, 12, generator=torch.Generator().manual_seed(4))
+    options = {"sizes": [4], "names": ["core"], "settings": Settings(threshold=1.5)}
+    nothing = planted_statistics(vectors, vocabulary, strengths=[0.0], **options)
+    alone = planted_statistics(vectors, vocabulary, strengths=[1e3], **options)
+    assert alone.turned_to.sum() > nothing.turned_to.sum()
+    assert alone.seen.min() > nothing.seen.max()
 
 
 def test_a_cluster_larger_than_the_vocabulary(vocabulary: Vocabulary) -> None:
