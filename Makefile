@@ -128,7 +128,7 @@ explorer: $(ENV) $(call fetched,$(MODEL))  ## the neuron explorer, live, on http
 	ROTATE_MODEL=$(MODEL) $(BIN)/voila --port=8866 $(LOCAL) rotate_core/explorer/app.ipynb
 
 # What it builds is in git, so that pip can install the package from there without npm.
-js: $(MODULES)  ## rotate_core/explorer/static/explorer.js, after a change to its sources
+js: $(MODULES)  ## the explorer's JavaScript and the page of an atlas, after a change to their sources
 	cd web && PATH="$$PATH:$(abspath $(BIN))" npm run build
 
 $(MODULES): web/package.json web/package-lock.json | $(ENV)
