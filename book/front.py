@@ -36,7 +36,7 @@ from rotate_core.null.calibration import SIGNIFICANT
 from rotate_core.rotation.tails import z_scores
 from rotate_core.storage import write_whole
 from rotate_core.verdicts import scoreboard
-from rotate_core.verdicts.claims import on_the_scoreboard
+from rotate_core.verdicts.claims import CLAIMS, on_the_scoreboard
 from rotate_core.verdicts.intervals import Estimate
 from rotate_core.verdicts.rules import verdict
 
@@ -110,7 +110,9 @@ def three_numbers(table: pd.DataFrame, summary: pd.DataFrame, verdicts: Counter[
         (sharper, len(summary), "layers and kinds have a sharper median channel in random vectors"),
         (verdicts["reproduced"], measured, "measured claims of the paper reproduced here"),
     ]
-    tiles = (f"<li><strong>{n} of {of}</strong> {what}</li>" for n, of, what in numbers)
+    tiles = (
+        f"<li><strong>{n} of {of}</strong> {html.escape(what)}</li>" for n, of, what in numbers
+    )
     return f'<ul class="numbers">{"".join(tiles)}</ul>'
 
 
@@ -129,7 +131,7 @@ def draw_preview(channels: Channels, name: str, path: Path) -> None:
     ends = [channels.weight_vectors[:1], channels.vectors[:1, 0]]
     before, after = (z_scores(v, channels.vocabulary.projection)[0] for v in ends)
     reach = 1.1 * float(after.abs().max())
-    figure, axes = plt.subplots(2, 1, figsize=(12, 6.3), sharex=True, dpi=100)
+    figure, axes = plt.subplots(2, 1, figsize=(12, 6.3), sharex=True)
     look = {"threshold": channels.settings.threshold, "limits": (-reach, reach)}
     tokens = [token for token, _ in channels.top_tokens(0, 0, 6)]
     low = channels.top_z[0, 0, 0] < 0
@@ -137,7 +139,8 @@ def draw_preview(channels: Channels, name: str, path: Path) -> None:
     projection(before, axes[0], title=f"{name}: its projection onto the vocabulary", **look)
     projection(after, axes[1], names=names, title="its first channel", **look)
     axes[0].set_xlabel("")
-    figure.savefig(path, bbox_inches=None)  # 1200 by 630, as previews want it
+    with plt.rc_context({"savefig.bbox": None, "savefig.dpi": 100}):
+        figure.savefig(path)  # 1200 by 630, as previews want it
     plt.close(figure)
 
 
@@ -150,7 +153,7 @@ def write(executed: Path, results: Path, extra: Path) -> None:
     turned, shown, summary = nearly_there(table, null), turns(atlas, table), atlas.summary()
     outcomes = scoreboard.collect(results, checksum=model.checksum)
     claims = {name: outcomes.get(name) for name in on_the_scoreboard(())}
-    verdicts = Counter(verdict(scoreboard.CLAIMS[name], found)[0] for name, found in claims.items())
+    verdicts = Counter(verdict(CLAIMS[name], outcome)[0] for name, outcome in claims.items())
 
     folder = executed / "front"
     folder.mkdir(parents=True, exist_ok=True)
