@@ -126,10 +126,9 @@ def rehearsed(paper: dict[str, Any], quick: dict[str, Any], model: str) -> dict[
         for name, value in quick.items()
         if name not in paper or (isinstance(value, int) and not name.endswith("layer"))
     }
-    d_mlp = SIZES["intermediate_size"]
+    d_mlp = SIZES["intermediate_size"]  # where a neuron's number would be beyond, another is taken
     values = {**paper, **sizes, "model": model}
-    if "neuron" in values:
-        values["neuron"] %= d_mlp
+    values["neuron"] = values.get("neuron", 0) % d_mlp
     values["explorer_tour"] = [[a, kind, n % d_mlp] for a, kind, n in values["explorer_tour"]]
     return values
 

@@ -81,6 +81,8 @@ def diff(
         write_table(out / "neurons.parquet", found.neurons)
         write_table(out / "channels.parquet", found.channels)
         first = found.neurons.sort_values(["p_value", "channel_change"], ascending=[True, False])
+        if not as_json:  # three decimals would say 0
+            first = first.assign(weight_change=first.weight_change.map("{:.2g}".format))
         columns = "layer kind neuron weight_change channel_change null_change p_value q_value"
         print_table(first.head(limit), f"{columns} lost gained" if as_json else columns, as_json)
         if not as_json:

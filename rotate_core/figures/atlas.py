@@ -60,6 +60,8 @@ def beside_the_null(
     """One statistic's distribution over channels of neurons, over the same of matched vectors."""
     low = min(neurons[column].min(), null[column].min())
     high = max(neurons[column].quantile(0.99), null[column].quantile(0.99))
+    if low == high:  # one value alone, as where no channel has a tail
+        high = low + 1
     bins = np.linspace(low, high, 25)
     for table, colour, name in ((null, "null", "matched vectors"), (neurons, "neuron", "neurons")):
         sns.histplot(

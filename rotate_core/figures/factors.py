@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rotate_core.figures.experiments import legend_above, whiskers
-from rotate_core.figures.style import COLOURS
+from rotate_core.figures.style import COLOURS, nothing_to_draw
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,7 @@ def pairs(
     """Two points with intervals per row.
 
     Args:
-        estimates: by row and column.
+        estimates: by row and column; without a row, a sentence says so.
         ax: where to.
         labels: of the two columns.
         colours: of the two columns, names in `COLOURS`.
@@ -74,6 +74,8 @@ def pairs(
         line: where nothing is.
     """
     rows = list(estimates)
+    if not rows:
+        return nothing_to_draw(ax, "Nothing that could be measured: there is no such feature.")
     for shift, (column, text) in zip((-0.12, 0.12), labels.items(), strict=True):
         places = [i + shift for i in range(len(rows))]
         points = [estimates[row][column] for row in rows]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rotate_core.figures.experiments import band, legend_above, whiskers
-from rotate_core.figures.style import COLOURS
+from rotate_core.figures.style import COLOURS, nothing_to_draw
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,11 +78,9 @@ def atlas_of_regions(table: pd.DataFrame, ax: Axes, *, named: Sequence[int]) -> 
 
 
 def swaps(estimates: Mapping[str, Estimate], ax: Axes) -> Axes:
-    """The share of answers that each part swaps, with 95% intervals: one row a part."""
+    """The share of answers that each part swaps, with 95% intervals: one row a part, if any."""
     if not estimates:
-        ax.set(yticks=[], xlim=(-0.02, 1.02))
-        ax.text(0.5, 0.5, "not tested", transform=ax.transAxes, ha="center")
-        return ax
+        return nothing_to_draw(ax, "Nothing was swapped: the model does not give these answers.")
     for row, (name, estimate) in enumerate(estimates.items()):
         kinds = [colour for start, colour in PART_COLOURS.items() if name.startswith(start)]
         colour = COLOURS[kinds[0] if kinds else "neuron"]

@@ -72,3 +72,10 @@ def panels(n: int, *, height: float = 3.2, width: float = 5.4, **options: Any) -
     """
     _, axes = plt.subplots(n, 1, figsize=(width, n * height), squeeze=False, **options)
     return list(axes[:, 0])
+
+
+def nothing_to_draw(ax: Axes, why: str) -> Axes:
+    """A sentence in place of a figure, where a sample holds nothing that it could show."""
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, why, ha="center", va="center", wrap=True, transform=ax.transAxes)
+    return ax

@@ -52,7 +52,7 @@ def test_a_profile_keeps_its_layers_and_takes_quick_sizes(profile):
     assert max(*values["layers"], values["side_layer"], values["region_layer"]) < n_layers
     d_mlp = rehearse.SIZES["intermediate_size"]
     assert all(neuron < d_mlp for *_, neuron in values["explorer_tour"])
-    assert values.get("neuron", 0) < d_mlp
+    assert values["neuron"] < d_mlp
 
 
 def test_nothing_is_concluded_from_random_weights():

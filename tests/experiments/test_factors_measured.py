@@ -155,6 +155,9 @@ def test_core_and_exclusive_neurons() -> None:
     assert core.null.tolist() == [1.0, 1.0]
     assert exclusive.loc["Monday", "change"] == 3.0
     assert exclusive.loc["Monday", "null"] == 0.5
+    for table in factor_groups.core_and_exclusive(changes[:0]):
+        assert not len(table)
+        assert table.dtypes.to_dict() == {"change": float, "null": float}
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
