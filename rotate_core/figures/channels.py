@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import seaborn as sns
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.patches import Patch
 
+from rotate_core.figures.experiments import legend_above
 from rotate_core.figures.style import COLOURS
 from rotate_core.models.tokens import visible
 
@@ -82,25 +82,27 @@ def steps(points: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
 def tail_tokens(
     tops: Sequence[Sequence[tuple[str, float]]], axes: Sequence[Axes]
 ) -> Sequence[Axes]:
-    """The :meth:`Channels.top_tokens` of each channel as bars, a panel per channel, two a row."""
+    """The :meth:`Channels.top_tokens` of each channel as bars, a panel per channel.
+
+    A bar ends in a triangle that says on which side of the mean its token is.
+    """
     furthest = max(abs(z) for top in tops for _, z in top)
-    for i, (ax, top) in enumerate(zip(axes, tops, strict=False)):
+    sides = {"^": "above the mean", "v": "below the mean"}
+    for i, (ax, top) in enumerate(zip(axes, tops, strict=True)):
         tokens, z = zip(*top, strict=True)
-        colours = [COLOURS["positive" if value > 0 else "negative"] for value in z]
-        rows = np.arange(len(z))
-        ax.barh(rows, np.abs(z), color=colours)
+        rows, length = np.arange(len(z)), np.abs(z)
+        ax.barh(rows, length, color=COLOURS["neuron"], alpha=0.5)
+        for marker, there in (("^", np.array(z) > 0), ("v", np.array(z) <= 0)):
+            ax.plot(
+                length[there], rows[there], marker, color=COLOURS["neuron"], markersize=7,
+                label=sides[marker],
+            )  # fmt: skip
         ax.set_yticks(rows, [drawable(t) for t in tokens], fontsize=11, parse_math=False)
         ax.invert_yaxis()
         ax.set(title=f"channel {i}", xlim=(0, 1.05 * furthest))
-        ax.set_xlabel("|z|" if i >= len(tops) - 2 else "")
         ax.tick_params(axis="y", length=0)
-    for ax in axes[len(tops) :]:
-        ax.set_axis_off()
-    sides = {"positive": "above the mean", "negative": "below the mean"}
-    axes[min(len(tops), len(axes) - 1)].legend(
-        handles=[Patch(color=COLOURS[side], label=label) for side, label in sides.items()],
-        loc="upper left" if len(axes) > len(tops) else "lower right",
-    )
+    axes[-1].set_xlabel("|z|")
+    legend_above(axes[0], ncols=2)
     return axes
 
 
