@@ -37,7 +37,7 @@ endif
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # notebooks measure time, and later ones read what earlier ones wrote
-.PHONY: help env model book chapter html pdf js explorer lab test check bench serve lock opening address clean distclean FORCE
+.PHONY: help env model book chapter html pdf js explorer lab rehearse test check bench serve lock opening address clean distclean FORCE
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -74,6 +74,9 @@ N ?= 01
 chapter: $(filter $(RESULTS)/executed/$(N)_%,$(EXECUTED))  ## one chapter by its number: make chapter N=08
 	@test -n "$^" || { echo "N=$(N) is none of: $(foreach c,$(CHAPTERS),$(firstword $(subst _, ,$c)))"; exit 1; }
 	@echo "$^, and its figures in $(RESULTS)"
+
+rehearse: $(ENV) $(call fetched,smollm2-135m)  ## the book of a paper's profile, on random weights
+	$(BIN)/python -m book.rehearse $(PROFILE)
 
 # The profile's values as they were last used: an edited profile is a newer file. Before its first
 # chapter it says what it needs.
@@ -125,7 +128,7 @@ explorer: $(ENV) $(call fetched,$(MODEL))  ## the neuron explorer, live, on http
 	ROTATE_MODEL=$(MODEL) $(BIN)/voila --port=8866 $(LOCAL) rotate_core/explorer/app.ipynb
 
 # What it builds is in git, so that pip can install the package from there without npm.
-js: $(MODULES)  ## rotate_core/explorer/static/explorer.js, after a change to its sources
+js: $(MODULES)  ## the explorer's JavaScript and the page of an atlas, after a change to their sources
 	cd web && PATH="$$PATH:$(abspath $(BIN))" npm run build
 
 $(MODULES): web/package.json web/package-lock.json | $(ENV)
@@ -178,7 +181,7 @@ address:  ## the repository's address everywhere: make address URL=...
 	  [p.write_bytes(p.read_bytes().replace(b'$(ADDRESS)', b'$(URL:/=)')) for p in map(pathlib.Path, sys.argv[1:])]"
 
 clean:  ## remove what was made, but not .venv or the model
-	rm -rf book/_build book/_extra book/executed book/node_modules results
+	rm -rf book/_build book/_extra book/executed book/rehearsed book/node_modules results
 
 distclean: clean  ## and .venv
 	rm -rf $(VENV)

@@ -1,6 +1,6 @@
 """What a GPU makes of the method: its share of the peak, a whole layer, the authors' AdamW beside.
 
-    python benchmarks/gpu.py [peak layer paper agreement ...]
+    python benchmarks/gpu.py [peak layer precision paper agreement ...]
 
 Each part updates its entry of benchmarks/gpu.json with the hardware it was measured on; in all they
 take less than eight minutes on an H100. Without a GPU a part is left as it is, or "not measured".
@@ -14,11 +14,12 @@ import statistics
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from measured import SHAPES, keep, timed
+from measured import SHAPES, compared, keep, timed
 from torch import Tensor
 
 from rotate_core import PAPER, Channels, ConvergenceWarning, Vocabulary, decompose, load_model
@@ -189,6 +190,23 @@ def layer(sizes: Sizes) -> dict[str, Any]:
     return rows
 
 
+def precision(sizes: Sizes) -> dict[str, Any]:
+    """First channels with rounded products on the way, and with fused passes: against neither."""
+    ways: dict[str, dict[str, Any]] = {"full": {}, "bfloat16": {"precision": "bfloat16"}}
+    if sizes.device == "cuda":
+        ways |= {f"{name}, fused": way | {"compile": True} for name, way in ways.items()}
+    rows = {}
+    for name in names(sizes):
+        w, vocabulary = weights(name, sizes.n_neurons, sizes)
+        found: dict[str, Channels] = {}
+        for way, options in ways.items():
+            run = partial(decompose, w, vocabulary, n_channels=1, progress=False, **options)
+            run()  # what is paid once
+            seconds, found[way] = timed(run)
+            rows[f"{name}, {way}"] = {"seconds": seconds} | compared(found[way], found["full"])
+    return rows
+
+
 def paper(sizes: Sizes) -> dict[str, Any]:
     """First channels of many neurons by both solvers, both with the paper's scaled moments.
 
@@ -255,7 +273,7 @@ def agreement(sizes: Sizes) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[Sizes], dict[str, Any]]] = {
-    f.__name__: f for f in (peak, layer, paper, agreement)
+    f.__name__: f for f in (peak, layer, precision, paper, agreement)
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from rotate_core import Channels
 from rotate_core.storage import hardware, versions, write_whole
 from rotate_core.verdicts.record import PACKAGES
 
@@ -32,6 +33,17 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start, result
+
+
+def compared(channels: Channels, reference: Channels) -> dict[str, float]:
+    """How many channels are another's, cosine 0.9999 or more, and how F differs where they are."""
+    cosine = torch.cosine_similarity(channels.vectors, reference.vectors, dim=-1)
+    difference = (channels.objective / reference.objective - 1).abs()
+    return {
+        "channels": cosine.numel(),
+        "share_equal": (cosine >= 0.9999).double().mean().item(),
+        "largest_difference_in_F_of_these": difference[cosine >= 0.9999].max().item(),
+    }
 
 
 def keep(file: Path, part: str, figures: dict[str, Any]) -> None:

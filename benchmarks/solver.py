@@ -14,12 +14,13 @@ import statistics
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from measured import SHAPES, keep, timed
+from measured import SHAPES, compared, keep, timed
 from torch import Tensor
 
 from rotate_core import PAPER, ConvergenceWarning, Settings, Vocabulary, decompose, load_model
@@ -152,6 +153,49 @@ def throughput() -> dict[str, dict[str, float]]:
     return rows
 
 
+def precision() -> dict[str, Any]:
+    """First channels with products in bfloat16 on the way, against full precision, in one run.
+
+    How long the solver goes by full precision at first was chosen on other neurons.
+    """
+    model, both = load_model("smollm2-135m"), {"full": [], "bfloat16": []}
+    seconds = dict.fromkeys(both, 0.0)
+    for layer in (3, 12, 22, 27):
+        vectors = [model.neurons(layer, k, range(200, 224)).vectors for k in ("gate", "in", "out")]
+        w, vocabulary = torch.cat(vectors), model.vocabulary(layer)
+        run = partial(decompose, vocabulary=vocabulary, n_channels=1, progress=False)
+        run(w[:1])  # what is paid once
+        for name, found in both.items():
+            one, channels = timed(partial(run, w, precision=name))
+            seconds[name] += one
+            found.append(channels)
+    rows = [compared(*pair) for pair in zip(both["bfloat16"], both["full"], strict=True)]
+    return {
+        "avx512_bf16": torch.cpu.get_capabilities().get("avx512_bf16", False),
+        "channels": sum(row["channels"] for row in rows),
+        "share_equal": statistics.mean(row["share_equal"] for row in rows),
+        "largest_difference_in_F_of_these": max(
+            row["largest_difference_in_F_of_these"] for row in rows
+        ),
+        "seconds": seconds,
+        "full_over_bfloat16": seconds["full"] / seconds["bfloat16"],
+    }
+
+
+def fused() -> dict[str, Any]:
+    """Two channels with elementwise passes as they are, and compiled: once for all, then again."""
+    model = load_model("smollm2-135m")
+    neurons, vocabulary = model.neurons(25, "out", range(8)), model.vocabulary(25)
+
+    run = partial(decompose, neurons, vocabulary, n_channels=2, progress=False)
+    run()
+    first, _ = timed(partial(run, compile=True))
+    plain, reference = timed(run)
+    compiled, channels = timed(partial(run, compile=True))
+    figures = {"first": first, "plain": plain, "compiled": compiled}
+    return figures | {"plain_over_compiled": plain / compiled} | compared(channels, reference)
+
+
 def iterations(w: Tensor, vocabulary: Vocabulary, repeats: int) -> tuple[float, float]:
     """Median seconds of one iteration, and of two bare products with U of the same size."""
     projection = vocabulary.projection
@@ -265,7 +309,9 @@ def startup() -> dict[str, float]:
     }
 
 
-ALL = (startup, latency, contention, throughput, limit, growth, memory, comparison)
+ALL = (
+    startup, latency, contention, throughput, precision, fused, limit, growth, memory, comparison
+)  # fmt: skip
 PARTS = {f.__name__: f for f in ALL}
 
 

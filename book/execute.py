@@ -62,6 +62,18 @@ def fill_parameters(notebook: nbformat.NotebookNode, values: dict[str, object]) 
     cell.source = "\n".join(filled(line) for line in cell.source.splitlines())
 
 
+def on_this_machine(values: dict[str, object]) -> dict[str, object]:
+    """A profile's values, with the CPU and a sentence where it wants a GPU that is not here."""
+    if not str(values.get("device")).startswith("cuda"):
+        return values
+    import torch  # not above: it takes seconds, and few profiles name a device
+
+    if torch.cuda.is_available():
+        return values
+    print(f"There is no CUDA GPU for device: {values['device']}; the CPU is taken.", flush=True)
+    return {**values, "device": None}
+
+
 def drop_progress_bars(notebook: nbformat.NotebookNode) -> None:
     """Take tqdm's drawings out of the outputs; warnings on the same stream stay."""
     for cell in notebook.cells:
@@ -132,7 +144,7 @@ def main() -> None:
         known = progress.expected(arguments.profile)
         print(progress.told(arguments.target, arguments.chapters, known, since), flush=True)
     values = yaml.safe_load(arguments.parameters.read_text(encoding="utf-8")) or {}
-    execute(arguments.source, arguments.target, values)
+    execute(arguments.source, arguments.target, on_this_machine(values))
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ def decompose(
     device: str | torch.device | None = None,
     memory: float | None = None,
     history: bool = False,
+    compile: bool = False,
     progress: bool = True,
     on_channel: Callable[[int], object] | None = None,
     **overrides: Any,
@@ -72,8 +73,11 @@ def decompose(
             Results are on the CPU. A vocabulary that was moved there, ``vocabulary.to("cuda")``,
             is not moved by every call, and evidence against a null is looked up there, too.
         memory: bytes that the work may take beside U; None is a quarter of what is free on the
-            device, on a CPU at most 2 GiB. A neuron takes about 48 bytes a token.
+            device, on a CPU at most 2 GiB. A neuron takes about 48 bytes a token. With
+            ``precision="bfloat16"``, a rounded copy of U comes on top.
         history: keep the objective after every iteration.
+        compile: fuse the elementwise passes with ``torch.compile``, for a GPU. The first call takes
+            a minute or more; results change by rounding only. A CPU needs a C++ compiler for it.
         progress: show a bar.
         on_channel: called with the number of channels just found; what it raises stops the work.
         overrides: any field of :class:`Settings`, such as ``solver="householder"``.
@@ -96,6 +100,7 @@ def decompose(
         ("settings", settings, Settings),
         ("memory", memory, Real),
         ("history", history, bool),
+        ("compile", compile, bool),
     ):
         if value is not None and not isinstance(value, wanted):
             raise TypeError(f"{name} is a {type(value).__name__}: wanted a {wanted.__name__}")
@@ -146,6 +151,7 @@ def decompose(
             precondition=precondition,
             given=given,
             on_channel=found,
+            compile=compile,
         )
     curves = arrays.pop("history")
     arrays["vectors"] = scaled(arrays["vectors"], 1 / to_w.unsqueeze(1))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-PARTS = ["peak", "layer", "paper", "agreement"]
+PARTS = ["peak", "layer", "precision", "paper", "agreement"]
 
 
 def run(monkeypatch, *arguments: object) -> None:
@@ -29,6 +29,8 @@ def test_every_part_runs_and_says_on_what(monkeypatch, tmp_path, capsys) -> None
     assert all("processor" in entry["hardware"] for entry in parts.values())
     rows = {part: entry["figures"]["rows"] for part, entry in parts.items()}
     assert set(rows["peak"]["tiny"]) == {"float32", "tf32", "bfloat16"}
+    assert rows["precision"]["tiny, full"]["share_equal"] == 1
+    assert "seconds" in rows["precision"]["tiny, bfloat16"]
     layer, paper = rows["layer"]["tiny"], rows["paper"]
     seconds = layer["layer_neurons"] * 50 / layer["neuron_channels_per_second"]
     assert layer["layer_minutes"] == pytest.approx(seconds / 60)

@@ -15,12 +15,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from rotate_core import load_model
 from rotate_core.atlas import Atlas
 from rotate_core.cli import app
+from rotate_core.cli.common import chosen_device
 from rotate_core.cli.parse import parse_bytes
 
 BUILD = [
@@ -412,3 +413,37 @@ def test_a_full_disk_is_one_error_and_earlier_shards_stay(checkpoints, tmp_path:
     for shard in atlas.shards():
         assert atlas.channels(layer=shard.layer, kind=shard.kind).vectors.isfinite().all()
     assert run("decompose", checkpoints("llama"), *BUILD, "--out", copy).returncode == 0
+
+
+def test_diff_of_two_models_and_of_their_atlases(checkpoints, tmp_path):
+    edited = tmp_path / "edited"
+    shutil.copytree(checkpoints("llama"), edited)
+    tensors = load_file(edited / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"][:, 2] *= torch.arange(1.0, 33)
+    save_file(tensors, edited / "model.safetensors", {"format": "pt"})
+    out, options = tmp_path / "out", ["--null", "3", "--no-progress", "--device", "cpu"]
+    some = ["--layers", "1", "--neurons", "1-3", "--channels", "2"]
+    models = [str(checkpoints("llama")), str(edited)]
+    result = CliRunner().invoke(app, ["diff", *models, "--out", str(out), *some, *options])
+    assert result.exit_code == 0, result.output
+    first = result.output.splitlines()[1].split()
+    assert first[:3] == ["1", "out", "2"]
+    assert "1 of 3 neurons were turned at all" in result.output
+    neurons = pd.read_parquet(out / "neurons.parquet")
+    assert (neurons.weight_change > 0).tolist() == [False, True, False]
+    assert len(pd.read_parquet(out / "channels.parquet")) == 6
+    assert len(Atlas.open(out / "before").table()) == 6
+
+    mixed = [str(out / "before"), str(edited)]
+    result = CliRunner().invoke(app, ["diff", *mixed, "--out", str(out)])
+    assert result.exit_code == 1
+    assert "wanted two models, or two atlases" in result.output
+
+
+def test_without_a_gpu_the_cpu_is_taken_and_it_is_said(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert chosen_device("cuda:1") == torch.device("cpu")
+    line = "rotate: there is no CUDA GPU for --device cuda:1; the CPU is taken\n"
+    assert capsys.readouterr().err == line
+    assert chosen_device("auto") == torch.device("cpu")
+    assert not capsys.readouterr().err

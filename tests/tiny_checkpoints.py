@@ -13,8 +13,11 @@ FAMILIES = (
     "gemma",
     "gemma2",
     "gemma3_text",
+    "gemma4_text",
+    "olmo2",
     "phi3",
     "gpt2",
+    "gpt_neox",
 )
 N_LAYERS, D_MODEL, D_MLP, VOCAB_SIZE = 3, 32, 48, 400
 
@@ -36,6 +39,9 @@ def tiny_config(family: str, **changes: object):
             "num_key_value_heads": 1,
             "head_dim": 16,
         }
+    if family == "gemma4_text":  # its global layers have heads of their own size
+        sizes |= {"global_head_dim": 16, "hidden_size_per_layer_input": 4}
+        sizes["vocab_size_per_layer_input"] = VOCAB_SIZE
     sizes["vocab_size"] = VOCAB_SIZE
     special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     return AutoConfig.for_model(family, **sizes | special | changes)

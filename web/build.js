@@ -62,6 +62,8 @@ if (!options["kernel-only"]) {
     plugins: [workerAsText],
   });
   const { outputFiles } = await build({ ...common, entryPoints: ["atlas/page.js"], loader: { ".css": "text" }, write: false });
-  const page = readFileSync(join(here, "atlas", "page.html"), "utf8").replace("CODE\n", () => outputFiles[0].text);
+  const read = (...path) => readFileSync(join(here, ...path), "utf8");
+  const licences = ["hyparquet", "fzstd"].map((name) => `${name}: ${read("node_modules", name, "LICENSE")}`).join("\n");
+  const page = read("atlas", "page.html").replace("LICENCES\n", () => licences).replace("CODE\n", () => outputFiles[0].text);
   writeFileSync(join(folder("atlas"), "atlas.html"), page);
 }

@@ -124,6 +124,8 @@ class Manifest:
     @cached_property
     def _made_with(self) -> str:
         fixed = dataclasses.asdict(dataclasses.replace(self, shards=(), versions={}))
+        if self.settings.precision == "full":  # as in an atlas from before there was a choice
+            del fixed["settings"]["precision"]
         return json.dumps(fixed, sort_keys=True)
 
     def differences(self, other: Manifest) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-from rotate_core.cli.common import app, errors, folder_name, say
+from rotate_core.cli.common import app, chosen_device, errors, folder_name, say
 from rotate_core.cli.parse import parse_bytes, parse_neurons, parse_numbers
 
 
@@ -51,6 +51,10 @@ def decompose(
         float, Option(help="z-score beyond which a channel's tokens are masked.")
     ] = 4.0,
     lambda_kurtosis: Annotated[float, Option(help="Weight of sparsity against closeness.")] = 0.3,
+    precision: Annotated[
+        Literal["full", "bfloat16"],
+        Option(help="Of products with U on the way; last steps and results are always full."),
+    ] = "full",
     side: Annotated[
         Literal["auto", "embedding", "unembedding"], Option(help="Vocabulary matrix.")
     ] = "auto",
@@ -85,11 +89,14 @@ def decompose(
             "memory": parse_bytes(memory),
         }
         from rotate_core import Atlas, Settings, load_model
-        from rotate_core.decomposition import usable_device
 
-        usable = usable_device(device)  # before a model is fetched
+        usable = chosen_device(device)  # before a model is fetched
         settings = Settings(
-            solver=solver, moments=moments, threshold=threshold, lambda_kurtosis=lambda_kurtosis
+            solver=solver,
+            moments=moments,
+            threshold=threshold,
+            lambda_kurtosis=lambda_kurtosis,
+            precision=precision,
         )
         atlas = Atlas.build(
             out,

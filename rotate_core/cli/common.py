@@ -25,6 +25,7 @@ from rotate_core import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
 
 def folder_name(name: str) -> Path:
@@ -59,6 +60,22 @@ def _rotate(
     ] = False,
 ) -> None:
     """Take the MLP neurons of a language model apart into vocabulary channels."""
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device of that name; the CPU, and a line on stderr, for a CUDA GPU where there is none.
+
+    Raises:
+        ValueError: as :func:`.usable_device`.
+    """
+    import torch
+
+    from rotate_core.decomposition import usable_device
+
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        say(f"rotate: there is no CUDA GPU for --device {name}; the CPU is taken", err=True)
+        name = "cpu"
+    return usable_device(name)
 
 
 def print_table(frame: pd.DataFrame, columns: str, as_json: bool) -> None:

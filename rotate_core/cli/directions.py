@@ -9,7 +9,15 @@ from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from rotate_core.cli.common import AsJson, app, errors, folder_name, print_table, say
+from rotate_core.cli.common import (
+    AsJson,
+    app,
+    chosen_device,
+    errors,
+    folder_name,
+    print_table,
+    say,
+)
 
 
 @app.command()
@@ -56,11 +64,10 @@ def regions(
     with errors(resumable=True):
         from rotate_core import load_model
         from rotate_core import text as texts
-        from rotate_core.decomposition import usable_device
         from rotate_core.dictionaries import Regions, RegionSettings, mfa, mfa_stream
         from rotate_core.dictionaries.folder import to_do
 
-        usable = usable_device(device)  # before a model is fetched
+        usable = chosen_device(device)  # before a model is fetched
         settings = RegionSettings(rank=rank, noise=noise, top=top)
         read = load_model(model, accept_terms=accept_terms)
         asked = {
@@ -140,13 +147,12 @@ def label(
     with errors():
         from rotate_core import label as read_labels
         from rotate_core import load_model
-        from rotate_core.decomposition import usable_device
         from rotate_core.null import read_directions
         from rotate_core.storage import TABLES, write_table
 
         if out is not None and out.suffix not in TABLES:  # before the work
             raise ValueError(f"--out {out}: wanted a file that ends in {' or '.join(TABLES)}")
-        usable = usable_device(device)
+        usable = chosen_device(device)
         read = load_model(model, accept_terms=accept_terms)
         number = read.n_layers - 1 if layer is None else layer
         vocabulary = read.vocabulary(number, side=side, fold_norm=fold_norm).to(usable)

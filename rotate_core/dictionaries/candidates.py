@@ -114,7 +114,7 @@ def from_channels(channels: Sequence[Channels], model: Model | None = None) -> C
     Args:
         channels: of out vectors, which are read and written at the MLP's output; or of gate and in
             vectors together, which are read where the MLP reads, and write nothing.
-        model: of the channels: where a norm follows the MLP, as in Gemma 2 and 3, its gain is
+        model: of the channels: where a norm follows the MLP, as in Gemma, its gain is
             applied to out vectors. None: there is no such norm.
 
     Raises:

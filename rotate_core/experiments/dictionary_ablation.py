@@ -30,7 +30,8 @@ from rotate_core.experiments.input_ablation import FIXED, RULES, ReadingNeurons,
 from rotate_core.experiments.output_ablation import output_ablation
 from rotate_core.null.matched import matched_vectors, own_seed
 from rotate_core.rotation.deflate import deflate
-from rotate_core.text.sites import activation_function, at_every_position, neuron_activations
+from rotate_core.text.corpus import COUNTED
+from rotate_core.text.sites import activation_function, neuron_activations
 from rotate_core.verdicts.intervals import interval
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from rotate_core.models import Model
     from rotate_core.text import Activations
-    from rotate_core.text.corpus import Windows
 
 CHANNELS, LATENTS, RANDOM = "channels", "latents", "random directions"
 """What a row of a table is of, in its column ``what``."""
@@ -125,7 +125,7 @@ def against_random(
 def directions(sae: SAE, model: Model, channels: Channels) -> Float[Tensor, "k d_model"]:
     """The latents' unit directions in the space of the channels' weight vectors; no dead ones.
 
-    Where a norm follows the MLP (Gemma 2 and 3), out vectors are in front of its gain and what an
+    Where a norm follows the MLP (as in Gemma), out vectors are in front of its gain and what an
     autoencoder sees is behind it: decoder rows are divided by it.
 
     Raises:
@@ -230,7 +230,6 @@ def paper_tests(
     model: Model,
     network: PreTrainedModel,
     inputs: Activations,
-    windows: Windows,
     channels: Mapping[str, Channels],
     saes: Mapping[str, SAE],
     *,
@@ -243,8 +242,7 @@ def paper_tests(
     Args:
         model: its weights.
         network: the same, loaded.
-        inputs: of held-out text at "mlp_in" of the layer, for the input side.
-        windows: of held-out text, for the output side, where a model runs; fewer will do.
+        inputs: of held-out text at "mlp_in" of the layer, for both sides.
         channels: by kind, of the same neurons of one layer.
         saes: by site, "mlp_in" and "mlp_out", of this layer.
         n_positions: of each neuron, on the output side.
@@ -269,12 +267,14 @@ def paper_tests(
     def read(part: Channels) -> tuple[pd.DataFrame, ...]:
         return input_ablation(reading, part, n_rotations=n_rotations, seed=seed)
 
-    x = at_every_position(network, windows.tokens, [layer], site="mlp_in", progress=False)[layer]
+    windows = inputs.windows
+    x = torch.zeros(*windows.tokens.shape, inputs.values.shape[1])  # the ends do not count
+    x[:, COUNTED] = inputs.values.view(len(windows), -1, x.shape[2])
 
     def written(part: Channels) -> tuple[pd.DataFrame, ...]:
         activation = neuron_activations(x, vectors.get("gate"), vectors["in"], act)
         options = {"n_positions": n_positions, "n_rotations": n_rotations, "seed": seed}
-        options["context"] = min(CONTEXT, windows.tokens.shape[1])
+        options["context"] = min(CONTEXT, windows.tokens.shape[1] - 1)
         return output_ablation(network, part, windows, activation, **options)
 
     sides = [

@@ -223,21 +223,20 @@ def core_and_exclusive(changes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
 
     Returns:
         One row per name: change, null: of its logit by its group's core. And one row per name that
-        has exclusive neurons: own change less the mean change of its group's other names.
+        has exclusive neurons: own change less the mean change of its group's other names. No rows
+        where no group has such neurons.
     """
     import pandas as pd
 
+    def per_name(table: pd.DataFrame) -> pd.DataFrame:
+        means = table.groupby(["name", "null"])["change"].mean().unstack()
+        means = means.rename(columns={False: "change", True: "null"})
+        return means.reindex(columns=["change", "null"]).astype(float)
+
     core = changes[changes.set == "core"]
-    per_name = core.assign(null=core.draw >= 0).groupby(["name", "null"]).change.mean()
     rows = []
     for (name, draw), part in changes[changes.set != "core"].groupby(["set", "draw"]):
         own = part["name"] == name
         rows.append((name, draw >= 0, part.change[own].mean() - part.change[~own].mean()))
     exclusive = pd.DataFrame(rows, columns=["name", "null", "change"])
-    return _beside_null(per_name), _beside_null(exclusive.groupby(["name", "null"]).change.mean())
-
-
-def _beside_null(means: pd.Series) -> pd.DataFrame:
-    """Columns change and null of means by name and null; also where there are none."""
-    columns = {False: "change", True: "null"}
-    return means.unstack().reindex(columns=[*columns]).rename(columns=columns)
+    return per_name(core.assign(null=core.draw >= 0)), per_name(exclusive)

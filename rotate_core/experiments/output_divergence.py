@@ -16,6 +16,7 @@ would flatter any vector, and "active" is the comparison that asks for the chann
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -188,7 +189,8 @@ def divergence(
     Returns:
         One row per channel: log10 of the mean nats at each of :data:`POSITIONS`, and that on topic
         less that at each other one (:data:`OVER`). The same for a matched rotation of the channel,
-        at the same positions, in columns that end in ``_rotation``.
+        at the same positions, in columns that end in ``_rotation``. A neuron without a channel that
+        has a position on topic has one row without figures, its channel -1.
     """
     import pandas as pd
 
@@ -199,20 +201,24 @@ def divergence(
     member = evidence.tails.mask(d_vocab).view(*evidence.support.shape, d_vocab)
     order = evidence.support.argsort(1, descending=True)
     sets = torch.cat([channels.vectors[None], matched_rotations(channels, 1, seed=seed)])
+    names = [name + suffix for suffix in ("", "_rotation") for name in (*POSITIONS, *OVER)]
     rows = []
     for i, (label, neuron) in enumerate(zip(channels.indices, neurons, strict=True)):
         parts = contributions(channels.weight_vectors[i].expand(2, -1), sets[:, i])
         each = (
             (k, positions(windows, activation[..., i], member[i, k], frequency)) for k in order[i]
         )
-        for k, at in islice(((k, at) for k, at in each if at is not None), n_channels):
+        chosen = list(islice(((k, at) for k, at in each if at is not None), n_channels))
+        if not chosen:
+            rows.append({"neuron": label, "channel": -1} | dict.fromkeys(names, math.nan))
+        for k, at in chosen:
             ablations = [(channels.layer, neuron, "out", part) for part in parts[:, k]]
             kl = divergences(model, ablations, windows.tokens[at.windows])
-            row: dict[str, Any] = {"neuron": label, "channel": int(k)}
-            for values, suffix in zip(kl, ("", "_rotation"), strict=True):
+            figures: list[float] = []
+            for values in kl:
                 nats = torch.stack([values[mask].mean() for mask in at.masks.values()])
                 log = nats.clamp_min(LEAST_NATS).log10()
-                names = [name + suffix for name in (*POSITIONS, *OVER)]
-                row |= zip(names, torch.cat([log, log[0] - log[1:]]).tolist(), strict=True)
-            rows.append(row)
-    return pd.DataFrame(rows) if rows else pd.DataFrame({"neuron": []})
+                figures += torch.cat([log, log[0] - log[1:]]).tolist()
+            row = {"neuron": label, "channel": int(k)}
+            rows.append(row | dict(zip(names, figures, strict=True)))
+    return pd.DataFrame(rows)

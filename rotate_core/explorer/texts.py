@@ -176,9 +176,9 @@ class Texts:
                     f"vector {i} of shape {tuple(vector.shape)}: wanted {w.shape[1]} finite numbers"
                 )
         part = contributions(w, torch.stack(shown).unsqueeze(0))[0, channel]
-        if not self.source.fold_norm or kind == "out":
-            return part
         names = self.model.checkpoint.architecture
+        if not self.source.fold_norm or kind == "out" or names.mlp_norm is None:
+            return part
         gain = self.model.checkpoint.tensor(names.mlp_norm.format(layer=layer))
         gain = gain.to(part) + names.norm_offset
         return torch.where(gain == 0, 0, part / gain)

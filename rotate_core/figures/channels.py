@@ -9,7 +9,6 @@ import numpy as np
 import seaborn as sns
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from rotate_core.figures.experiments import legend_above
 from rotate_core.figures.style import COLOURS
 from rotate_core.models.tokens import visible
 
@@ -84,25 +83,19 @@ def tail_tokens(
 ) -> Sequence[Axes]:
     """The :meth:`Channels.top_tokens` of each channel as bars, a panel per channel.
 
-    A bar ends in a triangle that says on which side of the mean its token is.
+    The side of the mean that a token is on is told by the bar's direction, as in a histogram.
     """
     furthest = max(abs(z) for top in tops for _, z in top)
-    sides = {"^": "above the mean", "v": "below the mean"}
     for i, (ax, top) in enumerate(zip(axes, tops, strict=True)):
         tokens, z = zip(*top, strict=True)
-        rows, length = np.arange(len(z)), np.abs(z)
-        ax.barh(rows, length, color=COLOURS["neuron"], alpha=0.5)
-        for marker, there in (("^", np.array(z) > 0), ("v", np.array(z) <= 0)):
-            ax.plot(
-                length[there], rows[there], marker, color=COLOURS["neuron"], markersize=7,
-                label=sides[marker],
-            )  # fmt: skip
+        rows = np.arange(len(z))
+        ax.barh(rows, z, color=COLOURS["neuron"])
         ax.set_yticks(rows, [drawable(t) for t in tokens], fontsize=11, parse_math=False)
         ax.invert_yaxis()
-        ax.set(title=f"channel {i}", xlim=(0, 1.05 * furthest))
+        ax.axvline(0, color=COLOURS["neutral"], linewidth=0.7)
+        ax.set(title=f"channel {i}", xlim=(-1.05 * furthest, 1.05 * furthest))
+        ax.set_xlabel("z-score" if i == len(tops) - 1 else "")
         ax.tick_params(axis="y", length=0)
-    axes[-1].set_xlabel("|z|")
-    legend_above(axes[0], ncols=2)
     return axes
 
 

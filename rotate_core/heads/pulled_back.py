@@ -48,7 +48,8 @@ def pull_back(
         A row for each direction, for `decompose`; its kind says which head's it is.
 
     Raises:
-        ValueError: no such side, or directions of another length.
+        ValueError: no such side, directions of another length, or heads of another size than
+            config.json says.
         IndexError: no such layer or head.
     """
     if side not in SIDES:
@@ -65,18 +66,26 @@ def pull_back(
     def gain(name: str) -> Tensor:
         return names.norm_offset + checkpoint.tensor(name.format(layer=layer))
 
-    projection, number = names.query, head
-    if side == "key":
-        projection, number = names.key, head * sizes.n_key_heads // sizes.n_heads
-        number += sizes.n_heads * (names.key == names.query)  # one tensor: behind the queries
+    projection = names.query if side == "query" else names.key
+    number = names.head_number(sizes, head, side)
     rows = slice(sizes.d_head * number, sizes.d_head * (number + 1))
+    wide = checkpoint.shape(projection.name.format(layer=layer))[projection.axis]
+    n_heads = sizes.n_heads if side == "query" else sizes.n_key_heads
+    if names.key != names.query and wide != n_heads * sizes.d_head:  # some layers of Gemma 4
+        raise ValueError(
+            f"the {n_heads} heads of layer {layer} have {wide // n_heads} entries each, and not "
+            f"{sizes.d_head} as by config.json: such layers are not read"
+        )
     w = checkpoint.tensor(
         projection.name.format(layer=layer), lambda stored: projection.rows(stored)[rows]
     )
     v = directions.T.to(w)
     if names.head_norms is not None:
-        v = v * gain(names.head_norms[SIDES.index(side)])
-    vectors = v @ w * gain(names.attention_norm)
+        h = gain(names.head_norms[SIDES.index(side)])
+        v = v * (h if len(h) == sizes.d_head else h[rows])  # one norm over all heads: OLMo 2
+    vectors = v @ w
+    if names.attention_norm is not None:
+        vectors = vectors * gain(names.attention_norm)
     return Neurons(vectors, model.name, layer, f"{side} of head {head}", tuple(range(len(v))))
 
 

@@ -62,12 +62,15 @@ class Architecture:
     query: Weight = Weight("model.layers.{layer}.self_attn.q_proj.weight", axis=0)
     key: Weight = Weight("model.layers.{layer}.self_attn.k_proj.weight", axis=0)
     """Of one name with the query's: keys stand behind all queries, as values do behind keys."""
-    attention_norm: str = "model.layers.{layer}.input_layernorm.weight"
-    """The norm in front of the attention."""
+    interleaved: bool = False
+    """In one tensor, a head's query, key and value stand together instead."""
+    attention_norm: str | None = "model.layers.{layer}.input_layernorm.weight"
+    """The norm in front of the attention; None: it reads the residual stream as it is."""
     head_norms: tuple[str, str] | None = None
-    """Norms of a head's query and of its key, in front of rotary position; None: there are none."""
-    mlp_norm: str = "model.layers.{layer}.post_attention_layernorm.weight"
-    """The norm in front of the MLP."""
+    """Norms of a head's query and of its key, or of all heads' together, in front of rotary
+    position; None: there are none."""
+    mlp_norm: str | None = "model.layers.{layer}.post_attention_layernorm.weight"
+    """The norm in front of the MLP; None: it reads the residual stream as it is."""
     norm_behind_mlp: str | None = None
     """A norm between the MLP and the residual stream; None: there is none."""
     final_norm: str = "model.norm.weight"
@@ -106,6 +109,15 @@ class Architecture:
         candidates = (name, *(other + name.removeprefix(prefix) for other in others))
         return next((candidate for candidate in candidates if candidate in names), None)
 
+    def head_number(self, heads: Heads, head: int, side: str) -> int:
+        """Which block of d_head rows of `query` or `key` is a query head's, or its key's."""
+        if self.interleaved:
+            return 3 * head + (side == "key")
+        if side == "query":
+            return head
+        behind = heads.n_heads * (self.key == self.query)
+        return behind + head * heads.n_key_heads // heads.n_heads
+
     def sizes(self, config: Mapping[str, Any], where: object) -> Sizes:
         """The sizes in a configuration; ValueError, which says where it is from, for a bad one."""
         values: dict[str, Any] = {key: config.get(key) for key in self.size_keys}
@@ -139,6 +151,12 @@ _HEAD_NORMS = (
     "model.layers.{layer}.self_attn.q_norm.weight",
     "model.layers.{layer}.self_attn.k_norm.weight",
 )
+_OLMO_2 = Architecture(  # all of its norms stand behind what they belong to
+    attention_norm=None,
+    head_norms=_HEAD_NORMS,
+    mlp_norm=None,
+    norm_behind_mlp="model.layers.{layer}.post_feedforward_layernorm.weight",
+)
 _PHI_3_ATTENTION = Weight("model.layers.{layer}.self_attn.qkv_proj.weight", axis=0)
 _PHI_3 = Architecture(  # gate and in are the two halves of one tensor
     gate=Weight("model.layers.{layer}.mlp.gate_up_proj.weight", axis=0, part=0, parts=2),
@@ -161,6 +179,21 @@ _GPT_2 = Architecture(  # Conv1D keeps (inputs, outputs), the transpose of Linea
     prefixes=("transformer.", ""),
     size_keys=("n_layer", "n_embd", "n_inner"),
 )
+_NEOX_ATTENTION = Weight("gpt_neox.layers.{layer}.attention.query_key_value.weight", axis=0)
+_NEOX = Architecture(
+    gate=None,
+    in_=Weight("gpt_neox.layers.{layer}.mlp.dense_h_to_4h.weight", axis=0),
+    out=Weight("gpt_neox.layers.{layer}.mlp.dense_4h_to_h.weight", axis=1),
+    query=_NEOX_ATTENTION,
+    key=_NEOX_ATTENTION,
+    interleaved=True,
+    attention_norm="gpt_neox.layers.{layer}.input_layernorm.weight",
+    mlp_norm="gpt_neox.layers.{layer}.post_attention_layernorm.weight",
+    final_norm="gpt_neox.final_layer_norm.weight",
+    embedding="gpt_neox.embed_in.weight",
+    unembedding="embed_out.weight",
+    prefixes=("gpt_neox.", ""),
+)
 
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(),
@@ -170,15 +203,32 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma": _GEMMA,
     "gemma2": _GEMMA_2,
     "gemma3_text": replace(_GEMMA_2, head_norms=_HEAD_NORMS),
+    "gemma4_text": replace(_GEMMA_2, norm_offset=0.0, head_norms=_HEAD_NORMS),
+    "olmo2": _OLMO_2,
     "phi3": _PHI_3,
     "gpt2": _GPT_2,
+    "gpt_neox": _NEOX,
 }
 """One row per family, by config.json's `model_type`. To add one, add a row."""
+
+
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""What config.json calls the number of a layer's experts."""
 
 
 def architecture_of(config: Mapping[str, Any], where: object) -> Architecture:
     """The row for a configuration; ValueError, which says where it is from, if there is none."""
     family = config.get("model_type")
+    if experts := next((n for key in EXPERTS if (n := config.get(key))), None):
+        raise ValueError(
+            f"{where} has model_type {family!r} with {reprlib.repr(experts)} experts in a layer: a "
+            "mixture of experts, and which neurons a token meets depends on it; give a dense model"
+        )
+    if config.get("use_double_wide_mlp") and config.get("num_kv_shared_layers"):
+        raise ValueError(
+            f"{where} has use_double_wide_mlp: its last {config['num_kv_shared_layers']} layers "
+            "have twice as many neurons as the others; layers of one width are needed"
+        )
     if family not in ARCHITECTURES:
         raise ValueError(
             f"{where} has model_type {family!r}; known are {', '.join(ARCHITECTURES)} "

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rotate_core.models.architectures import LARGEST_SIZE
+from rotate_core.models.checkpoint import Checkpoint, copy_edited
 from rotate_core.models.extras import import_extra, pretrained
 from rotate_core.models.tokens import visible
 
@@ -55,6 +56,40 @@ def convert_gguf(file: Path, directory: Path, origin: dict[str, Any]) -> None:
     pretrained("AutoTokenizer", str(file), **source).save_pretrained(directory)
     for weights in directory.glob("*.safetensors"):  # written for their owner; caches are shared
         shutil.copymode(directory / "config.json", weights)
+
+
+def requantise(checkpoint: Checkpoint, directory: Path, quantization: str = "Q8_0") -> Path:
+    """Copy a checkpoint, its MLP weights rounded to what a GGUF type can hold; in their precision.
+
+    Args:
+        checkpoint: such as `load_model(name).checkpoint`.
+        directory: a folder that does not exist yet.
+        quantization: a type that gguf can write, such as Q8_0 (8 bits, blocks of 32) or Q4_0.
+
+    Returns:
+        The directory, for `load_model`.
+
+    Raises:
+        ValueError: no such type, or a tensor's rows are no multiple of its blocks.
+        FileExistsError, OSError: as for :func:`.copy_edited`.
+    """
+    gguf = import_extra("gguf", "rounding weights")
+    wanted = gguf.GGMLQuantizationType.__members__.get(quantization)
+    if wanted is None:
+        known = ", ".join(gguf.GGMLQuantizationType.__members__)
+        raise ValueError(f"quantization={quantization!r}: wanted one of {known}")
+
+    def round_off(tensor: torch.Tensor) -> None:
+        stored = gguf.quants.quantize(tensor.float().numpy(), wanted)
+        tensor.copy_(torch.from_numpy(gguf.quants.dequantize(stored, wanted)))
+
+    names = checkpoint.architecture
+    weights = dict.fromkeys(names.weight(kind).name for kind in names.kinds)  # a tensor once
+    layers = range(checkpoint.sizes.n_layers)
+    edits = [(name.format(layer=layer), round_off) for layer in layers for name in weights]
+    card = f"The MLP weights of {checkpoint.path.name}, rounded to {quantization}.\n"
+    copy_edited(checkpoint, directory, edits, card=card)
+    return directory
 
 
 def converted_size(file: Path) -> int:

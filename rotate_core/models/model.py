@@ -173,7 +173,8 @@ class Model:
             kind: "gate" or "in" (what a neuron reads by), or "out" (what it writes).
             indices: the neurons' numbers, each once; None for the whole layer.
             fold_norm: multiply gate and in by the gain of the norm in front of the MLP. Ours, and
-                off in the paper. A bias, as GPT-2's norms have, is left out; out has no such norm.
+                off in the paper. A bias, as GPT-2's norms have, is left out; out has no such norm,
+                and OLMo 2 has none at all.
 
         Returns:
             (n_neurons, d_model) vectors, in float32 on the CPU, with their labels.
@@ -191,8 +192,8 @@ class Model:
     ) -> Float[Tensor, "n d_model"]:
         """What vectors on the side of the out weights are in the residual stream.
 
-        Themselves; where a norm follows the MLP (Gemma 2 and 3), times the norm's gain: what the
-        norm makes of them but for a positive number, which depends on all that the MLP writes.
+        Themselves; where a norm follows the MLP (Gemma 2 to 4, OLMo 2), times the norm's gain: what
+        the norm makes of them but for a positive number, which depends on all that the MLP writes.
 
         Args:
             layer: from 0.

@@ -60,7 +60,7 @@ def read_neurons(
     chosen = slice(None) if indices is None else list(numbers)
     vectors = checkpoint.tensor(name, lambda stored: weight.rows(stored)[chosen], shape=shape)
     vectors = vectors.contiguous()
-    if fold_norm and kind != "out":
+    if fold_norm and kind != "out" and names.mlp_norm is not None:
         norm = names.mlp_norm.format(layer=layer)
         vectors *= names.norm_offset + checkpoint.tensor(norm, shape=(sizes.d_model,))
     finite = torch.isfinite(vectors).all(dim=1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,8 @@ from .threads import team
 
 RACE = 9
 """Iterations after which the best ``restarts`` of a neuron's climbs go on."""
+FIRM = 5
+"""Iterations before products may be rounded: they decide which hill is climbed."""
 SOLVED = ("vectors", "objective", "gradient_norm", "n_iter", "converged")
 READ_OUT = ("kurtosis", "skewness", "polarity", "top_ids", "top_z", "n_masked", "cosine")
 """Arrays of a channel that come from the solver; that follow from its vector and what is masked."""
@@ -37,6 +40,7 @@ def deflate(
     precondition: Float[Tensor, "d_model d_model"] | None = None,
     given: Mapping[str, Tensor] | None = None,
     on_channel: Callable[[int], object] = lambda n_neurons: None,
+    compile: bool = False,
 ) -> dict[str, Tensor]:
     """Channels of each neuron, one after the other.
 
@@ -56,6 +60,7 @@ def deflate(
         precondition: :func:`.sphere.preconditioner`, where it is at hand.
         given: arrays (n_neurons, n_given, ...) of known channels: masked, not solved for.
         on_channel: called with the number of channels that were found, for progress.
+        compile: fuse elementwise passes by ``torch.compile``; it takes a minute, once a process.
 
     Returns:
         Arrays (n_neurons, n_channels, ...) by name, :data:`SOLVED`, :data:`READ_OUT` and "history"
@@ -70,7 +75,7 @@ def deflate(
         precondition = sphere.preconditioner(projection, m, moments=settings.moments)
     indices = range(len(w)) if indices is None else indices
     work = Work(w, projection, m, settings, seed, indices, n_channels, given or {}, on_channel)
-    with team(projection.device):
+    with team(projection.device, compile=compile):
         if settings.solver == "geodesic":
             _climb(work, min(batch, len(w)), precondition)
         else:
@@ -92,15 +97,12 @@ def _reflect(work: Work, batch: int) -> None:
                 reflection.solve(*work.problem(active), start=work.normal(active, *shape, key=(r,)))
                 for r in range(work.settings.restarts)
             ]
-            best = torch.stack([s.objective for s in solutions]).argmax(0).tolist()
-            for i, (neuron, which) in enumerate(zip(active, best, strict=True)):
-                points = [point[i].item() for point in solutions[which].history]
-                work.curves[neuron, work.n_found[neuron]] = points
-            chosen = [(solutions[which], i) for i, which in enumerate(best)]
-            solved = {
-                name: torch.stack([getattr(s, name)[i] for s, i in chosen]) for name in SOLVED
-            }
-            active = work.record(active, solved)
+            ends = []
+            for row, best in enumerate(torch.stack([s["objective"] for s in solutions]).argmax(0)):
+                ends.append({name: solutions[best][name][row] for name in SOLVED})
+                points = [point[row].item() for point in solutions[best]["history"]]
+                work.curves[active[row], work.n_found[active[row]]] = points
+            active = work.record(active, ends)
 
 
 def _climb(work: Work, batch: int, precondition: Tensor | None) -> None:
@@ -108,53 +110,62 @@ def _climb(work: Work, batch: int, precondition: Tensor | None) -> None:
     climbs = Climbs(work, precondition)
     new, ready = deque(range(len(work.w))), deque[int]()
     while True:
-        room = batch - len(climbs.climbs)
+        room = batch - len(climbs.of)
         if 4 * room >= batch:
             while new and len(ready) < room:
                 n_new = min(len(new), room - len(ready))
                 ready.extend(work.take_in([new.popleft() for _ in range(n_new)]))
             if ready:
                 climbs.begin([ready.popleft() for _ in range(min(len(ready), room))])
-        if not climbs.climbs:
+        if not climbs.of:
             return
-        found, solved = climbs.step()
-        if found:
-            ready.extend(work.record(found, solved))
+        ready.extend(work.record(*climbs.step()))
 
 
-@dataclass
+@dataclass(eq=False)
+class Climb:
+    """A way up from one start."""
+
+    neuron: int
+    start: int  # which of the neuron's
+    curve: list[float]  # F at first and after each iteration
+    stalled: dict[str, Tensor] = field(default_factory=dict)  # SOLVED, where it was kicked
+    end: dict[str, Tensor] = field(default_factory=dict)  # SOLVED
+
+
 class Climbs:
     """The climbs that are on their way, each towards the next channel of its neuron."""
 
-    work: Work
-    precondition: Tensor | None
-    state: sphere.State | None = None
-    climbs: dict[int, list[int]] = field(default_factory=dict)  # neuron -> those not beaten
-    of: list[tuple[int, int]] = field(default_factory=list)  # climb -> (neuron, start)
-    curves: dict[int, list[float]] = field(default_factory=dict)  # climb -> F by iteration
-    ends: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # climb -> SOLVED
+    def __init__(self, work: Work, precondition: Tensor | None) -> None:
+        self.work, self.precondition = work, precondition
+        self.of: dict[int, list[Climb]] = {}  # neuron -> its climbs that are not beaten
+        self.numbered: dict[int, Climb] = {}  # by the number that a state has for it
+        self.numbers = itertools.count()
+        nobody, m = work.w[:0], work.token_weights.expand(0, -1)
+        self.states = [sphere.begin(nobody, nobody, work.projection, m, work.settings)]
+        if work.settings.precision == "bfloat16":  # and those that are between start and end
+            rounded = work.projection.to(torch.bfloat16)
+            self.states.append(replace(self.states[0], projection=rounded))
 
     def begin(self, neurons: list[int]) -> None:
         """Let the climbs of some neurons begin; ``Settings.start`` tells where."""
         target, projection, m, settings = self.work.problem(neurons)
-        unit = target / target.norm(dim=1, keepdim=True)
+        unit, precondition = target / target.norm(dim=1, keepdim=True), self.precondition
         for start in range(settings.restarts):
             if settings.start == "tails" and start == 0:
-                arguments = unit, projection, m, settings, self.precondition
-                state, before = sphere.begin_at_tails(*arguments)
+                state, before = sphere.begin_at_tails(unit, projection, m, settings, precondition)
                 curves = torch.stack([before, state.value], 1)
             else:
                 point = self._start(neurons, unit, m, start - (settings.start == "tails"))
                 state = sphere.begin(unit, point, projection, m, settings)
                 curves = state.value.unsqueeze(1)
-            state.climb += len(self.of)
-            self.of += [(neuron, start) for neuron in neurons * (len(state) // len(neurons))]
-            for climb, (neuron, _) in enumerate(self.of[-len(state) :], len(self.of) - len(state)):
-                self.climbs.setdefault(neuron, []).append(climb)
-            self.curves.update(zip(state.climb.tolist(), curves.tolist(), strict=True))
-            if self.state is not None:
-                state.add(self.state)
-            self.state = state
+            for row, curve in enumerate(curves.tolist()):
+                climb = Climb(neurons[row % len(neurons)], start, curve)
+                state.climb[row] = number = next(self.numbers)
+                self.numbered[number] = climb
+                self.of.setdefault(climb.neuron, []).append(climb)
+            state.add(self.states[0])
+            self.states[0] = state
 
     def _start(self, neurons: list[int], unit: Tensor, m: Tensor, number: int) -> Tensor:
         """A drawn reflection; or first w itself, then towards the tokens it projects onto most."""
@@ -171,56 +182,74 @@ class Climbs:
         toward = sphere.tangent(logits.gather(1, token.unsqueeze(1)).sign() * column, unit)
         return unit + toward / toward.norm(dim=1, keepdim=True)
 
-    def step(self) -> tuple[list[int], dict[str, Tensor]]:
+    def step(self) -> tuple[list[int], list[dict[str, Tensor]]]:
         """One iteration. Returns the neurons that are at their channel, and :data:`SOLVED`."""
-        if self.state is not None:
-            self._climb_on(self.state)
-        found, best = [], []
-        for neuron, climbs in list(self.climbs.items()):
-            if all(climb in self.ends for climb in climbs):
-                ends = {climb: self.ends.pop(climb) for climb in climbs}
-                highest = max(climbs, key=lambda climb: ends[climb]["objective"].item())
-                self.work.curves[neuron, self.work.n_found[neuron]] = self.curves[highest]
-                for climb in climbs:
-                    del self.curves[climb]
-                found.append(neuron)
-                best.append(ends[highest])
-                del self.climbs[neuron]
-        if not found:
-            return [], {}
-        solved = {name: torch.stack([end[name] for end in best]) for name in SOLVED}
-        solved["vectors"] *= self.work.problem(found)[0].norm(dim=1, keepdim=True)
-        return found, solved
+        self._race()
+        kicked = self._leave()
+        for state in self.states:
+            if len(state):
+                sphere.advance(state, state.g, self.work.settings, self.precondition)
+                for climb, value in zip(self._climbs(state), state.value.tolist(), strict=True):
+                    climb.curve.append(value)
+        self.states[0].add(kicked)
+        found = [n for n, climbs in self.of.items() if all(climb.end for climb in climbs)]
+        ends = []
+        for neuron in found:
+            best = max(self.of.pop(neuron), key=lambda climb: climb.end["objective"].item())
+            self.work.curves[neuron, self.work.n_found[neuron]] = best.curve
+            vector = best.end["vectors"] * self.work.target[neuron].norm()
+            ends.append(best.end | {"vectors": vector})
+        return found, ends
 
-    def _climb_on(self, state: sphere.State) -> None:
-        beaten = self._beaten()
-        if beaten:
-            gone = torch.tensor([climb in beaten for climb in state.climb.tolist()])
-            state.drop(gone.to(state.climb.device))
-        if len(state):
-            ended = sphere.leave(state, self.work.settings, self._kicks)
-            for row, climb in enumerate(ended["climb"].tolist()):
-                self.ends[climb] = {name: ended[name][row] for name in SOLVED}
-        if len(state):
-            sphere.advance(state, state.g, self.work.settings, self.precondition)
-            for climb, value in zip(state.climb.tolist(), state.value.tolist(), strict=True):
-                self.curves[climb].append(value)
+    def _climbs(self, state: sphere.State) -> list[Climb]:
+        return [self.numbered[number] for number in state.climb.tolist()]
 
-    def _beaten(self) -> set[int]:
-        """Climbs that end here: after :data:`RACE` iterations all but a neuron's highest."""
-        beaten: set[int] = set()
-        for climbs in self.climbs.values():
-            climbs.sort(key=lambda climb: -self.curves[climb][-1])
-            if len(self.curves[climbs[-1]]) > RACE:
-                for climb in climbs[self.work.settings.restarts :]:
-                    beaten.add(climb)
-                    del self.curves[climb]
-                    self.ends.pop(climb, None)
-                del climbs[self.work.settings.restarts :]
-        return beaten
+    def _take(self, state: sphere.State, chosen: list[bool]) -> sphere.State:
+        return state.take(torch.tensor(chosen, dtype=torch.bool, device=state.climb.device))
 
-    def _kicks(self, climbs: Tensor) -> Tensor:
-        """Where to: drawn by neuron, channel and start."""
-        of = [self.of[climb] for climb in climbs.tolist()]
-        draws = [self.work.normal([n], self.work.w.shape[1], key=(start, 1)) for n, start in of]
-        return torch.cat(draws)
+    def _race(self) -> None:
+        """After :data:`RACE` iterations all but a neuron's highest ``restarts`` climbs end."""
+        n_left, beaten = self.work.settings.restarts, list[Climb]()
+        for climbs in self.of.values():
+            climbs.sort(key=lambda climb: -climb.curve[-1])
+            if len(climbs[-1].curve) > RACE:
+                beaten += climbs[n_left:]
+                del climbs[n_left:]
+        for state in self.states if beaten else ():
+            gone = self._take(state, [climb in beaten for climb in self._climbs(state)])
+            for number in gone.climb.tolist():
+                del self.numbered[number]
+
+    def _leave(self) -> sphere.State:
+        """Let those go that are at their end. Returns those that have stalled, kicked."""
+        work, settings, fine = self.work, self.work.settings, self.states[0]
+        for rough in self.states[1:]:
+            rough.add(fine.take(fine.taken == FIRM))
+            back = sphere.leave(rough, replace(settings, gradient_tolerance=1e9))  # by gain alone
+            back.projection = fine.projection
+            sphere.begin_anew(back, settings)
+            for climb, value in zip(self._climbs(back), back.value.tolist(), strict=True):
+                climb.curve[-1] = value
+            fine.add(back)
+        ended = sphere.leave(fine, settings)
+        solved = {
+            "vectors": ended.s, "objective": ended.value, "n_iter": ended.taken,
+            "gradient_norm": ended.g.norm(dim=1).double(), "converged": ended.converged,
+        }  # fmt: skip
+        stalled = (~ended.converged & (ended.taken < settings.max_iter)).tolist()
+        for row, climb in enumerate(self._climbs(ended)):
+            end = {name: values[row] for name, values in solved.items()}
+            stalled[row] &= not climb.stalled  # a second stall is the end
+            if stalled[row]:
+                climb.stalled = end
+                continue
+            del self.numbered[int(ended.climb[row])]
+            climb.end = end
+            if climb.stalled and end["objective"] < climb.stalled["objective"] - settings.tolerance:
+                climb.end = climb.stalled | {"n_iter": end["n_iter"]}
+        kicked = self._take(ended, stalled)
+        if len(kicked):
+            shape, of = work.w.shape[1:], self._climbs(kicked)
+            draws = [work.normal([climb.neuron], *shape, key=(climb.start, 1)) for climb in of]
+            sphere.kick(kicked, torch.cat(draws), settings)
+        return kicked

@@ -56,11 +56,15 @@ class Work:
             self.m[neuron], self.target[neuron] = self.token_weights, self.w[neuron]
         n_given = self.given["vectors"].shape[1] if self.given else 0
         for channel in range(n_given):
-            self.record(neurons, {name: a[neurons, channel] for name, a in self.given.items()})
+            known = [{name: a[n, channel] for name, a in self.given.items()} for n in neurons]
+            self.record(neurons, known)
         return [neuron for neuron in neurons if self.n_found[neuron] < self.n_channels]
 
-    def record(self, neurons: list[int], solved: dict[str, Tensor]) -> list[int]:
+    def record(self, neurons: list[int], ends: list[dict[str, Tensor]]) -> list[int]:
         """Store one channel of each neuron, mask its tail. Returns those that have more to find."""
+        if not neurons:
+            return []
+        solved = {name: torch.stack([end[name] for end in ends]) for name in ends[0]}
         settings, w = self.settings, self.w[self.rows(neurons)]
         vectors, m = solved["vectors"].to(w), torch.stack([self.m[neuron] for neuron in neurons])
         allowed = self.token_weights > 0

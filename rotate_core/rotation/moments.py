@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .threads import each
+from .threads import each, fused
 
 MOMENTS = ("weighted", "scaled")
 LANE_TOKENS = 6144
@@ -102,7 +102,7 @@ class Sample:
     ) -> list[Tensor]:
         """What ``work`` makes of each lane's blocks, lanes side by side, summed over lanes."""
         device = self.projection.device.type
-        width = max(1, BLOCK_ELEMENTS.get(device, 1 << 16) // n_neurons)
+        width = max(1, BLOCK_ELEMENTS.get(device, 1 << 16) // max(1, n_neurons))
 
         def in_lane(lane: slice) -> list[Tensor]:
             n_tokens = lane.stop - lane.start
@@ -110,17 +110,16 @@ class Sample:
             starts = range(lane.start, lane.stop, size)
             return work(slice(start, min(start + size, lane.stop)) for start in starts)
 
-        first, *others = each(in_lane, lanes(self.projection))
-        for other in others:
-            for total, part in zip(first, other, strict=True):
-                total += part
-        return first
+        parts = each(in_lane, lanes(self.projection))
+        return [sum(others, first) for first, *others in zip(*parts, strict=True)]
 
     def project(self, vectors: Tensor, block: slice, out: Tensor) -> Tensor:
         """Centred logits of vectors (n_neurons, d_model) in one block, written to ``out``."""
         offset = -(self.mean_vector * vectors).sum(1, keepdim=True)
         columns = self.projection[:, block]
-        if len(vectors) <= FEW and columns.device.type == "cpu" and columns.stride(0) == 1:
+        if columns.dtype != out.dtype:  # U rounded, and so is the product
+            out.copy_(vectors.to(columns.dtype) @ columns)
+        elif len(vectors) <= FEW and columns.device.type == "cpu" and columns.stride(0) == 1:
             pair = vectors if len(vectors) > 1 else vectors.repeat(2, 1)
             out.copy_((columns.T @ pair.T).T[: len(vectors)])
         elif self.scale is None:
@@ -137,15 +136,18 @@ class Sample:
         """``U (scale * v) - (sum v) mean_vector``: the transpose of the centred projection."""
 
         def in_lane(blocks: Iterator[slice]) -> list[Tensor]:
-            total = self.projection.new_zeros(n_neurons, dtype=torch.float64)
-
-            def scaled() -> Iterator[tuple[slice, Tensor]]:
-                for block in blocks:
-                    v = values(block)
-                    total.add_(v.sum(1))
-                    yield block, v if self.scale is None else v.mul_(self.scale[:, block])
-
-            return [_product(self.projection, scaled()), total]
+            product = self.mean_vector.new_zeros(n_neurons, len(self.projection))
+            total = product.new_zeros(n_neurons, dtype=torch.float64)
+            for block in blocks:
+                v, columns = values(block), self.projection[:, block].T
+                total += v.sum(1)
+                if self.scale is not None:
+                    v.mul_(self.scale[:, block])
+                if columns.dtype == v.dtype:
+                    product.addmm_(v, columns)
+                else:
+                    product += v.to(columns.dtype) @ columns
+            return [product, total]
 
         product, total = self.summed(n_neurons, in_lane)
         return product.sub_(total.to(product.dtype).unsqueeze(1) * self.mean_vector)
@@ -168,15 +170,6 @@ def lanes(values: Float[Tensor, "rows d_vocab"]) -> list[slice]:
     return [slice(*pair) for pair in itertools.pairwise(edges)]
 
 
-def _product(projection: Tensor, values: Iterator[tuple[slice, Tensor]]) -> Tensor:
-    """``v U^T`` (n_neurons, d_model) over some blocks, from their values."""
-    block, v = next(values)
-    product = v @ projection[:, block].T
-    for block, v in values:
-        product.addmm_(v, projection[:, block].T)
-    return product
-
-
 def centred_logits(
     vectors: Float[Tensor, "n_neurons d_model"], sample: Sample
 ) -> tuple[Float[Tensor, "n_neurons d_vocab"], Tensor, Tensor]:
@@ -187,17 +180,13 @@ def centred_logits(
     c = vectors.new_empty(len(vectors), sample.projection.shape[1])
 
     def in_lane(blocks: Iterator[slice]) -> list[Tensor]:
-        m2 = vectors.new_zeros(len(vectors), dtype=torch.float64)
-        m4 = torch.zeros_like(m2)
+        moments = vectors.new_zeros(len(vectors), 2, dtype=torch.float64)
         for block in blocks:
             part = sample.project(vectors, block, c[:, block])
-            square = part * part
-            weighted = square * sample.p_block(block)
-            m2 += weighted.sum(1)
-            m4 += weighted.mul_(square).sum(1)
-        return [m2, m4]
+            moments += _two_sums(part, sample.p_block(block))
+        return [moments]
 
-    m2, m4 = sample.summed(len(vectors), in_lane)
+    m2, m4 = sample.summed(len(vectors), in_lane)[0].unbind(1)
     return c, m2, m4
 
 
@@ -211,8 +200,7 @@ def slog_kurtosis_gradient(
     ratio = (m4 / m2).to(c.dtype).unsqueeze(1)
 
     def values(block: slice) -> Tensor:  # their sum is sum p c^3, since sum p c = 0
-        part = c[:, block]
-        return torch.mul(part, part).sub_(ratio).mul_(part).mul_(sample.p_block(block))
+        return _cubic(c[:, block], ratio, sample.p_block(block))
 
     slope = 4 / m2**2 / (1 + torch.abs(m4 / m2**2 - 3))
     return sample.adjoint(len(c), values).mul_(slope.to(c.dtype).unsqueeze(1))
@@ -227,24 +215,38 @@ def joint_moments(
     def in_lane(blocks: Iterator[slice]) -> list[Tensor]:
         moments = a.new_zeros(len(a), 8, dtype=torch.float64)
         for block in blocks:
-            a_part, b_part, p = a[:, block], b[:, block], sample.p_block(block)
-            sample.project(d, block, b_part)
-            aa, ab, bb = a_part * a_part, a_part * b_part, b_part * b_part
-            paa, pbb = aa * p, bb * p
-            sums = (
-                paa.sum(1),
-                torch.mul(ab, p).sum(1),
-                pbb.sum(1),
-                torch.mul(paa, aa, out=aa).sum(1),
-                torch.mul(paa, ab).sum(1),
-                torch.mul(paa, bb).sum(1),
-                torch.mul(pbb, ab).sum(1),
-                torch.mul(pbb, bb, out=bb).sum(1),
-            )
-            moments += torch.stack(sums, 1)
+            part = sample.project(d, block, b[:, block])
+            moments += _eight_sums(a[:, block], part, sample.p_block(block))
         return [moments]
 
     return b, sample.summed(len(a), in_lane)[0]
+
+
+# --- Passes over the tokens of a block, see `fused` ---------------------------------------------
+
+
+@fused
+def _two_sums(c: Tensor, p: Tensor) -> Float[Tensor, "n 2"]:
+    """``sum p c^2`` and ``sum p c^4``."""
+    square = c * c
+    weighted = square * p
+    return torch.stack((weighted.sum(1), (weighted * square).sum(1)), 1)
+
+
+@fused
+def _cubic(c: Tensor, ratio: Tensor, p: Tensor) -> Float[Tensor, "n block"]:
+    """``p (c^2 - ratio) c``."""
+    return (c * c).sub_(ratio).mul_(c).mul_(p)
+
+
+@fused
+def _eight_sums(a: Tensor, b: Tensor, p: Tensor) -> Float[Tensor, "n 8"]:
+    """``sum p a^i b^j``, in the order of :func:`joint_moments`."""
+    aa, ab, bb = a * a, a * b, b * b
+    paa, pbb = aa * p, bb * p
+    second = paa.sum(1), (ab * p).sum(1), pbb.sum(1)
+    third = (paa * ab).sum(1), (paa * bb).sum(1), (pbb * ab).sum(1)
+    return torch.stack((*second, (paa * aa).sum(1), *third, (pbb * bb).sum(1)), 1)
 
 
 def moments_along(moments: Float[Tensor, "n 8"], t: Float[Tensor, "n k"]) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from .moments import Sample, centred_logits, slog_kurtosis_gradient
@@ -26,18 +26,6 @@ BETAS, EPSILON, WEIGHT_DECAY = (0.9, 0.999), 1e-8, 0.01
 SCORE_EVERY = 100  # steps between two candidates
 STOP_FROM, STOP_WINDOW, STOP_DEVIATION = 2000, 100, 1e-4
 """Converged: from step 2,000 on, the last 100 losses have a standard deviation below this."""
-
-
-@dataclass(frozen=True)
-class Solution:
-    """A solver's result, one row per neuron."""
-
-    vectors: Float[Tensor, "n_neurons d_model"]  # the channels, each of its neuron's norm
-    objective: Float[Tensor, " n_neurons"]  # F there, float64
-    gradient_norm: Float[Tensor, " n_neurons"]  # of F along the unit sphere there, float64
-    n_iter: Int[Tensor, " n_neurons"]  # iterations taken
-    converged: Bool[Tensor, " n_neurons"]  # whether the solver's own stopping rule was met
-    history: list[Float[Tensor, " n_neurons"]]  # F after each iteration, NaN once a neuron has left
 
 
 def reflect(
@@ -62,7 +50,7 @@ def solve(
     settings: Settings,
     *,
     start: Float[Tensor, "n_neurons n_reflections d_model"],
-) -> Solution:
+) -> dict[str, Any]:
     """One channel of each neuron, as the paper finds it.
 
     At steps 0, 100, 200, ... the candidate ``H(u_r) ... H(u_1) w`` (r is 1, but for the paper's
@@ -78,6 +66,11 @@ def solve(
         token_weights: m, one row per neuron.
         settings: objective, steps, learning rate.
         start: u, drawn from a standard normal in the paper.
+
+    Returns:
+        By neuron "vectors", each of its neuron's norm, "objective" F and "gradient_norm" of F along
+        the unit sphere there (float64), "n_iter" and "converged", whether the stopping rule was
+        met; and "history", a list of F at each candidate, NaN once a neuron has left.
 
     Source: arXiv:2604.06005, section 3.2, and the method page of the authors' repository.
     """
@@ -142,7 +135,10 @@ def solve(
 
     state = begin(w / w.norm(dim=1, keepdim=True), vectors, projection, token_weights, settings)
     steepness = gradient(state, settings).norm(dim=1).double()
-    return Solution(vectors, state.value, steepness, n_iter, converged, history)
+    return {
+        "vectors": vectors, "objective": state.value, "gradient_norm": steepness,
+        "n_iter": n_iter, "converged": converged, "history": history,
+    }  # fmt: skip
 
 
 def _adamw_step(

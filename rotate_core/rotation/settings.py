@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any
 
@@ -16,12 +16,10 @@ _CHOICES = {
     "moments": MOMENTS,
     "deflation": ("mask", "subtract", "subtract-grid"),
     "start": ("tails", "weight", "reflection"),
+    "precision": ("full", "bfloat16"),
 }
 _LARGEST, _MOST = 1e30, 10**6
-_SWITCHES = ("raise_masked", "joint", "precondition")
-_COUNTS = ("restarts", "n_reflections", "max_iter")
-_POSITIVE = ("threshold", "masked_weight", "learning_rate", "gradient_tolerance")
-_NOT_NEGATIVE = ("lambda_kurtosis", "lambda_fidelity", "skewness_threshold", "tolerance")
+_ABOVE_0 = ("threshold", "masked_weight", "learning_rate", "gradient_tolerance")
 
 
 class _Following(float):
@@ -78,6 +76,10 @@ class Settings:
     joint: bool = False
     """The householder solver minimises the batch's mean loss, as the authors' code does, and not
     each neuron's by itself (:func:`.reflection.solve`). Channels then depend on the batch."""
+    precision: str = "full"
+    """Of the geodesic solver's products with U after the fifth iteration: "full", or "bfloat16",
+    faster where the processor multiplies such numbers, until an iteration gains less than
+    ``tolerance``. The last ones, and all that is reported, are in full precision again."""
     precondition: bool = True
     """Precondition the geodesic solver with the inverse covariance of the vocabulary."""
     tolerance: float = 1e-5
@@ -90,29 +92,26 @@ class Settings:
     """Iterations at most: 200 for geodesic, 10,000 (the paper's) for householder."""
 
     def __post_init__(self) -> None:
-        for name, known in _CHOICES.items():
-            if (value := getattr(self, name)) not in known:
-                raise ValueError(f"{name}={value!r}: wanted one of {', '.join(known)}")
-        for name in _SWITCHES:
-            if not isinstance(value := getattr(self, name), bool):
-                raise ValueError(f"{name}={value!r}: wanted True or False")
         following = {
             "masked_weight": _Following(1e-6 if self.moments == "weighted" else 0.01),
             "max_iter": _FollowingCount(200 if self.solver == "geodesic" else 10_000),
         }
-        for name, follows in following.items():
-            if isinstance(getattr(self, name), _Following | _FollowingCount | None):
-                object.__setattr__(self, name, follows)
-        for name in _COUNTS:
-            object.__setattr__(self, name, _count(name, getattr(self, name)))
-        for name in _POSITIVE + _NOT_NEGATIVE:
-            value = _number(name, getattr(self, name), above_0=name in _POSITIVE)
+        for field in fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if name in following and isinstance(value, _Following | _FollowingCount | None):
+                value = following[name]
+            elif name in _CHOICES and value not in _CHOICES[name]:
+                raise ValueError(f"{name}={value!r}: wanted one of {', '.join(_CHOICES[name])}")
+            elif field.type == "bool" and not isinstance(value, bool):
+                raise ValueError(f"{name}={value!r}: wanted True or False")
+            elif field.type == "int":
+                value = _count(name, value)
+            elif field.type == "float":
+                value = _number(name, value, above_0=name in _ABOVE_0)
+            value = following[name] if following.get(name) == value else value
             object.__setattr__(self, name, value)
         if self.masked_weight > 1:
             raise ValueError(f"masked_weight={self.masked_weight:g}: wanted at most 1")
-        for name, follows in following.items():
-            if getattr(self, name) == follows:
-                object.__setattr__(self, name, follows)
 
     def objective(self, kurtosis: Tensor, cosine: Tensor) -> Tensor:
         """F, to be maximised: ``lambda_kurtosis slog(k) + lambda_fidelity cos(w, s)``."""

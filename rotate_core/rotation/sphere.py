@@ -16,8 +16,7 @@ from the same moments. Absil, Mahony and Sepulchre (2008), chapter 8: gradients 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,7 +32,7 @@ from .moments import (
     uniform_p,
 )
 from .settings import Settings
-from .threads import each
+from .threads import each, fused
 
 KICK = 0.03  # radians that a neuron is moved by, where it stalls: so small that it keeps its hill
 TAIL = 2.0  # standard deviations beyond which a token is in the tail that a climb begins towards
@@ -57,76 +56,70 @@ class State:
     value: Float[Tensor, " n_active"]  # F, float64
     gain: Float[Tensor, " n_active"]  # what the last iteration added to F
     taken: Int[Tensor, " n_active"]  # iterations
+    converged: Bool[Tensor, " n_active"]
     d: Float[Tensor, "n_active d_model"]  # tangent search direction, carried along; 0 at first
     g: Float[Tensor, "n_active d_model"]  # gradient, here once `leave` has it, else at the point
     g_before: Float[Tensor, "n_active d_model"]  # before; the one and the preconditioned one
     pg_before: Float[Tensor, "n_active d_model"]  # that the last iteration went by
-    kicked: Bool[Tensor, " n_active"]
-    kept: Float[Tensor, "n_active d_model"]  # where it stood when it was kicked, F there and
-    kept_value: Float[Tensor, " n_active"]  # the length of F's gradient
-    kept_steepness: Float[Tensor, " n_active"]
 
     def __len__(self) -> int:
         return len(self.climb)
 
-    def sample(self, rows: Tensor | None = None) -> Sample:
-        """The tokens that the moments are taken over, of all climbs or of some."""
-        weights, mean = self.weights, self.mean_vector
-        if rows is not None:
-            weights, mean = weights[rows], mean[rows]
+    def sample(self) -> Sample:
+        """The tokens that the moments are taken over."""
         if self.moments == "weighted":
-            return Sample(self.projection, weights, None, mean)
-        return Sample(self.projection, uniform_p(self.projection), weights, mean)
+            return Sample(self.projection, self.weights, None, self.mean_vector)
+        return Sample(self.projection, uniform_p(self.weights), self.weights, self.mean_vector)
 
     def add(self, other: State) -> None:
         """Take in the climbs of another batch."""
-        for name in self._by_row():
+        for name in self._by_row() if len(other) else ():
             setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)]))
 
-    def drop(self, gone: Bool[Tensor, " n_active"]) -> None:
-        """Let climbs go: the last ones move into their places."""
-        n_left = len(self) - int(gone.sum())
-        holes = gone[:n_left].nonzero().squeeze(1)
-        movers = (~gone[n_left:]).nonzero().squeeze(1) + n_left
-        for name in self._by_row():
+    def take(self, rows: Bool[Tensor, " n_active"]) -> State:
+        """Let these climbs go, as a batch of their own; the last ones move into their places."""
+        gone = rows.nonzero().squeeze(1)
+        taken = replace(self, **{name: getattr(self, name)[gone] for name in self._by_row()})
+        n_left = len(self) - len(gone)
+        holes = gone[gone < n_left]
+        movers = (~rows[n_left:]).nonzero().squeeze(1) + n_left
+        for name in self._by_row() if len(gone) else ():
             value = getattr(self, name)
             value[holes] = value[movers]
             setattr(self, name, value[:n_left])
-
-    def twice(self) -> None:
-        """All climbs once more behind the last one, numbered on."""
-        for name in self._by_row():
-            setattr(self, name, torch.cat([getattr(self, name)] * 2))
-        self.climb = torch.arange(len(self), device=self.climb.device)
+        return taken
 
     def _by_row(self) -> list[str]:
         return [name for name in vars(self) if name not in ("projection", "moments")]
 
 
-def begin(
-    w: Tensor, start: Tensor, projection: Tensor, token_weights: Tensor, settings: Settings
-) -> State:
+def begin(w: Tensor, start: Tensor, projection: Tensor, m: Tensor, settings: Settings) -> State:
     """The batch before its first iteration; w of norm 1, start of any norm but 0."""
-    s = start / start.norm(dim=1, keepdim=True)
-    sample = Sample.of(projection, token_weights, settings.moments)
-    a, m2, m4, value = evaluate(w, s, sample, settings)
-    rows = torch.arange(len(w), device=w.device)
-    zero, never = torch.zeros_like(w), torch.full_like(value, -math.inf)
-    return State(
+    sample = Sample.of(projection, m, settings.moments)
+    rows, zero = torch.arange(len(w), device=w.device), torch.zeros_like(w)
+    value = torch.zeros_like(rows, dtype=torch.float64)
+    state = State(
         projection=sample.projection, moments=settings.moments, climb=rows, w=w,
         weights=sample.p if sample.scale is None else sample.scale, mean_vector=sample.mean_vector,
-        s=s, a=a, m2=m2, m4=m4, value=value, gain=-never, taken=torch.zeros_like(rows),
-        d=zero, g=zero.clone(), g_before=zero.clone(), pg_before=zero.clone(), kicked=never > 0,
-        kept=zero.clone(), kept_value=never, kept_steepness=never.clone(),
+        s=start, a=zero, m2=value, m4=value, value=value, gain=value, converged=rows < 0,
+        taken=torch.zeros_like(rows), d=zero, g=zero, g_before=zero, pg_before=zero,
     )  # fmt: skip
+    begin_anew(state, settings)
+    return state
+
+
+def begin_anew(state: State, settings: Settings) -> None:
+    """Compute what follows from s, of any norm but 0; the way there does not count any more."""
+    state.s = state.s / state.s.norm(dim=1, keepdim=True)
+    state.a, state.m2, state.m4 = centred_logits(state.s, state.sample())
+    cosine = (state.w * state.s).sum(1).double()
+    state.value = settings.objective(state.m4 / state.m2**2 - 3, cosine)
+    state.gain = torch.full_like(state.value, math.inf)
+    state.d = torch.zeros_like(state.s)
 
 
 def begin_at_tails(
-    w: Tensor,
-    projection: Tensor,
-    token_weights: Tensor,
-    settings: Settings,
-    precondition: Tensor | None,
+    w: Tensor, projection: Tensor, m: Tensor, settings: Settings, precondition: Tensor | None
 ) -> tuple[State, Float[Tensor, " two_n_neurons"]]:
     """Two climbs of each neuron, towards either tail of its own logits; and F at w.
 
@@ -137,8 +130,9 @@ def begin_at_tails(
 
     Source: ours. Climbs that follow the gradient from w itself end on lower hills.
     """
-    state = begin(w, w, projection, token_weights, settings)
-    state.twice()
+    state = begin(w, w, projection, m, settings)
+    state.add(state)
+    state.climb = torch.arange(len(state), device=w.device)
     side = torch.ones_like(state.m2).to(w).unsqueeze(1)
     side[len(w) :] = -1
     least = TAIL * state.m2.sqrt().to(w).unsqueeze(1)
@@ -158,60 +152,25 @@ def begin_at_tails(
     return state, before
 
 
-def leave(
-    state: State, settings: Settings, kicks: Callable[[Tensor], Tensor] | None
-) -> dict[str, Tensor]:
-    """Let those climbs go that are at their end, and kick those that stall.
+def leave(state: State, settings: Settings) -> State:
+    """Let those climbs go that are at their end; all have their gradient then.
 
     One has converged when an iteration gains less than ``tolerance`` AND the gradient is shorter
-    than ``gradient_tolerance``: on a plateau the gain is small, too. It stalls when its gain is
-    lost in rounding while its gradient is not small: then it is moved by :data:`KICK`, into a
-    direction from ``kicks(climbs)``, and begins anew, once; what it had is kept where that is
-    better by ``tolerance``.
-
-    Returns:
-        Of those that went: "climb", "vectors" of norm 1, and the others of `SOLVED` by name.
+    than ``gradient_tolerance``: on a plateau the gain is small, too. It has stalled when its gain
+    is lost in rounding while its gradient is not small.
     """
-    g = state.g = gradient(state, settings)
-    steepness = g.norm(dim=1).double()
-    rounding = min(settings.tolerance, torch.finfo(state.s.dtype).eps)
-    done = (state.gain < settings.tolerance) & (steepness < settings.gradient_tolerance)
-    stalled = (state.gain < rounding) & ~done
-    to_kick = stalled & ~state.kicked if kicks is not None else torch.zeros_like(done)
-    gone = done | (stalled & ~to_kick) | (state.taken >= settings.max_iter)
-    lower = state.value < state.kept_value - settings.tolerance  # than before its kick
-    left = {
-        "climb": state.climb[gone],
-        "vectors": torch.where(lower.unsqueeze(1), state.kept, state.s)[gone],
-        "objective": torch.where(lower, state.kept_value, state.value)[gone],
-        "gradient_norm": torch.where(lower, state.kept_steepness, steepness)[gone],
-        "n_iter": state.taken[gone],
-        "converged": (done & ~lower)[gone],
-    }
-    which = (to_kick & ~gone).nonzero().squeeze(1)
-    if kicks is not None and len(which):
-        state.kept_steepness[which] = steepness[which]
-        g[which] = _kick(state, which, kicks(state.climb[which]), settings)
-    if len(left["climb"]):
-        state.drop(gone)
-    return left
-
-
-def evaluate(w: Tensor, s: Tensor, sample: Sample, settings: Settings) -> tuple[Tensor, ...]:
-    """Centred logits of unit vectors s, their central moments m2 and m4, and F with unit w."""
-    a, m2, m4 = centred_logits(s, sample)
-    return a, m2, m4, settings.objective(m4 / m2**2 - 3, (w * s).sum(1).double())
+    state.g = gradient(state, settings)
+    flat = state.g.norm(dim=1) < settings.gradient_tolerance
+    state.converged = flat & (state.gain < settings.tolerance)
+    stalled = state.gain < min(settings.tolerance, torch.finfo(state.s.dtype).eps)
+    return state.take(state.converged | stalled | (state.taken >= settings.max_iter))
 
 
 def gradient(state: State, settings: Settings) -> Float[Tensor, "n_active d_model"]:
     """Gradient of F along the sphere, at the current points; one product with ``U``."""
     g = slog_kurtosis_gradient(state.a, state.m2, state.m4, state.sample())
-    return _along_the_sphere(g, state.w, state.s, settings)
-
-
-def _along_the_sphere(g: Tensor, w: Tensor, s: Tensor, settings: Settings) -> Tensor:
-    """F's gradient, from that of the slog of the kurtosis."""
-    return tangent(g.mul_(settings.lambda_kurtosis).add_(w, alpha=settings.lambda_fidelity), s)
+    g.mul_(settings.lambda_kurtosis).add_(state.w, alpha=settings.lambda_fidelity)
+    return tangent(g, state.s)
 
 
 def advance(state: State, g: Tensor, settings: Settings, precondition: Tensor | None) -> None:
@@ -233,11 +192,17 @@ def advance(state: State, g: Tensor, settings: Settings, precondition: Tensor | 
     state.gain, state.value = value - state.value, value
 
     cos_t, sin_t = (x.to(s.dtype).unsqueeze(1) for x in (cos_t, sin_t))
-    each(lambda block: state.a[:, block].mul_(cos_t).addcmul_(b[:, block], sin_t), lanes(state.a))
+    each(lambda lane: _turn(state.a[:, lane], b[:, lane], cos_t, sin_t), lanes(state.a))
     moved = cos_t * s + sin_t * direction
     state.s = moved / moved.norm(dim=1, keepdim=True)
     state.d = length * (cos_t * direction - sin_t * s)  # parallel transport of d along its geodesic
     state.taken += 1
+
+
+@fused
+def _turn(a: Tensor, b: Tensor, cos_t: Tensor, sin_t: Tensor) -> None:
+    """From the logits a to those further along the geodesic, in place."""
+    a.mul_(cos_t).addcmul_(b, sin_t)
 
 
 def _conjugate(state: State, g: Tensor, pg: Tensor) -> Float[Tensor, "n_active d_model"]:
@@ -249,24 +214,16 @@ def _conjugate(state: State, g: Tensor, pg: Tensor) -> Float[Tensor, "n_active d
     return torch.where(((d * g).sum(1) > 0).unsqueeze(1), d, pg)
 
 
+def kick(state: State, directions: Float[Tensor, "n_active d_model"], settings: Settings) -> None:
+    """Move climbs by :data:`KICK` towards the directions, to begin anew there."""
+    aside = torch.nn.functional.normalize(tangent(directions, state.s))
+    state.s = math.cos(KICK) * state.s + math.sin(KICK) * aside
+    begin_anew(state, settings)
+
+
 def tangent(v: Float[Tensor, "n d_model"], s: Float[Tensor, "n d_model"]) -> Tensor:
     """Project v onto the tangent space of the sphere at s, row by row."""
     return v - s * (v * s).sum(1, keepdim=True)
-
-
-def _kick(state: State, which: Tensor, directions: Tensor, settings: Settings) -> Tensor:
-    """Move some climbs by :data:`KICK`, note where they stood; returns the gradient there."""
-    w, sample = state.w[which], state.sample(which)
-    aside = tangent(directions, state.s[which])
-    aside = aside / aside.norm(dim=1, keepdim=True)
-    s = math.cos(KICK) * state.s[which] + math.sin(KICK) * aside
-    state.kicked[which], state.gain[which] = True, math.inf
-    state.kept[which], state.kept_value[which] = state.s[which], state.value[which]
-    a, m2, m4, value = evaluate(w, s, sample, settings)
-    state.s[which], state.a[which], state.value[which] = s, a, value
-    state.m2[which], state.m4[which] = m2, m4
-    state.d[which] = 0.0  # so that the next direction is the preconditioned gradient
-    return _along_the_sphere(slog_kurtosis_gradient(a, m2, m4, sample), w, s, settings)
 
 
 def line_search(

@@ -8,42 +8,55 @@ by one thread; the next free thread takes the next piece.
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 _POOL: ContextVar[ThreadPoolExecutor | None] = ContextVar("pool", default=None)
+_COMPILE: ContextVar[bool] = ContextVar("compile", default=False)
 
 
 @contextmanager
-def team(device: torch.device) -> Iterator[None]:
+def team(device: torch.device, *, compile: bool = False) -> Iterator[None]:
     """Let :func:`each` work on as many threads as PyTorch has, and its own operations on one each.
 
-    PyTorch's number of threads is as before afterwards. On a GPU nothing changes.
+    PyTorch's number of threads is as before afterwards. On a GPU, there is one. With ``compile``,
+    what is :func:`fused` is compiled.
     """
+    if compile:
+        importlib.import_module("torch._inductor.compile_fx")  # not by two threads at once
     n_threads = torch.get_num_threads()
-    if device.type != "cpu" or n_threads == 1:
+    with ExitStack() as stack:
+        stack.callback(_COMPILE.reset, _COMPILE.set(compile))
+        if device.type == "cpu" and n_threads > 1:
+            torch.set_num_threads(1)  # of this thread, and of those that begin from here on
+            stack.callback(torch.set_num_threads, n_threads)
+            pool = ThreadPoolExecutor(n_threads, initializer=_COMPILE.set, initargs=(compile,))
+            stack.enter_context(pool)
+            stack.callback(_POOL.reset, _POOL.set(pool))
         yield
-        return
-    torch.set_num_threads(1)  # of this thread, and of the threads that begin from here on
-    try:
-        with ThreadPoolExecutor(n_threads) as pool:
-            token = _POOL.set(pool)
-            try:
-                yield
-            finally:
-                _POOL.reset(token)
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def each(work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> list[Result]:
     """``[work(piece) for piece in pieces]``, side by side within :func:`team`."""
     pool = _POOL.get()
     return list(map(work, pieces) if pool is None else pool.map(work, pieces))
+
+
+def fused(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Within ``team(compile=True)``, the same by one kernel of ``torch.compile``, for any shape."""
+    compiled = functools.cache(lambda: torch.compile(function, dynamic=True))
+
+    @functools.wraps(function)
+    def either(*arguments: Any) -> Result:
+        return (compiled() if _COMPILE.get() else function)(*arguments)
+
+    return either

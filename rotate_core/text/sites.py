@@ -2,10 +2,13 @@
 
 Four sites of a layer, in the order in which a token passes them:
 
-``"mlp_in"``    what the MLP reads: the residual stream behind the norm in front of it; d_model
+``"mlp_in"``    what the MLP reads: the residual stream behind the norm in front of it; d_model. In
+                OLMo 2, which has no such norm, the residual stream itself. In Pythia attention and
+                MLP read the same residual stream, side by side.
 ``"hidden"``    behind the nonlinearity, in front of the out weights: one entry a neuron; d_mlp
 ``"mlp_out"``   what the MLP adds to the residual stream; d_model. Where a norm follows the MLP
-                (Gemma 2 and 3), that is what the norm gives: W_out h alone never gets there.
+                (Gemma 2 to 4, OLMo 2), that is what the norm gives: W_out h alone never gets
+                there. Gemma 4 then multiplies the whole residual stream by a number of the layer.
 ``"residual"``  the residual stream behind the whole layer; d_model. It is in front of the final
                 norm, in the last layer too.
 """

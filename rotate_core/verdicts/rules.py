@@ -23,6 +23,9 @@ MOST_NEURONS = 100_000
 """More clusters are no practical number to decide by: each of the paper's models has a few hundred
 thousand neurons in all."""
 
+RANDOM_WEIGHTS = "random-weights"
+"""How the name of a model begins that has learned nothing, as in a rehearsal of the book."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -102,7 +105,7 @@ def deciding_n(estimate: Estimate, *boundaries: float) -> int | None:
 def verdict(claim: Claim, outcome: Outcome | None) -> tuple[str, str]:
     """The verdict and, in a few words, why.
 
-    1. "not run": no outcome, or one without a number.
+    1. "not run": no outcome, or one without a number, or of random weights.
     2. "proxy": the claim is measured by a stand-in; how it stands to its null is the reason.
     3. "inconclusive": an interval is missing, or is of fewer than eight clusters.
     4. "not reproduced": :func:`reaches_paper` or :func:`beats_null` is False.
@@ -111,6 +114,8 @@ def verdict(claim: Claim, outcome: Outcome | None) -> tuple[str, str]:
     """
     if outcome is None or math.isnan(outcome.ours.value) or not outcome.ours.n:
         return "not run", "no result" if outcome is None else "no values"
+    if outcome.model.startswith(RANDOM_WEIGHTS):
+        return "not run", "the weights are random"
     if problem := _no_judgement(outcome):
         return ("proxy", f"inconclusive: {problem}") if claim.proxy else ("inconclusive", problem)
     reached, beaten = reaches_paper(claim, outcome), beats_null(claim, outcome)

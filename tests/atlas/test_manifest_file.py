@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from rotate_core import Settings
+from rotate_core.atlas import manifest_file
 from rotate_core.atlas.manifest import Manifest, Shard
 from rotate_core.atlas.manifest_file import read_manifest, write_manifest
 
@@ -43,6 +46,26 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text())))  # however it is laid out
     assert read_manifest(tmp_path) == MANIFEST
+
+
+def test_an_atlas_from_before_precision_was_a_choice_is_one_of_full_precision(
+    tmp_path: Path,
+) -> None:
+    write_manifest(tmp_path, MANIFEST)
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    del content["settings"]["precision"]
+    content["sha256"] = manifest_file._checksum(content)
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    assert read_manifest(tmp_path) == MANIFEST
+    fixed = dataclasses.asdict(dataclasses.replace(MANIFEST, shards=(), versions={}))
+    del fixed["settings"]["precision"]
+    assert (
+        MANIFEST.digest() == hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+    )
+    rounded = dataclasses.replace(MANIFEST.settings, precision="bfloat16")
+    rounded = dataclasses.replace(MANIFEST, settings=rounded)
+    assert rounded.digest() != MANIFEST.digest()
+    assert MANIFEST.differences(rounded) == ["precision: full -> bfloat16"]
 
 
 def test_every_value_of_a_wrong_type_is_one_line_with_the_file_and_the_field(

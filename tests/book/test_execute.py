@@ -9,7 +9,13 @@ import papermill
 import pytest
 
 from book import progress
-from book.execute import drop_progress_bars, execute, fill_parameters, parameters_cell
+from book.execute import (
+    drop_progress_bars,
+    execute,
+    fill_parameters,
+    on_this_machine,
+    parameters_cell,
+)
 
 PARAMETERS = """\
 model = "smollm2-135m"  # which model
@@ -118,3 +124,13 @@ def test_a_failure_leaves_the_target_alone(tmp_path: Path):
         execute(source, target, {})
     assert target.read_text() == "an earlier run"
     assert (tmp_path / "unfinished/made.ipynb").exists()
+
+
+def test_without_a_gpu_the_cpu_is_taken_and_it_is_said(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert on_this_machine({"device": "cuda", "a": 1}) == {"device": None, "a": 1}
+    assert capsys.readouterr().out == "There is no CUDA GPU for device: cuda; the CPU is taken.\n"
+    assert on_this_machine({"device": None}) == {"device": None}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert on_this_machine({"device": "cuda"}) == {"device": "cuda"}
+    assert not capsys.readouterr().out

@@ -187,7 +187,7 @@ def test_tails_by_side(planted):
     assert heaviest(torch.tensor([0.0, 5.0, 9.0, 7.0]), threshold=4, n=None).tolist() == [2, 3, 1]
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "olmo2", "gpt2", "gpt_neox"])
 def test_logit_drops_are_those_of_a_model_that_is_run_again(family):
     model = tiny(family)
     vectors = torch.randn(3, D_MODEL, generator=torch.Generator().manual_seed(0))

@@ -10,6 +10,8 @@ from tiny_models import D_MODEL, D_VOCAB, TOKENS, tiny
 from rotate_core import Vocabulary, ablate, decompose
 from rotate_core.experiments.output_divergence import (
     LEAST_NATS,
+    OVER,
+    POSITIONS,
     divergence,
     divergences,
     kl_divergence,
@@ -33,7 +35,7 @@ def test_kl_is_torchs_and_right_where_it_is_tiny():
     torch.testing.assert_close(kl_divergence(before, after).double(), expected, rtol=0.05, atol=0)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "olmo2", "gpt2", "gpt_neox"])
 def test_no_ablation_is_no_divergence_and_one_is_what_ablate_gives(family):
     model = tiny(family)
     vector = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(0))
@@ -140,3 +142,17 @@ def test_a_planted_neuron_changes_the_prediction_on_topic_alone(planted):
     assert row["on_topic"] > row["on_topic_rotation"]
     assert {"on_topic_rotation", "over_active_rotation"} <= set(row)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_neuron_without_a_position_on_topic_keeps_its_place_and_has_no_figures(planted):
+    model, windows, a, _ = planted
+    generator = torch.Generator().manual_seed(0)
+    w, projection = (torch.randn(n, D_MODEL, generator=generator) for n in (2, D_VOCAB))
+    vocabulary = Vocabulary(projection.T.contiguous(), torch.ones(D_VOCAB))
+    channels = decompose(w, vocabulary, n_channels=1, threshold=50.0, progress=False)
+    channels = dataclasses.replace(channels, layer=1, kind="out", indices=(4, 6))
+    table = divergence(model, channels, [0, 0], windows, torch.cat([a, a], -1))
+    assert table.neuron.tolist() == [4, 6]
+    assert table.channel.tolist() == [-1, -1]
+    assert {*POSITIONS, *OVER} < set(table)
+    assert table.drop(columns=["neuron", "channel"]).isna().all().all()

@@ -130,11 +130,11 @@ def test_labels_of_every_method_that_learns(run):
 
 
 def test_the_papers_tests_have_channels_latents_and_chance(run):
-    model, network, text, seen, channels, saes, *_ = run
-    table = paper_tests(model, network, seen["mlp_in"], text, channels, saes)
+    model, network, _, seen, channels, saes, *_ = run
+    table = paper_tests(model, network, seen["mlp_in"], channels, saes)
     assert set(table.test) >= {"input: completeness", "output: AUROC", "output: completeness"}
     assert table.groupby("test").what.nunique().max() == 3
-    again = paper_tests(model, network, seen["mlp_in"], text, channels, saes)
+    again = paper_tests(model, network, seen["mlp_in"], channels, saes)
     assert table["mean"].map(str).tolist() == again["mean"].map(str).tolist()
 
 

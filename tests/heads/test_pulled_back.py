@@ -21,25 +21,28 @@ def test_the_direction_is_the_gradient_at_position_0(checkpoints, family, side):
 
     def see(module, query, key, _):
         if module.layer_idx == layer:
-            group = 0 if key.shape[1] == 1 else head
-            found["vector"] = query[0, head, 0] if side == "query" else key[0, group, 0]
+            vectors = query if side == "query" else key
+            found["number"] = 0 if vectors.shape[1] == 1 else head
+            found["vector"] = vectors[0, found["number"], 0]
 
-    norm = network.get_submodule(names.attention_norm.format(layer=layer).rsplit(".", 1)[0])
-    norm.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    block = network.get_submodule(names.query.name.format(layer=layer).rsplit(".", 3)[0])
+    block.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     with attention_seen(network, see):
         network(torch.tensor([[3]]), use_cache=False)
     v = torch.randn(16, generator=torch.Generator().manual_seed(0))
     if names.head_norms is not None:  # what it divides by does not change beside the vector itself
         name = names.head_norms[["query", "key"].index(side)].format(layer=layer)
         gain = names.norm_offset + model.checkpoint.tensor(name)
+        gain = gain if len(gain) == 16 else gain.view(-1, 16)[found["number"]]
         raw = found["vector"].detach() / gain
         v -= raw * (raw @ (gain * v)) / (raw @ raw) / gain
     (gradient,) = torch.autograd.grad(found["vector"] @ v, inputs[0])
     row = pull_back(model, v.unsqueeze(1), layer=layer, head=head, side=side).vectors[0]
     x = inputs[0][0, 0].detach()  # the same of the norm in front of the attention
-    away = [x, torch.ones_like(x)] if family == "gpt2" else [x]
-    basis = torch.linalg.qr(torch.stack(away, 1))[0]
-    row = row - basis @ (basis.T @ row)
+    away = [x, torch.ones_like(x)] if family in ("gpt2", "gpt_neox") else [x]
+    if names.attention_norm is not None:
+        basis = torch.linalg.qr(torch.stack(away, 1))[0]
+        row = row - basis @ (basis.T @ row)
     assert torch.cosine_similarity(row, gradient[0, 0], dim=0) > 1 - 1e-4
 
 

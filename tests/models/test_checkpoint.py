@@ -13,6 +13,7 @@ from tiny_checkpoints import D_MLP, D_MODEL, edit_config
 
 from rotate_core import load_model
 from rotate_core.models.checkpoint import open_checkpoint
+from rotate_core.models.convert import requantise
 
 UP = "model.layers.1.mlp.up_proj.weight"
 
@@ -260,3 +261,22 @@ def test_a_norm_of_another_size_is_named(damaged) -> None:
         model.vocabulary(0, side="unembedding", fold_norm=True)
     with pytest.raises(ValueError, match=r"post_attention_layernorm.weight' of .* shape \(1,\)"):
         model.neurons(0, "in", fold_norm=True)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
+def test_weights_are_rounded_to_eight_bits_of_a_block(make_checkpoint, family, tmp_path):
+    """Of 32 values the largest stands for 127; the step is kept in float16, 11 bits of it."""
+    width = "n_inner" if family == "gpt2" else "intermediate_size"
+    model = load_model(make_checkpoint(family, **{width: 64}))
+    rounded = load_model(requantise(model.checkpoint, tmp_path / "q8"))
+    for kind in model.kinds:
+        weight = model.checkpoint.architecture.weight(kind)
+        old, new = (x.checkpoint.tensor(weight.name.format(layer=1)) for x in (model, rounded))
+        blocks = old.reshape(-1, 32)
+        step = blocks.abs().amax(1, keepdim=True) / 127
+        off = (new.reshape(-1, 32) - blocks).abs()
+        assert (off <= (0.5 + 127 / 2**11) * step).all()
+        assert off.max() > 0
+    assert torch.equal(model.vocabulary(0).projection, rounded.vocabulary(0).projection)
+    with pytest.raises(ValueError, match="quantization='Q9': wanted one of F32, F16, Q4_0"):
+        requantise(model.checkpoint, tmp_path / "q9", "Q9")

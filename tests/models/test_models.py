@@ -24,7 +24,8 @@ def model(request, checkpoints):
 def test_a_directory_is_a_model(model) -> None:
     assert model.name == model.path.name == f"tiny-{model.model_type}"
     assert (model.n_layers, model.d_model, model.d_mlp) == (N_LAYERS, D_MODEL, D_MLP)
-    assert model.kinds == (("in", "out") if model.model_type == "gpt2" else ("gate", "in", "out"))
+    ungated = model.model_type in ("gpt2", "gpt_neox")
+    assert model.kinds == (("in", "out") if ungated else ("gate", "in", "out"))
     assert model.origin == {}
 
 
@@ -44,7 +45,7 @@ def test_folding_the_norm_gives_the_logits_after_it(model) -> None:
     norm = theirs.get_submodule(names.final_norm.removesuffix(".weight"))
     x = torch.randn(5, D_MODEL, generator=torch.Generator().manual_seed(2))
     seen = norm(x)
-    if model.model_type == "gpt2":
+    if getattr(norm, "bias", None) is not None:
         seen = seen - norm.bias
         x = x - x.mean(dim=1, keepdim=True)
     normalised = x / x.pow(2).mean(dim=1, keepdim=True).sqrt()
@@ -132,6 +133,23 @@ def test_a_model_without_a_tokenizer_still_has_neurons(damaged) -> None:
     assert len(model.neurons(0, "in")) == D_MLP
     with pytest.raises(FileNotFoundError, match=r"tokenizer of .*: transformers cannot load it"):
         model.vocabulary(0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mixtral", "num_local_experts": 8}, "'mixtral' with 8 experts in a layer"),
+        ({"model_type": "gemma4_text", "num_experts": 4}, "'gemma4_text' with 4 experts"),
+        (
+            {"model_type": "gemma4_text", "use_double_wide_mlp": True, "num_kv_shared_layers": 2},
+            "its last 2 layers have twice as many neurons",
+        ),
+    ],
+)
+def test_a_layer_of_more_than_one_mlp_is_refused_by_name(damaged, changes, message) -> None:
+    edit_config(damaged, **changes)
+    with pytest.raises(ValueError, match=message):
+        load_model(damaged)
 
 
 def test_the_checksum_tells_weights_apart(make_checkpoint, checkpoints) -> None:

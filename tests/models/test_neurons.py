@@ -12,6 +12,7 @@ from tiny_checkpoints import D_MLP, D_MODEL, FAMILIES, N_LAYERS
 
 from rotate_core import Neurons, load_model
 from rotate_core.models.architectures import ARCHITECTURES
+from rotate_core.text.sites import mlp_of
 
 
 def test_every_architecture_is_tested() -> None:
@@ -24,9 +25,10 @@ def family(request, checkpoints) -> SimpleNamespace:
     ours = load_model(checkpoints(request.param))
     theirs = ours.transformers()
     names = ours.checkpoint.architecture
-    layer = theirs.get_submodule(names.mlp_norm.format(layer=1).rsplit(".", 2)[0])
-    norm = theirs.get_submodule(names.mlp_norm.format(layer=1).removesuffix(".weight"))
-    mlp = layer.mlp
+    mlp = mlp_of(theirs, 1)
+    norm = None
+    if names.mlp_norm is not None:
+        norm = theirs.get_submodule(names.mlp_norm.format(layer=1).removesuffix(".weight"))
     activation = getattr(mlp, "act_fn", None) or getattr(mlp, "activation_fn", None) or mlp.act
     x = torch.randn(7, D_MODEL, generator=torch.Generator().manual_seed(1))
     return SimpleNamespace(ours=ours, mlp=mlp, norm=norm, activation=activation, x=x)
@@ -46,6 +48,10 @@ def test_the_three_vectors_give_the_mlp(family) -> None:
 
 @torch.no_grad()
 def test_folding_the_norm_moves_its_gain_into_what_a_neuron_reads_by(family) -> None:
+    if family.norm is None:
+        plain, folded = (family.ours.neurons(1, "in", fold_norm=fold) for fold in (False, True))
+        assert torch.equal(plain.vectors, folded.vectors)
+        return
     bias = getattr(family.norm, "bias", None)
     seen = family.norm(family.x) - (0 if bias is None else bias)
     centre = family.x.mean(dim=1, keepdim=True) if bias is not None else 0

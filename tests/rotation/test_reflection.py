@@ -1,6 +1,7 @@
 """The paper's solver: reflections, and each step against autograd and torch's own AdamW."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ D_MODEL, D_VOCAB = 8, 120
 
 def solve(w, projection, weights, settings, *, start, **changes):
     """The solver with some settings changed."""
-    return reflection.solve(w, projection, weights, replace(settings, **changes), start=start)
+    settings = replace(settings, **changes)
+    return SimpleNamespace(**reflection.solve(w, projection, weights, settings, start=start))
 
 
 def problem(n_neurons=3, n_reflections=1, seed=0):

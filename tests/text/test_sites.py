@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import D_MLP, D_MODEL, LAYERS, TOKENS, tiny
+from tiny_models import D_MODEL, LAYERS, TOKENS, tiny
 
 from rotate_core.models.architectures import ARCHITECTURES
 from rotate_core.text.sites import (
@@ -24,12 +24,9 @@ def read(request):
     return model, {s: at_every_position(model, TOKENS, layers, site=s, **options) for s in SITES}
 
 
-def out_weights(mlp):
-    """(weights (d_mlp, d_model), bias) by which the neurons write."""
-    down = getattr(mlp, "down_proj", None)
-    if down is not None:
-        return down.weight.T, 0
-    return mlp.c_proj.weight, mlp.c_proj.bias
+def part(model, weight, layer):
+    """The module that holds the vectors of one kind."""
+    return model.get_submodule(weight.name.format(layer=layer).removesuffix(".weight"))
 
 
 @torch.no_grad()
@@ -38,41 +35,55 @@ def test_the_residual_is_what_transformers_calls_a_hidden_state(read):
     states = model(TOKENS, output_hidden_states=True).hidden_states
     for layer in range(LAYERS - 1):
         torch.testing.assert_close(at["residual"][layer], states[layer + 1])
-    norm = model.transformer.ln_f if hasattr(model, "transformer") else model.model.norm
+    names = ARCHITECTURES[model.config.model_type]
+    norm = model.get_submodule(names.final_norm.removesuffix(".weight"))
     torch.testing.assert_close(norm(at["residual"][LAYERS - 1]), states[-1])
 
 
 @torch.no_grad()
-def test_the_mlp_reads_a_norm_and_its_output_is_what_the_residual_gains(read):
+def test_the_mlp_reads_a_norm_of_the_residual_stream(read):
     model, at = read
     architecture = ARCHITECTURES[model.config.model_type]
     for layer in range(LAYERS):
-        middle = []  # the residual stream between attention and MLP
+        if architecture.mlp_norm is None:  # what is there before the MLP adds its part
+            before = at["residual"][layer] - at["mlp_out"][layer]
+            torch.testing.assert_close(at["mlp_in"][layer], before, atol=1e-5, rtol=1e-4)
+            continue
+        middle = []
         norm = model.get_submodule(architecture.mlp_norm.format(layer=layer).rsplit(".", 1)[0])
         handle = norm.register_forward_pre_hook(lambda _, args, into=middle: into.append(args[0]))
         model(TOKENS)
         handle.remove()
         torch.testing.assert_close(at["mlp_in"][layer], norm(middle[0]))
-        gained = at["residual"][layer] - middle[0]
-        torch.testing.assert_close(at["mlp_out"][layer], gained, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_what_the_mlp_puts_out_is_what_the_residual_loses_without_it(read):
+    model, at = read
+    for layer in range(LAYERS):
+        with hook_at(model, layer, "mlp_out", torch.zeros_like):
+            without = at_every_position(model, TOKENS, [layer], site="residual", progress=False)
+        lost = at["residual"][layer] - without[layer]
+        torch.testing.assert_close(at["mlp_out"][layer], lost, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_neurons_write_what_is_hidden_and_it_follows_from_the_input(read):
     model, at = read
+    names = ARCHITECTURES[model.config.model_type]
     for layer in range(LAYERS):
-        mlp, hidden = mlp_of(model, layer), at["hidden"][layer]
-        out, bias = out_weights(mlp)
-        written, y = hidden @ out + bias, mlp(at["mlp_in"][layer])
-        torch.testing.assert_close(written, y, atol=1e-5, rtol=1e-4)
-        if hasattr(mlp, "c_fc"):
-            mlp.c_fc.bias.zero_()
-            hidden, gate, in_ = mlp.act(mlp.c_fc(at["mlp_in"][layer])), None, mlp.c_fc.weight.T
-        elif hasattr(mlp, "gate_up_proj"):
-            gate, in_ = mlp.gate_up_proj.weight.split(D_MLP)
-        else:
-            gate, in_ = mlp.gate_proj.weight, mlp.up_proj.weight
-        a = neuron_activations(at["mlp_in"][layer], gate, in_, activation_function(model))
+        mlp, x, hidden = mlp_of(model, layer), at["mlp_in"][layer], at["hidden"][layer]
+        out = part(model, names.out, layer)
+        bias = getattr(out, "bias", None)
+        written = hidden @ names.out.rows(out.weight) + (0 if bias is None else bias)
+        torch.testing.assert_close(written, mlp(x), atol=1e-5, rtol=1e-4)
+        in_, gate = part(model, names.in_, layer), None
+        if names.gate is not None:
+            gate = names.gate.rows(part(model, names.gate, layer).weight)
+        if getattr(in_, "bias", None) is not None:
+            in_.bias.zero_()
+            hidden = activation_function(model)(in_(x))
+        a = neuron_activations(x, gate, names.in_.rows(in_.weight), activation_function(model))
         torch.testing.assert_close(a, hidden, atol=1e-5, rtol=1e-4)
 
 
