@@ -90,6 +90,13 @@ def whiskers(
     ax.plot([], [], "o-", color=color, label=label, markersize=size)
 
 
+def untested(ax: Axes, why: str) -> Axes:
+    """Say in a panel's place why there is nothing to draw."""
+    ax.axis("off")
+    ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", va="center")
+    return ax
+
+
 def legend_above(ax: Axes, *, ncols: int) -> None:
     """The figure's legend, of a panel's marks, over all panels; once, however many panels ask."""
     if not ax.figure.legends:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rotate_core.figures.experiments import band, legend_above, whiskers
+from rotate_core.figures.experiments import band, legend_above, untested, whiskers
 from rotate_core.figures.style import COLOURS
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ def atlas_of_regions(table: pd.DataFrame, ax: Axes, *, named: Sequence[int]) -> 
 def swaps(estimates: Mapping[str, Estimate], ax: Axes) -> Axes:
     """The share of answers that each part swaps, with 95% intervals: one row a part."""
     if not estimates:
-        ax.set(yticks=[], xlim=(-0.02, 1.02))
-        ax.text(0.5, 0.5, "not tested", transform=ax.transAxes, ha="center")
-        return ax
+        return untested(ax, "not tested")
     for row, (name, estimate) in enumerate(estimates.items()):
         kinds = [colour for start, colour in PART_COLOURS.items() if name.startswith(start)]
         colour = COLOURS[kinds[0] if kinds else "neuron"]
