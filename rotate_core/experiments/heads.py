@@ -148,6 +148,33 @@ def swaps(
     return pd.concat(tables, ignore_index=True)
 
 
+def swaps_of(
+    first: Half, second: Half, heads: Sequence[Head], parts: Mapping[Head, Subspace], *, seed: int
+) -> pd.DataFrame:
+    """:func:`swaps` of some heads, of their subspace, both nulls and both limits.
+
+    Args:
+        first: what the subspaces are from; its labels are permuted.
+        second: the half that is tested.
+        heads: such as :func:`choose` gives; none of them: no rows.
+        parts: of :func:`find`.
+        seed: of draws.
+    """
+    import pandas as pd
+
+    tables = [
+        swaps(
+            second,
+            head,
+            controls(first, head, parts[head], seed=seed) | limits(parts[head]),
+            seed=seed,
+        )
+        for head in heads
+    ]
+    columns = ["part", "prompt", "change", "flipped"]
+    return pd.concat(tables) if tables else pd.DataFrame(columns=columns, dtype=float)
+
+
 def survivors(
     first: Half, second: Half, parts: Mapping[Head, Subspace], *, seed: int
 ) -> pd.DataFrame:

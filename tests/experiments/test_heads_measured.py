@@ -78,6 +78,17 @@ def test_the_category_and_the_rest_are_the_whole_key(halves) -> None:
     assert abs(change[BUT_CATEGORY]) < 0.1
 
 
+def test_swaps_of_no_heads_have_no_rows_and_those_of_some_have_every_part(halves) -> None:
+    first, second = halves
+    _, parts = heads.find(first, n_permutations=19)
+    none = heads.swaps_of(first, second, [], parts, seed=0)
+    assert none.empty
+    table = heads.swaps_of(first, second, [(7, 0)], parts, seed=0)
+    assert list(table.columns) == list(none.columns)
+    names = {heads.WHOLE, heads.CATEGORY, heads.BUT_CATEGORY, heads.PERMUTED, heads.RANDOM}
+    assert set(table.part) == names
+
+
 def test_heads_that_look_at_the_word_are_chosen_first() -> None:
     found = pd.DataFrame(
         {
