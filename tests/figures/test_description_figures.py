@@ -54,11 +54,12 @@ def test_signs_are_told_by_their_shape(axes):
     ]
     groups = {"ours": ["x"]}
     descriptions.strips_by_polarity(pd.DataFrame(rows), axes, groups=groups, value="AUROC")
-    (up, at), (down, below) = (
-        (cloud.get_paths()[0], cloud.get_offsets()[0]) for cloud in axes[0].collections
-    )
-    assert (at[0], below[0]) == (0.6, 0.4)
-    assert at[1] < below[1]
+    marks = {
+        cloud.get_offsets()[0][0]: (cloud.get_paths()[0], cloud.get_offsets()[0][1])
+        for cloud in axes[0].collections
+    }
+    (up, above), (down, below) = marks[0.6], marks[0.4]
+    assert above < below, "the positive ones above"
     assert up.vertices.tolist() != down.vertices.tolist()
 
 

@@ -56,6 +56,8 @@ def test_panels_share_one_legend_outside_of_them(axes):
 
 def test_an_interchange_that_was_not_made_says_so(axes):
     regions.swaps({}, axes[0])
-    assert [text.get_text() for text in axes[0].texts] == ["not tested"]
+    assert [text.get_text() for text in axes[0].texts] == [
+        "Nothing was swapped: the model does not give these answers."
+    ]
     regions.swaps({"whole": estimate(0.9), "random, 8 dimensions": estimate(0.1)}, axes[1])
     assert names(axes[1]) == ["whole", "random, 8 dimensions"]
