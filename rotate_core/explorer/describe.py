@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rotate_core.channels import Channels
-from rotate_core.null.evidence import tail_evidence
+from rotate_core.null.calibration import Calibration
+from rotate_core.null.evidence import statistics
 from rotate_core.rotation.settings import Settings
 from rotate_core.rotation.tails import z_scores
 
@@ -33,7 +34,8 @@ def describe(channels: Channels, *, source: str = "") -> dict[str, Any]:
 
     Returns:
         Vectors are float32, little-endian, in base64; numbers are rounded to what is drawn.
-        ``made`` holds the sliders' values that the channels were made with.
+        ``made`` holds the sliders' values that the channels were made with, ``statistic`` the name
+        of what channels are ranked by, and a channel's ``score`` its value.
     """
     projection = channels.vocabulary.projection
     vectors = torch.cat([channels.weight_vectors, channels.vectors[0]])
@@ -46,6 +48,7 @@ def describe(channels: Channels, *, source: str = "") -> dict[str, Any]:
         "source": source,
         "made": slider_values(channels.settings) | {"n_channels": channels.n_channels},
         "nNull": None if calibration is None else calibration.n_null,
+        "statistic": _statistic(channels),
         "vocabulary": getattr(channels.vocabulary, "name", ""),
         "w": encode(channels.weight_vectors[0]),
         "kurtosis": round(float((z[0] ** 4).mean() - 3), 3),
@@ -96,7 +99,8 @@ def _furthest(
 
 def _channels(channels: Channels, z: Float[Tensor, "n_channels d_vocab"]) -> list[dict[str, Any]]:
     """One dictionary per channel."""
-    support = channels.support if channels.support is not None else tail_evidence(channels).support
+    name = _statistic(channels)
+    score = statistics(channels, (name,))[name]
     n_top = channels.top_ids.shape[2]
     return [
         {
@@ -105,7 +109,7 @@ def _channels(channels: Channels, z: Float[Tensor, "n_channels d_vocab"]) -> lis
             "cosine": round(float(channels.cosine[0, i]), 4),
             "tail": int(channels.polarity[0, i]),
             "nMasked": int(channels.n_masked[0, i]),
-            "support": round(float(support[0, i]), 3),
+            "score": round(float(score[0, i]), 3),
             "p": _rounded(channels.p_value, i),
             "q": _rounded(channels.q_value, i),
             "converged": bool(channels.converged[0, i]),
@@ -114,6 +118,11 @@ def _channels(channels: Channels, z: Float[Tensor, "n_channels d_vocab"]) -> lis
         }
         for i in range(channels.n_channels)
     ]
+
+
+def _statistic(channels: Channels) -> str:
+    """What p- and q-values rank channels by; what they would, where there are none."""
+    return Calibration.statistic if channels.calibration is None else channels.calibration.statistic
 
 
 def _rounded(values: Tensor | None, channel: int) -> float | None:

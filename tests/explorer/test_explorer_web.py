@@ -16,7 +16,7 @@ import torch
 
 from rotate_core import Settings, Vocabulary, decompose
 from rotate_core.explorer import pack
-from rotate_core.null.evidence import support
+from rotate_core.null.evidence import statistics
 from rotate_core.rotation import sphere as geodesic
 from rotate_core.rotation.deflate import RACE
 from rotate_core.rotation.moments import Sample, centred_logits, slog_kurtosis_gradient
@@ -71,7 +71,7 @@ def toy_vectors() -> dict[str, object]:
         "cosine": channels.cosine.tolist(),
         "tail": channels.polarity.tolist(),
         "n_masked": channels.n_masked.tolist(),
-        "support": support(channels).tolist(),
+        "core": statistics(channels, ("core",))["core"].tolist(),
         "top_ids": channels.top_ids[:, :, :20].tolist(),
     }
 

@@ -1,5 +1,11 @@
 const CACHE = "rotate-explorer";
 
+/** Whether the browser has the file from an earlier visit. */
+export async function isKept({ url, checksum }) {
+  const cache = await globalThis.caches?.open(CACHE).catch(() => undefined);
+  return Boolean(await cache?.match(`${url}?v=${checksum}`));
+}
+
 /**
  * A large file, kept for the next visit in the browser's Cache storage.
  *

@@ -64,6 +64,19 @@ export class Backend {
     return this._sum("advance", () => [cos, sin, ratio]);
   }
 
+  /**
+   * The histogram of the current point and its furthest tokens, furthest first.
+   *
+   * @param {number} deviation standard deviation of the logits there
+   * @param {number} bin width of a bin, in standard deviations
+   */
+  async frame(deviation, bin) {
+    const parts = await this._all("frame", () => [deviation, bin]);
+    const bins = parts[0].bins.map((_, i) => parts.reduce((sum, part) => sum + part.bins[i], 0));
+    const far = parts.flatMap((part, lane) => part.far.map(([i, z]) => [this.bounds[lane] + i, z]));
+    return { bins, far: far.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])) };
+  }
+
   close() {
     for (const lane of this.lanes) lane.close();
   }

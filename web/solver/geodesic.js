@@ -38,8 +38,10 @@ const RACE = 9;
  * @param {Float32Array} p sample weights of the tokens, sum 1
  * @param {{lambdaKurtosis: number, lambdaFidelity: number, tolerance?: number,
  *   gradientTolerance?: number, maxIter?: number, precondition?: Float32Array,
- *   signal?: AbortSignal, onIteration?: (n: number, value: number) => void
- * }} options onIteration gets the number of iterations so far, those of both climbs, and F
+ *   signal?: AbortSignal, onIteration?: (n: number, value: number) => void,
+ *   look?: (state: Climb) => Promise<void>
+ * }} options onIteration gets the number of iterations so far, those of both climbs, and F; look is
+ *   shown the points on the way, while the backend has their logits
  * @returns {Promise<{vector: Float64Array, objective: number, nIter: number, converged: boolean}>}
  *   nIter is the number of the better climb alone
  */
@@ -97,6 +99,7 @@ async function climb(problem, state, last) {
   const { tolerance, gradientTolerance, maxIter } = problem;
   while (!state.ended && state.nIter < last) {
     const g = await gradient(problem, state);
+    await problem.look?.(state);
     state.converged = state.gain < tolerance && norm(g) < gradientTolerance;
     const stalled = state.gain < Math.min(tolerance, ROUNDING);
     state.ended = state.converged || stalled || state.nIter >= maxIter;

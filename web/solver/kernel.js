@@ -6,7 +6,7 @@
  * @property {string} name
  * @property {ArrayBuffer} buffer
  * @property {(rows: number, scale: number, n: number, stride: number, vector: number,
- *   offset: number, out: number) => void} project
+ *   offset: number, work: number, out: number) => void} project
  * @property {(a: number, b: number, p: number, n: number, out: number) => void} jointMoments
  * @property {(a: number, b: number, p: number, scale: number, n: number, cos: number, sin: number,
  *   ratio: number, g: number) => number} advance
@@ -31,14 +31,14 @@ export function createKernel(bytes, wasm) {
 }
 
 /**
- * kernel.ts, function by function; see there for what each computes.
+ * kernel.ts, function by function, nothing rounded; see there for what each computes.
  * @param {ArrayBuffer} buffer
  * @returns {Kernel}
  */
 function plainKernel(buffer) {
   const floats = (offset, n) => new Float32Array(buffer, offset, n);
 
-  function project(rows, scale, n, stride, vector, offset, out) {
+  function project(rows, scale, n, stride, vector, offset, _, out) {
     const [u, scales, v, result] = [
       new Int8Array(buffer, rows, n * stride), floats(scale, n), floats(vector, stride), floats(out, n),
     ];

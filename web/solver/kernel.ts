@@ -3,30 +3,44 @@
 // U is stored token by token: int8 rows of `stride` bytes (a multiple of 16, zero-padded), and one
 // float32 scale per token. All arguments are byte offsets into one memory that shard.js lays out;
 // kernel.js is the same four functions in plain JavaScript.
+//
+// A projection multiplies integers, which takes half the time: the vector is rounded to int16 first.
+// Of 576 numbers that loses some 3e-5 of a logit's standard deviation. A sum over rows does not: its
+// weights go over too many powers of ten.
 
-/** out[i] = scale[i] * <row i, vector> - offset. */
+const MOST: f32 = 32767;
+/** Sum of absolute int16 numbers up to which a sum of their products with int8 fits into int32. */
+const MOST_IN_ALL: f32 = 16777216;
+
+/** out[i] = scale[i] * <row i, vector> - offset. `work` has room for stride int16 numbers. */
 export function project(
-  rows: usize, scale: usize, n: i32, stride: i32, vector: usize, offset: f32, out: usize,
+  rows: usize, scale: usize, n: i32, stride: i32, vector: usize, offset: f32, work: usize, out: usize,
 ): void {
+  let most: f32 = 1e-30;
+  let total: f32 = 1e-30;
+  for (let j = 0; j < stride; j++) {
+    const x = abs(load<f32>(vector + (<usize>j << 2)));
+    most = max(most, x);
+    total += x;
+  }
+  const factor = min(MOST / most, MOST_IN_ALL / total);
+  for (let j = 0; j < stride; j++) {
+    store<i16>(work + (<usize>j << 1), <i16>nearest(factor * load<f32>(vector + (<usize>j << 2))));
+  }
   for (let i = 0; i < n; i++) {
-    let sum0 = f32x4.splat(0);
-    let sum1 = f32x4.splat(0);
-    let sum2 = f32x4.splat(0);
-    let sum3 = f32x4.splat(0);
+    let low = i32x4.splat(0);
+    let high = i32x4.splat(0);
     const end = rows + <usize>stride;
-    let v = vector;
-    for (; rows < end; rows += 16, v += 64) {
-      const low = v128.load_ext<i8>(rows);
-      const high = v128.load_ext<i8>(rows, 8);
-      sum0 = f32x4.add(sum0, f32x4.mul(v128.load(v), lowFloats(low)));
-      sum1 = f32x4.add(sum1, f32x4.mul(v128.load(v, 16), highFloats(low)));
-      sum2 = f32x4.add(sum2, f32x4.mul(v128.load(v, 32), lowFloats(high)));
-      sum3 = f32x4.add(sum3, f32x4.mul(v128.load(v, 48), highFloats(high)));
+    let v = work;
+    for (; rows < end; rows += 16, v += 32) {
+      const x = v128.load(rows);
+      low = i32x4.add(low, i32x4.dot_i16x8_s(i16x8.extend_low_i8x16_s(x), v128.load(v)));
+      high = i32x4.add(high, i32x4.dot_i16x8_s(i16x8.extend_high_i8x16_s(x), v128.load(v, 16)));
     }
-    const sum = f32x4.add(f32x4.add(sum0, sum1), f32x4.add(sum2, sum3));
-    const dot = f32x4.extract_lane(sum, 0) + f32x4.extract_lane(sum, 1)
-      + f32x4.extract_lane(sum, 2) + f32x4.extract_lane(sum, 3);
-    store<f32>(out, load<f32>(scale) * dot - offset);
+    const sum = i32x4.add(low, high);
+    const dot = i32x4.extract_lane(sum, 0) + i32x4.extract_lane(sum, 1)
+      + i32x4.extract_lane(sum, 2) + i32x4.extract_lane(sum, 3);
+    store<f32>(out, load<f32>(scale) / factor * <f32>dot - offset);
     scale += 4;
     out += 4;
   }

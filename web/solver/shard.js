@@ -1,6 +1,10 @@
 import { createKernel } from "./kernel.js";
 
 const HEADER = 1024; // AssemblyScript keeps the first bytes of the memory to itself
+/** Bins of a frame on each side of 0. */
+export const REACH = 240;
+/** Tokens of a frame on each side. */
+const N_NAMED = 6;
 
 /**
  * Some of the vocabulary's tokens, and what the solver keeps for each: logits a of the current
@@ -88,14 +92,35 @@ export class Shard {
     return this._accumulated(this.kernel.advance(a, b, p, scale, this.n, cos, sin, ratio, g));
   }
 
+  /**
+   * What there is to see at the current point: how many tokens are in each bin of z-scores, and the
+   * furthest ones on each side.
+   */
+  frame(deviation, bin) {
+    const a = this._floats("a");
+    const bins = new Float64Array(2 * REACH);
+    const ends = [[], []];
+    for (let i = 0; i < this.n; i++) {
+      const z = a[i] / deviation;
+      const at = Math.floor(z / bin) + REACH;
+      bins[Math.min(Math.max(at, 0), 2 * REACH - 1)]++;
+      const far = ends[z < 0 ? 1 : 0];
+      if (far.length === N_NAMED && !(Math.abs(z) > Math.abs(far.at(-1)[1]))) continue;
+      far.push([i, z]);
+      far.sort((x, y) => Math.abs(y[1]) - Math.abs(x[1]));
+      if (far.length > N_NAMED) far.pop();
+    }
+    return { bins, far: ends.flat() };
+  }
+
   _floats(name) {
     return new Float32Array(this.kernel.buffer, this.at[name], this.n);
   }
 
   _project(vector, offset, out) {
     new Float32Array(this.kernel.buffer, this.at.vector, this.stride).fill(0).set(vector);
-    const { rows, scale, vector: v } = this.at;
-    this.kernel.project(rows, scale, this.n, this.stride, v, offset, out);
+    const { rows, scale, vector: v, work } = this.at;
+    this.kernel.project(rows, scale, this.n, this.stride, v, offset, work, out);
   }
 
   _moments() {

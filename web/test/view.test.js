@@ -4,13 +4,15 @@ import { afterEach, describe, mock, test } from "node:test";
 
 import { fetchKept } from "../engine/download.js";
 import { KernelEngine } from "../engine/kernel.js";
-import { madeOtherwise, reasonNotToRotate } from "../view/controls.js";
-import { closest, decodeFloats, encodeFloats, histogram, reconstruction, reconstructionByChance } from "../view/data.js";
+import { canBe, madeOtherwise, reasonNotToRotate } from "../view/controls.js";
+import { matched, decodeFloats, encodeFloats, histogram, reconstruction, reconstructionByChance } from "../view/data.js";
+import { sideInWords } from "../view/histogram.js";
 import { readLink, writeLink } from "../view/link.js";
 import { asPython } from "../view/python.js";
 import { searchEmbedded } from "../view/search.js";
 import { inWords, reasonNotToSteer, towards } from "../view/steer.js";
 import { concise, visible } from "../view/tokens.js";
+import { pairs, tooFew, verdict, withKnown } from "../view/verdict.js";
 
 const DEFAULTS = { lambda_kurtosis: 0.3, threshold: 4, solver: "geodesic", n_channels: 5 };
 const PLACE = { layer: 25, kind: "out", index: 460 };
@@ -29,18 +31,21 @@ describe("tokens", () => {
 describe("links", () => {
   test("say what differs from the defaults, and come back", () => {
     const settings = { ...DEFAULTS, threshold: 6 };
-    const link = writeLink(PLACE, settings, DEFAULTS);
-    assert.equal(link, "#layer=25&kind=out&neuron=460&threshold=6");
-    assert.deepEqual(readLink(link, DEFAULTS), { ...PLACE, settings: { threshold: 6 } });
+    const link = writeLink(PLACE, 2, settings, DEFAULTS);
+    assert.equal(link, "#layer=25&kind=out&neuron=460&channel=3&threshold=6");
+    assert.deepEqual(readLink(link, DEFAULTS), { ...PLACE, channel: 2, settings: { threshold: 6 }, refused: [] });
+    for (const selected of [0, null]) assert.equal(readLink(writeLink(PLACE, selected, settings, DEFAULTS), DEFAULTS).channel, selected);
   });
   test("that are none are left alone", () => {
     for (const hash of ["", "#some-heading", "#layer=x&kind=out&neuron=1", "#layer=1&neuron=1"]) {
       assert.equal(readLink(hash, DEFAULTS), null);
     }
   });
-  test("cannot bring in anything but numbers and known names", () => {
-    const { settings } = readLink("#layer=1&kind=out&neuron=2&threshold=abc&evil=1", DEFAULTS);
-    assert.deepEqual(settings, {});
+  test("say what they cannot bring in", () => {
+    const link = "#layer=1&kind=out&neuron=2&threshold=abc&evil=1&lambda_kurtosis=7&solver=geodesic&channel=x";
+    const { settings, refused } = readLink(link, DEFAULTS, canBe);
+    assert.deepEqual(settings, { solver: "geodesic" });
+    assert.deepEqual(refused, ["threshold=abc", "evil=1", "lambda_kurtosis=7", "channel=x"]);
   });
   test("become five lines of Python", () => {
     const python = { neurons: {}, vocabulary: {}, decompose: {}, defaults: DEFAULTS };
@@ -105,13 +110,49 @@ describe("data", () => {
   test("50 random directions at a cosine of 0.4 reconstruct to 0.95", () => {
     assert.ok(Math.abs(reconstructionByChance(new Array(50).fill(0.4))[49] - 0.951) < 1e-3);
   });
-  test("each channel finds its closest stored one", () => {
+  test("each channel finds the stored one that it is, or else the closest", () => {
     const [a, b] = [{ vector: [1, 0] }, { vector: [0, 1] }];
-    assert.deepEqual(closest([b], [a, b]), [{ channel: 1, cosine: 1 }]);
+    const [again, other] = matched([b, { vector: [1, 0.75] }], [a, b]);
+    assert.deepEqual(again, { pair: 1, channel: 1, cosine: 1 });
+    assert.deepEqual(other, { pair: null, channel: 0, cosine: 0.8 });
+    assert.equal(matched([a], [])[0].pair, null);
   });
-  test("a search ignores case and space", () => {
-    const neurons = [{ ...PLACE, channels: [{ top: [[" You", -9]] }, { top: [["you", 20]] }] }];
-    assert.deepEqual(searchEmbedded(neurons, "you ").map(({ channel }) => channel), [1, 0]);
+  test("a search finds parts of words, whole ones first, and ignores case and space", () => {
+    const neurons = [{ ...PLACE, channels: [{ top: [[" You", -9]] }, { top: [["you", 20]] }, { top: [[" Yours", 30]] }] }];
+    assert.deepEqual(searchEmbedded(neurons, "you ").map(({ channel }) => channel), [1, 0, 2]);
+    assert.deepEqual(searchEmbedded(neurons, "our").map(({ channel }) => channel), [2]);
+  });
+});
+
+describe("what is known of a channel", () => {
+  const settings = { lambda_kurtosis: 0.3, n_channels: 2 };
+  const stored = { made: settings, nNull: 32, channels: [{ p: 0.01, q: 0.04, score: 5 }, { p: 0.5, q: 0.8, score: 1 }] };
+  const found = (made) => ({ made, nNull: 32, channels: [0, 1].map(() => ({ p: null, q: null, score: 3 })) });
+  const matches = [{ pair: 1 }, { pair: null }];
+  test("has three looks", () => {
+    assert.deepEqual(stored.channels.map((channel) => verdict(channel, stored, 0.1)), ["own", "random"]);
+    assert.equal(verdict({ p: null, q: null }, stored, 0.1), "untested");
+    assert.equal(verdict({ p: 0.02, q: null }, stored, 0.1), "own");
+  });
+  test("too few random vectors cannot tell, and that is said", () => {
+    assert.equal(verdict({ p: 0.25, q: null }, { nNull: 3 }, 0.1), "untested");
+    assert.match(tooFew({ nNull: 3 }, 0.1), /Only 3 random vectors .* too few/);
+    assert.match(tooFew({ nNull: 6 }, 0.1), /extrapolation/);
+    assert.equal(tooFew({ nNull: 32 }, 0.1) + tooFew({ nNull: null }, 0.1), "");
+  });
+  test("is kept by a channel that is found again, at the stored settings alone", () => {
+    const [again, other] = withKnown(found({ ...settings, n_channels: 4 }), stored, matches).channels;
+    assert.deepEqual([again.q, again.score, other.q, other.score], [0.8, 1, null, 3]);
+    const moved = withKnown(found({ ...settings, lambda_kurtosis: 0.4 }), stored, matches);
+    assert.deepEqual(moved.channels.map(({ q }) => q), [null, null]);
+  });
+  test("is told one to one, the closest first; a reversed vector is another", () => {
+    assert.deepEqual(pairs([[0.995, 0.2], [0.999, 0.2], [-1, 0.98]]), [null, 0, null]);
+  });
+  test("a neuron is told by the side that its furthest tokens are on", () => {
+    const neuron = { kind: "out", positive: [[" a", 4]], negative: [[" run", -15], ["run", -12]] };
+    assert.equal(sideInWords(neuron), "Active, it writes against ␣run run.");
+    assert.match(sideInWords({ ...neuron, kind: "gate" }), /negative side/);
   });
 });
 

@@ -1,24 +1,30 @@
-import { html, number } from "./dom.js";
+import { focusedWithin, html, number } from "./dom.js";
 import { concise } from "./tokens.js";
+import { verdict } from "./verdict.js";
 
 const N_TOKENS = 12;
-const SAME = 0.9;
+/** What q ranks by, in words: see rotate_core/null/evidence.py. */
+const STATISTICS = {
+  core: "Mean z-score, in the neuron's own projection, of the ten tokens of this channel's tail that are furthest out there; tokens of earlier channels do not count. p and q rank channels by it",
+};
 
 /** A card a channel. Choosing one shows its projection in the histogram. */
 export function cardsView(store) {
   const list = html("ol", { class: "rotate-cards", "aria-label": "Channels" });
+  const buttons = () => [...list.querySelectorAll("button.rotate-choose")];
   store.watch(({ shown, selected, matches, expected, running }, before) => {
     if (shown !== before.shown || matches !== before.matches || expected !== before.expected || !running !== !before.running) {
+      const focused = buttons().indexOf(focusedWithin(list));
       const cards = (shown?.channels ?? []).map((channel, i) => card(store, channel, i, matches?.[i]));
-      const pending = running ? Math.max(expected - cards.length, 0) : 0;
+      const pending = running?.rotates ? Math.max(expected - cards.length, 0) : 0;
       for (let i = 0; i < pending; i++) {
-        list.ariaBusy = "true";
         cards.push(html("li", { class: "rotate-card rotate-pending", "aria-hidden": "true" }));
       }
       list.ariaBusy = String(pending > 0);
       list.replaceChildren(...cards);
+      if (focused >= 0) buttons()[Math.min(focused, buttons().length - 1)]?.focus({ preventScroll: true });
     }
-    list.querySelectorAll("button.rotate-choose").forEach((button, i) => {
+    buttons().forEach((button, i) => {
       button.setAttribute("aria-pressed", String(i === selected));
       button.closest("li").classList.toggle("rotate-selected", i === selected);
     });
@@ -28,14 +34,14 @@ export function cardsView(store) {
 
 function card(store, channel, i, match) {
   const { info, shown } = store.state;
-  const weak = isKnown(channel.q) && !(channel.q < info.significant);
   const choose = () => {
     const { selected } = store.state;
     store.set({ selected: selected === i ? null : i });
   };
+  const look = verdict(channel, shown, info.significant);
   return html(
     "li",
-    { class: `rotate-card${weak ? " rotate-weak" : ""}` },
+    { class: `rotate-card rotate-look rotate-${look}` },
     html(
       "button",
       { class: "rotate-choose", type: "button", onclick: choose, title: "Show this channel's projection" },
@@ -48,27 +54,25 @@ function card(store, channel, i, match) {
       {},
       ...fact("kurtosis", number(channel.kurtosis, 1), "Excess kurtosis of the channel's projection"),
       ...fact("cosine", number(channel.cosine), "Cosine with the neuron"),
-      ...fact("support", number(channel.support), "Mean z-score of the channel's tokens in the neuron's own projection"),
+      ...fact(shown.statistic, number(channel.score ?? NaN), STATISTICS[shown.statistic] ?? "p and q rank channels by it"),
       ...fact("q-value", small(channel.q), "Share of false ones to expect among the atlas's channels that stand out as far as this one; – where there is no atlas to take it over"),
       ...fact("masked", String(channel.nMasked), "Tokens that this channel takes out for the next ones"),
     ),
-    weak && html("p", { class: "rotate-note" }, "Not told apart from channels of random vectors."),
-    isKnown(channel.p) && !isKnown(channel.q) && html("p", { class: "rotate-note" }, alone(channel, shown)),
+    html("p", { class: "rotate-note" }, inWords(look, channel, shown)),
     channel.converged === false && html("p", { class: "rotate-note" }, "Stopped before it had converged."),
     match && html("p", { class: "rotate-note rotate-match" }, sameness(match)),
   );
 }
 
-/** Top tokens, larger the further out; the two tails differ in sign, colour and underline. */
+/** Top tokens, larger the further out; those of the negative side have a sign and an underline. */
 function tokens({ top }) {
   const most = Math.abs(top[0]?.[1] ?? 1);
   return top.slice(0, N_TOKENS).flatMap(([token, z]) => {
     const size = 0.8 + 0.6 * Math.min(Math.abs(z) / most, 1) ** 1.5;
-    const side = z < 0 ? "minus" : "plus";
     return [
       html(
         "span",
-        { class: `rotate-token rotate-${side}`, style: `font-size:${size.toFixed(2)}em`, title: `z = ${number(z, 1)}` },
+        { class: `rotate-token${z < 0 ? " rotate-minus" : ""}`, style: `font-size:${size.toFixed(2)}em`, title: `z = ${number(z, 1)}` },
         z < 0 && html("span", { class: "rotate-sign" }, "−"),
         concise(token),
       ),
@@ -87,13 +91,19 @@ export function small(value) {
   return value < 0.001 ? "< 0.001" : number(value, value < 0.1 ? 3 : 2);
 }
 
-/** What a p-value says where no atlas has the neuron's layer and kind. */
-function alone({ p }, { nNull }) {
+/** The look of the card once more, for who does not see it, and what a p-value says alone. */
+function inWords(look, { p, q }, { nNull }) {
+  const words = {
+    own: "Stands out from random vectors.",
+    random: "Not told apart from channels of random vectors.",
+    untested: "Untested.",
+  }[look];
+  if (!isKnown(p) || isKnown(q)) return words;
   const equals = p < 0.001 ? "p" : "p =";
-  return `${equals} ${small(p)} against ${nNull} matched vectors; no q-value: nothing to adjust over.`;
+  return `${words} ${equals} ${small(p)} against ${nNull} random vectors; no q-value: nothing to adjust over.`;
 }
 
-function sameness({ channel, cosine }) {
-  if (cosine >= SAME) return `as stored channel ${channel + 1} (cosine ${number(cosine)})`;
-  return `new; the closest stored one is ${channel + 1} (cosine ${number(cosine)})`;
+function sameness({ pair, channel, cosine }) {
+  if (pair !== null) return `stored channel ${pair + 1} (cosine ${number(cosine, 3)})`;
+  return Number.isFinite(cosine) ? `new; the closest stored one is ${channel + 1} (cosine ${number(cosine)})` : "new";
 }

@@ -1,4 +1,5 @@
-import { html, number, uniqueId } from "./dom.js";
+import { focusedWithin, html, number, uniqueId } from "./dom.js";
+import { changed } from "./link.js";
 
 const SLIDERS = [
   { name: "lambda_kurtosis", label: "λ kurtosis", min: 0, max: 1, step: 0.05, digits: 2, hint: "how much a peaked projection counts" },
@@ -11,17 +12,31 @@ const CHOICES = [
   { name: "moments", label: "moments", values: ["weighted", "scaled"] },
 ];
 
-const VALUES = Object.fromEntries([...SLIDERS, ...CHOICES].map((control) => [control.name, control]));
+const CONTROLS = Object.fromEntries([...SLIDERS, ...CHOICES].map((control) => [control.name, control]));
+
+/** Settings that only Python has. */
+export const PYTHON_ONLY = CHOICES.map(({ name }) => name);
+
+/** Whether a control can stand at a value. */
+export function canBe(name, value) {
+  const { values, min, max, step } = CONTROLS[name] ?? {};
+  if (values) return values.includes(value);
+  return value >= min && value <= max && (step < 1 || Number.isInteger(value));
+}
+
+/** Settings in words: "λ kurtosis 0.20; threshold 6.0". */
+export const inWords = (settings) =>
+  settings.map(([name, value]) => `${CONTROLS[name].label} ${text(name, value)}`).join("; ");
+
+const text = (name, value) => (typeof value === "number" ? number(value, CONTROLS[name].digits) : value);
 
 /** What channels were made with, where the sliders say something else; "" where they do not. */
 export function madeOtherwise(made, settings) {
-  const text = (name, value) => (typeof value === "number" ? number(value, VALUES[name].digits) : value);
   const differing = Object.keys(settings).filter((name) => made && made[name] !== settings[name]);
   if (!differing.length) return "";
-  const list = differing.map((name) => {
-    const { label } = VALUES[name];
-    return `${label} ${text(name, made[name])}, not ${text(name, settings[name])}`;
-  });
+  const list = differing.map(
+    (name) => `${CONTROLS[name].label} ${text(name, made[name])}, not ${text(name, settings[name])}`,
+  );
   return `The channels below were made with ${list.join("; ")}.`;
 }
 
@@ -51,12 +66,14 @@ export function controlsView(store, { change, load, cancel, reset }) {
   const cancelButton = html("button", { type: "button", onclick: cancel }, "Cancel");
   const work = html("div", { class: "rotate-work" }, bar, cancelButton);
   const resetButton = html("button", { type: "button", class: "rotate-reset", onclick: reset }, "Back to the stored channels");
+  const box = html("div", { class: "rotate-controls", role: "group", "aria-label": "Rotation", tabindex: -1 }, offer, reason, fields, work, made, resetButton);
 
   store.watch((state) => {
     const { mode, canRun, running, engine, settings, defaults, matches, stored, shown } = state;
+    const focused = focusedWithin(box);
     reason.textContent = reasonNotToRotate(state);
     reason.hidden = !reason.textContent;
-    made.textContent = madeOtherwise(shown?.made, settings);
+    made.textContent = running?.rotates ? "" : madeOtherwise(shown?.made, settings);
     made.hidden = !made.textContent;
     const waiting = mode === "static" && !canRun && engine && engine.file.vocabulary === stored?.vocabulary;
     offer.hidden = !waiting || Boolean(running);
@@ -66,10 +83,16 @@ export function controlsView(store, { change, load, cancel, reset }) {
     work.hidden = !running;
     if (running?.fraction === undefined || running?.fraction === null) bar.removeAttribute("value");
     else bar.value = running.fraction;
-    const moved = Object.keys(settings).some((name) => settings[name] !== defaults[name]);
-    resetButton.hidden = Boolean(running) || !canRun || !(moved || matches);
+    resetButton.hidden = Boolean(running) || !canRun || !(changed(settings, defaults).length || matches);
+    keepFocus(focused, [cancelButton, start, sliders[0].querySelector("input"), box]);
   });
-  return html("div", { class: "rotate-controls", role: "group", "aria-label": "Rotation" }, offer, reason, fields, work, made, resetButton);
+  return box;
+}
+
+/** What had the focus and is gone hands it on, to the first of these that is to be seen. */
+function keepFocus(focused, heirs) {
+  const seen = (element) => element.getClientRects().length > 0;
+  if (focused && !seen(focused)) heirs.find(seen)?.focus({ preventScroll: true });
 }
 
 const megabytes = (bytes) => Math.round(bytes / 1e6);

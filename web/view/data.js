@@ -1,5 +1,6 @@
 import { largest, standardise } from "../solver/readout.js";
 import { combine, cosine, dot, norm } from "../solver/vectors.js";
+import { pairs } from "./verdict.js";
 
 /**
  * What the views draw. Python writes the same in rotate_core/explorer/describe.py.
@@ -12,8 +13,8 @@ import { combine, cosine, dot, norm } from "../solver/vectors.js";
  * @property {number} cosine
  * @property {number} tail +1, -1, or 0 for both
  * @property {number} nMasked
- * @property {number} support
- * @property {number | null} p against matched vectors; null where there are none that are made alike
+ * @property {number | null} score what p and q rank by: the neuron's `statistic`; null if unknown here
+ * @property {number | null} p against random vectors; null where there are none that are made alike
  * @property {number | null} q over the neurons that an atlas has; null where there is no such atlas
  * @property {TokenScore[]} top heaviest first
  * @property {Histogram} histogram
@@ -22,7 +23,8 @@ import { combine, cosine, dot, norm } from "../solver/vectors.js";
  * @property {string} kind
  * @property {number} index
  * @property {object} made what the sliders would say for these channels, by Python's names
- * @property {number | null} nNull how many matched vectors p is against
+ * @property {number | null} nNull how many random vectors p is against
+ * @property {string} statistic what p and q rank channels by, such as "core"
  * @property {Float32Array} w
  * @property {number} kurtosis
  * @property {number} skewness
@@ -77,15 +79,22 @@ export function describeOwn(logits, { tokens, weights }) {
   return { kurtosis, skewness, positive: named(1), negative: named(-1), histogram: histogram(z) };
 }
 
-/** A channel of the browser's solver, as the views draw it. @returns {Channel} */
-export function describeChannel(found, tokens) {
+/**
+ * A channel of the browser's solver, as the views draw it.
+ *
+ * @param {object} found
+ * @param {string[]} tokens
+ * @param {string} statistic the neuron's: the solver computes "core" alone
+ * @returns {Channel}
+ */
+export function describeChannel(found, tokens, statistic) {
   return {
     vector: Float32Array.from(found.vector),
     kurtosis: found.kurtosis,
     cosine: found.cosine,
     tail: found.tail,
     nMasked: found.nMasked,
-    support: found.support,
+    score: statistic === "core" ? found.core : null,
     p: null,
     q: null,
     converged: found.converged,
@@ -123,12 +132,15 @@ export function reconstructionByChance(cosines) {
   });
 }
 
-/** For each channel: the stored channel that is closest to it. */
-export function closest(channels, stored) {
-  return channels.map(({ vector }) => {
-    const cosines = stored.map((other) => cosine(vector, other.vector));
-    const channel = cosines.indexOf(Math.max(...cosines));
-    return { channel, cosine: cosines[channel] ?? NaN };
+/**
+ * For each channel the stored one that it is, or else the closest.
+ *
+ * @returns {{pair: number | null, channel: number, cosine: number}[]}
+ */
+export function matched(channels, stored) {
+  const cosines = channels.map(({ vector }) => stored.map((other) => cosine(vector, other.vector)));
+  return pairs(cosines).map((pair, i) => {
+    const channel = pair ?? cosines[i].indexOf(Math.max(...cosines[i]));
+    return { pair, channel, cosine: cosines[i][channel] ?? NaN };
   });
 }
-

@@ -30,6 +30,12 @@ function fill(element, attributes, children) {
   return element;
 }
 
+/** What has the focus, if it is in the element; null if not. A widget may stand in a shadow tree. */
+export function focusedWithin(element) {
+  const { activeElement } = element.getRootNode();
+  return element.contains(activeElement) ? activeElement : null;
+}
+
 let lastId = 0;
 
 /** An id that no other explorer on the page has. */

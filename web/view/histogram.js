@@ -1,5 +1,6 @@
-import { html, number, svg } from "./dom.js";
+import { html, number, svg, uniqueId } from "./dom.js";
 import { concise } from "./tokens.js";
+import { verdict } from "./verdict.js";
 
 const HEIGHT = 220;
 const EDGE = { left: 8, right: 8, top: 10, bottom: 30 };
@@ -7,15 +8,21 @@ const LABELS = 6;
 const ROW = 19;
 const NARROW = 480;
 
-/** The neuron's projection onto the vocabulary, the selected channel's over it, tails named. */
+/**
+ * The neuron's projection onto the vocabulary, the selected channel's over it, tails named. While the
+ * solver climbs, the channel is the point where it is.
+ */
 export function histogramView(store) {
   const figure = html("figure", { class: "rotate-figure rotate-histogram" });
-  const redraw = ({ shown, selected }) => {
+  const redraw = ({ shown, selected, climb, info }) => {
     const width = Math.max(figure.clientWidth, 280);
-    figure.replaceChildren(...(shown ? draw(shown, shown.channels[selected], width) : []));
+    if (!shown) return figure.replaceChildren();
+    const channel = shown.channels[selected];
+    const over = climb ?? (channel && { ...channel, look: verdict(channel, shown, info.significant), label: `channel ${selected + 1}` });
+    return figure.replaceChildren(...draw(shown, over, width));
   };
   store.watch((state, before) => {
-    if (state.shown !== before.shown || state.selected !== before.selected) redraw(state);
+    if (state.shown !== before.shown || state.selected !== before.selected || state.climb !== before.climb) redraw(state);
   });
   let width = 0;
   new ResizeObserver(() => {
@@ -27,26 +34,26 @@ export function histogramView(store) {
 }
 
 /** Drawn to the figure's own width, so that letters keep their size on a phone. */
-function draw(neuron, channel, width) {
-  const all = channel ? [neuron.histogram, channel.histogram] : [neuron.histogram];
-  const low = Math.min(-5, ...all.map((h) => h.from)) - 0.5;
-  const high = Math.max(5, ...all.map((h) => h.from + h.step * h.counts.length)) + 0.5;
+function draw(neuron, over, width) {
+  const all = over ? [neuron.histogram, over.histogram] : [neuron.histogram];
+  const [low, high] = range(all);
   const most = Math.log1p(Math.max(...all.flatMap((h) => h.counts)));
   const x = (z) => EDGE.left + ((z - low) / (high - low)) * (width - EDGE.left - EDGE.right);
   const y = (count) => HEIGHT - EDGE.bottom - (Math.log1p(count) / most) * (HEIGHT - EDGE.top - EDGE.bottom);
 
-  const what = channel ? "the selected channel" : "the neuron";
-  const [positive, negative] = named(neuron, channel, width < NARROW ? 4 : LABELS);
+  const [positive, negative] = named(neuron, over, width < NARROW ? 4 : LABELS);
   const description =
     `Histogram of z-scores over the vocabulary. Excess kurtosis of the neuron ${number(neuron.kurtosis, 1)}` +
-    (channel ? `, of the selected channel ${number(channel.kurtosis, 1)}. ` : ". ") +
-    `Highest tokens of ${what}: ${list(positive)}. Lowest: ${list(negative)}.`;
+    (over ? `, of ${over.label} ${number(over.kurtosis, 1)}. ` : ". ") +
+    `Highest tokens of ${over ? over.label : "the neuron"}: ${list(positive)}. Lowest: ${list(negative)}.`;
+  const hatch = uniqueId("hatch");
   const chart = svg(
     "svg",
     { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": description },
+    hatching(hatch),
     ...axis(low, high, x, width),
     svg("path", { class: "rotate-bars", d: area(neuron.histogram, x, y) }),
-    channel && svg("path", { class: "rotate-outline", d: area(channel.histogram, x, y) }),
+    over && svg("path", { class: `rotate-outline rotate-${over.look}`, d: area(over.histogram, x, y), fill: over.look === "untested" && `url(#${hatch})` }),
     ...names(positive, x, width, +1),
     ...names(negative, x, width, -1),
   );
@@ -54,17 +61,33 @@ function draw(neuron, channel, width) {
     "figcaption",
     {},
     html("span", { class: "rotate-key rotate-key-neuron" }, `neuron, kurtosis ${number(neuron.kurtosis, 1)}`),
-    channel &&
-      html("span", { class: "rotate-key rotate-key-channel" }, `selected channel, kurtosis ${number(channel.kurtosis, 1)}`),
+    over && html("span", { class: `rotate-key rotate-look rotate-${over.look}` }, `${over.label}, kurtosis ${number(over.kurtosis, 1)}`),
     html("span", { class: "rotate-muted" }, "tokens by z-score, counts on a log scale"),
+    html("span", { class: "rotate-side" }, sideInWords(neuron)),
   );
   return [chart, caption];
 }
 
+/** From five to five, so that the axis stands still while a tail grows. */
+function range(histograms) {
+  const low = Math.min(-5, ...histograms.map((h) => h.from));
+  const high = Math.max(5, ...histograms.map((h) => h.from + h.step * h.counts.length));
+  return [5 * Math.floor(low / 5) - 0.5, 5 * Math.ceil(high / 5) + 0.5];
+}
+
+/** What the neuron does with its own furthest tokens, by the side that they are on. */
+export function sideInWords({ kind, positive, negative }) {
+  const [up, down] = [positive[0]?.[1] ?? 0, -(negative[0]?.[1] ?? 0)];
+  const words = (up >= down ? positive : negative).slice(0, 3).map(([token]) => concise(token)).join(" ");
+  if (!words) return "";
+  if (kind === "out") return `Active, it writes ${up >= down ? "towards" : "against"} ${words}.`;
+  return `Its furthest tokens, ${words}, are on its ${up >= down ? "positive" : "negative"} side.`;
+}
+
 /** The tokens to name: the channel's on its heavy side, or the neuron's on both. */
-function named(neuron, channel, most) {
-  if (!channel) return [neuron.positive.slice(0, most), neuron.negative.slice(0, most)];
-  const side = (sign) => channel.top.filter(([, z]) => sign * z > 0).slice(0, most);
+function named(neuron, over, most) {
+  if (!over) return [neuron.positive.slice(0, most), neuron.negative.slice(0, most)];
+  const side = (sign) => over.top.filter(([, z]) => sign * z > 0).slice(0, most);
   return [side(+1), side(-1)];
 }
 
@@ -77,6 +100,11 @@ function area({ from, step, counts }, x, y) {
     points.push(`V${y(count).toFixed(1)}`, `H${x(from + (i + 1) * step).toFixed(1)}`);
   });
   return `${points.join("")}V${y(0)}Z`;
+}
+
+function hatching(id) {
+  const line = svg("line", { class: "rotate-hatch", x1: 0, y1: 0, x2: 0, y2: 7 });
+  return svg("pattern", { id, width: 7, height: 7, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, line);
 }
 
 function axis(low, high, x, width) {
@@ -97,11 +125,7 @@ function names(tokens, x, width, sign) {
     const anchor = sign > 0 ? Math.min(x(z) + 4, width - 4) : Math.max(x(z) - 4, 4);
     return [
       svg("line", { class: "rotate-leader", x1: x(z), x2: x(z), y1: base, y2: top + 2 }),
-      svg(
-        "text",
-        { class: `rotate-name ${sign > 0 ? "rotate-plus" : "rotate-minus"}`, x: anchor, y: top, "text-anchor": sign > 0 ? "end" : "start" },
-        shorten(concise(token)),
-      ),
+      svg("text", { class: "rotate-name", x: anchor, y: top, "text-anchor": sign > 0 ? "end" : "start" }, shorten(concise(token))),
     ];
   });
 }

@@ -1,24 +1,39 @@
-/** A state in the address: #layer=25&kind=out&neuron=460&lambda_kurtosis=0.2 */
+/** A state in the address: #layer=25&kind=out&neuron=460&channel=2&lambda_kurtosis=0.2 */
 
-/** @returns {{layer: number, kind: string, index: number, settings: object} | null} */
-export function readLink(hash, defaults) {
+const PLACE = ["layer", "kind", "neuron", "channel"];
+
+/**
+ * @param {string} hash
+ * @param {object} defaults settings by name
+ * @param {(name: string, value: unknown) => boolean} canBe whether a setting can have a value
+ * @returns {{layer: number, kind: string, index: number, channel: number | null, settings: object,
+ *   refused: string[]} | null} refused are the parts that this page cannot follow, as they stand there
+ */
+export function readLink(hash, defaults, canBe = () => true) {
   const values = new URLSearchParams(hash.replace(/^#/, ""));
   const [layer, index] = [values.get("layer"), values.get("neuron")];
   const kind = values.get("kind");
   if (!/^\d+$/.test(layer ?? "") || !/^\d+$/.test(index ?? "") || !kind) return null;
   const settings = {};
-  for (const [name, value] of Object.entries(defaults)) {
-    const given = values.get(name);
-    if (given === null) continue;
-    if (typeof value === "string") settings[name] = given;
-    else if (given !== "" && Number.isFinite(Number(given))) settings[name] = Number(given);
+  const refused = [];
+  let channel = 0;
+  for (const [name, given] of values) {
+    if (name === "channel" && /^\d+$/.test(given)) channel = given === "0" ? null : Number(given) - 1;
+    else if (PLACE.includes(name) && name !== "channel") continue;
+    else {
+      const value = typeof defaults[name] === "number" && given !== "" ? Number(given) : given;
+      const usable = typeof value === typeof defaults[name] && canBe(name, value);
+      if (usable) settings[name] = value;
+      else refused.push(`${name}=${given}`);
+    }
   }
-  return { layer: Number(layer), kind, index: Number(index), settings };
+  return { layer: Number(layer), kind, index: Number(index), channel, settings, refused };
 }
 
-/** What differs from the defaults is written, the rest is not. */
-export function writeLink({ layer, kind, index }, settings, defaults) {
+/** What differs from the defaults is written, the rest is not; channel 0 says that none is chosen. */
+export function writeLink({ layer, kind, index }, selected, settings, defaults) {
   const values = new URLSearchParams({ layer, kind, neuron: index });
+  if (selected !== 0) values.set("channel", selected === null ? 0 : selected + 1);
   for (const [name, value] of changed(settings, defaults)) values.set(name, value);
   return `#${values}`;
 }

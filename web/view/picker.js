@@ -81,7 +81,7 @@ function show(box, { mode, current, neurons }) {
     box.querySelector(".rotate-kind").value = current.kind;
     box.querySelector(".rotate-index").value = current.index;
   } else {
-    box.querySelector("select").value = neurons.findIndex((neuron) => same(neuron, current));
+    box.querySelector("select").selectedIndex = neurons.findIndex((neuron) => same(neuron, current));
   }
 }
 

@@ -4,7 +4,7 @@ import { concise } from "./tokens.js";
 /** Neurons by a token: of the model where Python answers, of the page where it does not. */
 export function searchView(store, { choose, search }) {
   const id = uniqueId("search");
-  const input = html("input", { id, type: "search", autocomplete: "off", placeholder: "a token, such as eight" });
+  const input = html("input", { id, type: "search", autocomplete: "off", placeholder: "a word or a part of one, such as speak" });
   const results = html("ul", { class: "rotate-results", "aria-label": "Neurons found" });
   const onsubmit = async (event) => {
     event.preventDefault();
@@ -14,7 +14,7 @@ export function searchView(store, { choose, search }) {
     if (!found) return;
     results.replaceChildren(
       ...found.map((hit) => html("li", {}, html("button", { type: "button", onclick: () => choose(hit) }, describe(hit)))),
-      ...(found.length ? [] : [html("li", { class: "rotate-muted" }, "No neuron found here with this token.")]),
+      ...(found.length ? [] : [html("li", { class: "rotate-muted" }, "No channel of this page has such a token.")]),
     );
   };
   return html(
@@ -32,15 +32,19 @@ function describe({ layer, kind, index, channel, token, z }) {
   return `layer ${layer}, ${kind}, ${index}${where}: ${concise(token)} ${number(z, 1)}`;
 }
 
-/** Search among the neurons of the page: a token whole, however its spaces and capitals are. */
+const N_HITS = 20;
+
+/** Search among the neurons of the page: whole tokens first, then parts, however spaces and capitals are. */
 export function searchEmbedded(neurons, text) {
   const wanted = text.trim().toLowerCase();
   const hits = [];
   for (const { layer, kind, index, channels } of neurons) {
     channels.forEach(({ top }, channel) => {
-      const found = top.find(([token]) => token.trim().toLowerCase() === wanted);
-      if (found) hits.push({ layer, kind, index, channel, token: found[0], z: found[1] });
+      const read = top.map(([token]) => token.trim().toLowerCase());
+      const whole = read.indexOf(wanted);
+      const i = whole >= 0 ? whole : read.findIndex((token) => token.includes(wanted));
+      if (i >= 0) hits.push({ layer, kind, index, channel, token: top[i][0], z: top[i][1], whole: whole >= 0 });
     });
   }
-  return hits.sort((a, b) => Math.abs(b.z) - Math.abs(a.z)).slice(0, 20);
+  return hits.sort((a, b) => b.whole - a.whole || Math.abs(b.z) - Math.abs(a.z)).slice(0, N_HITS);
 }

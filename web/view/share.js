@@ -5,9 +5,9 @@ import { asPython } from "./python.js";
 /** The same again elsewhere: as five lines of Python, or as an address. */
 export function shareView(store, { say }) {
   const python = ({ info, shown, python }) => asPython(info.model, shown, shown.made, python);
-  const link = ({ current, settings, defaults }) => {
+  const link = ({ current, selected, settings, defaults }) => {
     const url = new URL(location.href);
-    url.hash = writeLink(current, settings, defaults);
+    url.hash = writeLink(current, selected, settings, defaults);
     return url.href;
   };
   const copy = (make, done) => async () => {
