@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rotate_core.explorer.pack import pack
+from rotate_core.explorer.widget import Explorer
 from rotate_core.models import load_model
 from rotate_core.storage import write_whole
+from rotate_core.verdicts.chapter import placed
 
 if TYPE_CHECKING:
+    from rotate_core.atlas import Atlas
     from rotate_core.models import Model
+    from rotate_core.verdicts.chapter import Chapter
 
 SERVED = "_static/explorer"
 """Where a book serves the files, from its root."""
@@ -52,6 +56,23 @@ def served_file(model: Model, folder: str | Path) -> dict[str, str | int] | None
     """The description in the folder, for the widget; None if U is too large or there is none."""
     path = Path(folder) / f"{_file_name(model)}.json"
     return json.loads(path.read_text()) if path.is_file() else None
+
+
+def where_you_read(
+    chapter: Chapter, layer: int, kind: str, neuron: int, *, atlas: Atlas | None = None
+) -> Explorer:
+    """One neuron with its channels and the sliders, for a chapter that talks of it.
+
+    Args:
+        chapter: whose model it is.
+        layer: the neuron's.
+        kind: "gate", "in" or "out".
+        neuron: its number.
+        atlas: that has its channels; None: they are computed here, and held against no null.
+    """
+    served = served_file(chapter.model, placed(f"../book/_extra/{SERVED}"))
+    neurons = [(layer, kind, neuron)]
+    return Explorer(chapter.model, atlas, neurons=neurons, file=served, compact=True)
 
 
 def _file_name(model: Model) -> str:

@@ -47,6 +47,7 @@ class Explorer(anywidget.AnyWidget):
             stored channels and matched vectors are not used.
         file: U for the browser, from :func:`rotate_core.explorer.book.served_file`. Left out, with
             a reason on the page, where the browser's solver cannot do what the settings ask for.
+        compact: only the neuron, its channels and the sliders.
 
     Raises:
         ValueError, IndexError, TypeError: there is no such neuron, or the atlas is of another
@@ -69,6 +70,7 @@ class Explorer(anywidget.AnyWidget):
         n_channels: int | None = None,
         settings: Settings | None = None,
         file: dict[str, str | int] | None = None,
+        compact: bool = False,
     ) -> None:
         super().__init__()
         source = Source(model, atlas, settings, n_channels)
@@ -76,21 +78,12 @@ class Explorer(anywidget.AnyWidget):
         self._jobs = Jobs(self.send)
         chosen = [self._first()] if neurons is None else [NeuronId(*neuron) for neuron in neurons]
         self.content = content(self._live.source, chosen, notes or {}, null, file)
+        self.content |= {"compact": compact}
         self.on_msg(self._receive)
 
-    def save(
-        self, path: str | Path, *, n_neurons: int | None = None, compact: bool = False
-    ) -> None:
-        """Write a script that shows the explorer in any page: ``<script src="PATH">``.
-
-        Args:
-            path: where to.
-            n_neurons: the first so many of those embedded; None for all.
-            compact: only the neuron, its channels and the sliders.
-        """
-        neurons = self.content["neurons"][:n_neurons]
-        content = self.content | {"neurons": neurons, "compact": compact}
-        write_whole(Path(path), page_script(content).encode())
+    def save(self, path: str | Path) -> None:
+        """Write a script that shows the explorer in any page: ``<script src="PATH">``."""
+        write_whole(Path(path), page_script(self.content).encode())
 
     def __repr__(self) -> str:
         return f"Explorer({self._live.model.name!r}, {len(self.content['neurons'])} neurons)"
