@@ -33,6 +33,7 @@ SETTINGS = (
     Settings(threshold=2.0, restarts=3, max_iter=12),
     Settings(threshold=2.0, moments="scaled", start="reflection", precondition=False),
     Settings(threshold=2.0, deflation="subtract"),
+    Settings(threshold=2.0, precision="bfloat16", start="weight", tolerance=1e-7),
     Settings(threshold=2.0, deflation="subtract-grid"),
     Settings(solver="householder", moments="scaled", threshold=2.0, max_iter=120),
     Settings(solver="householder", threshold=2.0, max_iter=20, joint=True, n_reflections=2),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -97,8 +96,8 @@ def _reflect(work: Work, batch: int) -> None:
                 reflection.solve(*work.problem(active), start=work.normal(active, *shape, key=(r,)))
                 for r in range(work.settings.restarts)
             ]
-            ends = []
-            for row, best in enumerate(torch.stack([s["objective"] for s in solutions]).argmax(0)):
+            ends, height = [], torch.stack([solution["objective"] for solution in solutions])
+            for row, best in enumerate(height.argmax(0).tolist()):
                 ends.append({name: solutions[best][name][row] for name in SOLVED})
                 points = [point[row].item() for point in solutions[best]["history"]]
                 work.curves[active[row], work.n_found[active[row]]] = points
@@ -140,7 +139,7 @@ class Climbs:
         self.work, self.precondition = work, precondition
         self.of: dict[int, list[Climb]] = {}  # neuron -> its climbs that are not beaten
         self.numbered: dict[int, Climb] = {}  # by the number that a state has for it
-        self.numbers = itertools.count()
+        self.n_begun = 0
         nobody, m = work.w[:0], work.token_weights.expand(0, -1)
         self.states = [sphere.begin(nobody, nobody, work.projection, m, work.settings)]
         if work.settings.precision == "bfloat16":  # and those that are between start and end
@@ -159,11 +158,12 @@ class Climbs:
                 point = self._start(neurons, unit, m, start - (settings.start == "tails"))
                 state = sphere.begin(unit, point, projection, m, settings)
                 curves = state.value.unsqueeze(1)
+            state.climb += self.n_begun
             for row, curve in enumerate(curves.tolist()):
                 climb = Climb(neurons[row % len(neurons)], start, curve)
-                state.climb[row] = number = next(self.numbers)
-                self.numbered[number] = climb
+                self.numbered[self.n_begun + row] = climb
                 self.of.setdefault(climb.neuron, []).append(climb)
+            self.n_begun += len(state)
             state.add(self.states[0])
             self.states[0] = state
 
@@ -205,7 +205,7 @@ class Climbs:
         return [self.numbered[number] for number in state.climb.tolist()]
 
     def _take(self, state: sphere.State, chosen: list[bool]) -> sphere.State:
-        return state.take(torch.tensor(chosen, dtype=torch.bool, device=state.climb.device))
+        return state.take(torch.tensor(chosen, dtype=torch.bool).to(state.climb.device))
 
     def _race(self) -> None:
         """After :data:`RACE` iterations all but a neuron's highest ``restarts`` climbs end."""
@@ -237,13 +237,14 @@ class Climbs:
             "gradient_norm": ended.g.norm(dim=1).double(), "converged": ended.converged,
         }  # fmt: skip
         stalled = (~ended.converged & (ended.taken < settings.max_iter)).tolist()
-        for row, climb in enumerate(self._climbs(ended)):
+        for row, number in enumerate(ended.climb.tolist()):
+            climb = self.numbered[number]
             end = {name: values[row] for name, values in solved.items()}
             stalled[row] &= not climb.stalled  # a second stall is the end
             if stalled[row]:
                 climb.stalled = end
                 continue
-            del self.numbered[int(ended.climb[row])]
+            del self.numbered[number]
             climb.end = end
             if climb.stalled and end["objective"] < climb.stalled["objective"] - settings.tolerance:
                 climb.end = climb.stalled | {"n_iter": end["n_iter"]}

@@ -54,10 +54,9 @@ class Work:
         self.refuse(neurons, m2 <= (8 * rounding) ** 2, why)
         for neuron in neurons:
             self.m[neuron], self.target[neuron] = self.token_weights, self.w[neuron]
-        n_given = self.given["vectors"].shape[1] if self.given else 0
-        for channel in range(n_given):
-            known = [{name: a[n, channel] for name, a in self.given.items()} for n in neurons]
-            self.record(neurons, known)
+        known = self.given.items()
+        for channel in range(self.given["vectors"].shape[1] if known else 0):
+            self.record(neurons, [{name: a[n, channel] for name, a in known} for n in neurons])
         return [neuron for neuron in neurons if self.n_found[neuron] < self.n_channels]
 
     def record(self, neurons: list[int], ends: list[dict[str, Tensor]]) -> list[int]:

@@ -77,9 +77,9 @@ class Settings:
     """The householder solver minimises the batch's mean loss, as the authors' code does, and not
     each neuron's by itself (:func:`.reflection.solve`). Channels then depend on the batch."""
     precision: str = "full"
-    """Of the geodesic solver's products with U after the fifth iteration: "full", or "bfloat16",
-    faster where the processor multiplies such numbers, until an iteration gains less than
-    ``tolerance``. The last ones, and all that is reported, are in full precision again."""
+    """Of the geodesic solver's products with U after the fifth iteration: "full", or "bfloat16"
+    until an iteration gains less than ``tolerance``: for a GPU, and large batches. The last ones,
+    and all that is reported, are in full precision again."""
     precondition: bool = True
     """Precondition the geodesic solver with the inverse covariance of the vocabulary."""
     tolerance: float = 1e-5
