@@ -120,6 +120,7 @@ def over_the_null(
         grey, blue = COLOURS["null"], COLOURS["neuron"]
         ax.scatter(spread, dots.ravel(), s=14, c=grey, linewidth=0, label="matched vectors")
         ax.scatter(x, own, s=80, c=blue, marker="D", ec="white", zorder=3, label="the neuron")
-        ax.set(title=name, xlabel="channel", xticks=x, ylim=(0, 1.35 * max(dots.max(), own.max())))
+        most = max(dots.max(), own.max()) or 1  # all are 0 where no channel has a tail
+        ax.set(title=name, xlabel="channel", xticks=x, ylim=(0, 1.35 * most))
     axes[-1].legend(loc="upper right", handletextpad=0.2)
     return axes

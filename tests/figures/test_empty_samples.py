@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from rotate_core.figures import atlas, factors, regions
+from rotate_core.figures import atlas, channels, factors, regions
 
 
 @pytest.fixture
@@ -35,3 +35,8 @@ def test_a_statistic_of_one_value_is_one_bar(ax):
     atlas.beside_the_null(table, table, ax, column="core", label="core")
     ax.figure.canvas.draw()
     assert ax.get_xlabel() == "core"
+
+
+def test_channels_without_a_tail_lie_on_the_null(ax):
+    channels.over_the_null({"core": [0.0, 0.0]}, {"core": [[0.0, 0.0]] * 3}, [ax])
+    assert ax.get_ylim() == (0, 1.35)
