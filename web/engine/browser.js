@@ -5,7 +5,7 @@ import { parsePack } from "../solver/pack.js";
 import workerSource from "../solver/worker.js";
 import { REACH } from "../solver/shard.js";
 import { BIN, describeChannel, describeOwn } from "../view/data.js";
-import { fetchKept, isKept } from "./download.js";
+import { fetchKept, gunzip, isKept } from "./download.js";
 
 /** Milliseconds between two pictures of a climb. */
 const FRAME = 60;
@@ -40,7 +40,7 @@ export class BrowserEngine {
 
   async load({ signal, onProgress }) {
     const buffer = await fetchKept({ ...this.file, url: this.url }, { signal, onProgress });
-    this.backend = await Backend.create(parsePack(buffer), { workerSource, wasm });
+    this.backend = await Backend.create(parsePack(await gunzip(buffer)), { workerSource, wasm });
   }
 
   close() {
