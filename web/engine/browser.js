@@ -7,8 +7,8 @@ import { REACH } from "../solver/shard.js";
 import { BIN, describeChannel, describeOwn } from "../view/data.js";
 import { fetchKept, gunzip, isKept } from "./download.js";
 
-/** Milliseconds between two pictures of a climb. */
-const FRAME = 60;
+/** Milliseconds between two pictures of a climb: at 60 drawing took a third of the time on two cores. */
+const FRAME = 160;
 
 /** Rotates neurons in the reader's own browser. */
 export class BrowserEngine {
@@ -78,7 +78,7 @@ export class BrowserEngine {
     return { ...neuron, ...own, made, channels };
   }
 
-  /** Shows the solver's points, not more often than an eye follows. */
+  /** Shows some of the points that the solver comes by. */
   watcher(onClimb) {
     if (matchMedia("(prefers-reduced-motion: reduce)").matches) return undefined;
     let last = -Infinity;
