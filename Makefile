@@ -154,10 +154,11 @@ check: $(ENV)  ## lint, format, types, floors, spelling
 	$(BIN)/lint-imports
 	git ls-files -z | xargs -0 $(BIN)/codespell
 
-bench: $(ENV) $(call fetched,smollm2-135m)  ## the benchmarks of the solver, of a GPU, the experiments, the regions and the factors
+bench: $(ENV) $(call fetched,smollm2-135m)  ## the benchmarks of the solver, of a GPU, the experiments, the explorer, the regions and the factors
 	$(BIN)/python benchmarks/solver.py
 	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/experiments.py
+	$(BIN)/python benchmarks/explorer.py
 	$(BIN)/python benchmarks/mfa.py
 	$(BIN)/python benchmarks/snmf.py
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ MOST_BYTES = 200_000_000
 
 
 def write_files(model: Model, folder: Path) -> None:
-    """Write U of the last layer for the browser, and its description: null if it is too large.
+    """Write U of the last layer for the browser, as gzip, and what it is: null if it is too large.
 
     A model with an embedding of its own has one more U, which is not written: neurons of its first
     layers are shown, but not rotated, without Python.
@@ -41,7 +42,7 @@ def write_files(model: Model, folder: Path) -> None:
     vocabulary = model.vocabulary(model.n_layers - 1)
     description: dict[str, str | int] | None = None
     if vocabulary.projection.numel() <= MOST_BYTES:
-        packed = pack(vocabulary)
+        packed = compressed(pack(vocabulary))
         write_whole(folder / name, packed)
         description = {
             "path": f"{SERVED}/{name}",
@@ -50,6 +51,12 @@ def write_files(model: Model, folder: Path) -> None:
             "vocabulary": vocabulary.name,
         }
     write_whole(folder / f"{name}.json", f"{json.dumps(description)}\n".encode())
+
+
+def compressed(packed: bytes) -> bytes:
+    """As gzip, which a browser undoes by itself. Rows look like noise: only their counts help."""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, 31, strategy=zlib.Z_HUFFMAN_ONLY)
+    return compressor.compress(packed) + compressor.flush()
 
 
 def served_file(model: Model, folder: str | Path) -> dict[str, str | int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import threading
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rotate_core.explorer import book
+from rotate_core.explorer import book, pack
 from rotate_core.explorer.describe import encode, histogram
 from rotate_core.explorer.jobs import Cancelled, Jobs
 
@@ -310,6 +311,8 @@ def test_the_books_files_are_described(model, tmp_path, monkeypatch):
     assert file["path"] == f"_static/explorer/{model.name}.bin"
     assert file["bytes"] == (tmp_path / f"{model.name}.bin").stat().st_size
     assert file["vocabulary"] == model.vocabulary(2).name
+    packed = gzip.decompress((tmp_path / f"{model.name}.bin").read_bytes())
+    assert packed == pack.pack(model.vocabulary(2))
 
 
 def test_a_page_without_jupyter_is_one_safe_script(explorer, tmp_path):

@@ -99,7 +99,7 @@ def test_browsing_needs_no_python(page: Any):
     assert channels(page) == first
     page.locator(".rotate-choose").nth(1).click()
     assert page.locator(".rotate-choose").nth(1).get_attribute("aria-pressed") == "true"
-    page.get_by_label("Find a token").fill("speaking")
+    page.get_by_label("Find a token").fill("speakin")
     page.locator(".rotate-search button").first.click()
     assert page.locator(".rotate-results button").count() >= 1
     page.wait_for_timeout(1000)
@@ -122,6 +122,63 @@ def test_a_link_restores_the_neuron(page: Any, address: str):
     other.reload()
     other.wait_for_selector(".rotate-card")
     assert "not among the neurons of this page" in status(other)
+
+
+def looks(page: Any) -> list[str]:
+    """The look of each card: own, random or untested."""
+    names = page.locator(".rotate-card.rotate-look").evaluate_all(
+        "cards => cards.map((card) => card.className.match(/rotate-(own|random|untested)/)[1])"
+    )
+    return list(names)
+
+
+def test_rotating_keeps_what_is_known_at_the_stored_settings_alone(page: Any):
+    before = looks(page)
+    rotate(page)
+    again = page.locator(".rotate-match").all_inner_texts()
+    assert again[0].startswith("stored channel 1")
+    known = [text.startswith("stored") for text in again]
+    assert "untested" not in [look for look, same in zip(looks(page), known, strict=True) if same]
+    assert looks(page)[0] == before[0]
+    slider = page.locator("input[name=lambda_kurtosis]")
+    slider.focus()
+    slider.press("ArrowRight")
+    page.wait_for_function("!document.querySelector('.rotate-card:not(.rotate-untested)')")
+    assert "stored settings" in page.locator(".rotate-legend").inner_text()
+
+
+def test_the_histogram_moves_while_the_solver_climbs(page: Any):
+    page.evaluate(
+        """() => {
+            window.seen = new Set();
+            const figure = document.querySelector(".rotate-histogram");
+            new MutationObserver(() => {
+                if (figure.textContent.includes("turning"))
+                    window.seen.add(figure.querySelector(".rotate-outline").getAttribute("d"));
+            }).observe(figure, { childList: true });
+        }"""
+    )
+    rotate(page)
+    assert page.evaluate("window.seen.size") >= 3
+    assert "turning" not in page.locator(".rotate-histogram").inner_text()
+
+
+def test_focus_stays_where_a_button_goes(page: Any):
+    rotate(page)
+    assert page.evaluate("document.activeElement.name") == "lambda_kurtosis"
+
+
+def test_a_link_says_what_it_cannot_and_scrolls_to_the_explorer(page: Any, address: str):
+    other = page.context.new_page()
+    other.goto(address + CHAPTER + "#layer=25&kind=out&neuron=460&channel=2&threshold=abc")
+    other.wait_for_function("document.querySelector('.rotate-error')")
+    assert "threshold=abc" in status(other)
+    assert other.locator(".rotate-choose").nth(1).get_attribute("aria-pressed") == "true"
+    assert other.evaluate("scrollY") > 0
+    other.goto(address + CHAPTER + "#layer=25&kind=out&neuron=460&lambda_kurtosis=0.4")
+    other.wait_for_function("document.querySelector('.rotate-error')")
+    assert "load the vocabulary" in status(other)
+    assert other.url.endswith("lambda_kurtosis=0.4")
 
 
 def test_channels_agree_with_pythons(page: Any):

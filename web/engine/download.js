@@ -26,6 +26,16 @@ export async function fetchKept({ url, bytes, checksum }, { signal, onProgress }
   return content.buffer;
 }
 
+/** @param {ArrayBuffer} buffer @returns {Promise<ArrayBuffer>} */
+export async function gunzip(buffer) {
+  const unpacked = new Blob([buffer]).stream().pipeThrough(new DecompressionStream("gzip"));
+  try {
+    return await new Response(unpacked).arrayBuffer();
+  } catch {
+    throw new Error("The vocabulary file is damaged. Reload the page to load it again.");
+  }
+}
+
 async function download(url, bytes, signal, onProgress) {
   let response;
   try {

@@ -1,8 +1,9 @@
 // What the views are made of: data, tokens, links, messages and downloads. No browser needed.
 import assert from "node:assert/strict";
 import { afterEach, describe, mock, test } from "node:test";
+import { gzipSync } from "node:zlib";
 
-import { fetchKept } from "../engine/download.js";
+import { fetchKept, gunzip } from "../engine/download.js";
 import { KernelEngine } from "../engine/kernel.js";
 import { canBe, madeOtherwise, reasonNotToRotate } from "../view/controls.js";
 import { matched, decodeFloats, encodeFloats, histogram, reconstruction, reconstructionByChance } from "../view/data.js";
@@ -240,6 +241,11 @@ describe("a download", () => {
     mock.restoreAll();
     respond([], 404);
     await assert.rejects(fetchKept(file), /answered 404/);
+  });
+  test("is unpacked, or said to be damaged", async () => {
+    const packed = Uint8Array.from(gzipSync(Uint8Array.of(1, 2, 3)));
+    assert.deepEqual([...new Uint8Array(await gunzip(packed.buffer))], [1, 2, 3]);
+    await assert.rejects(gunzip(packed.slice(0, -9).buffer), /damaged/);
   });
   test("without a connection is a clear error", async () => {
     globalThis.location = { protocol: "https:" };
