@@ -5,7 +5,7 @@ import { gzipSync } from "node:zlib";
 
 import { fetchKept, gunzip } from "../engine/download.js";
 import { KernelEngine } from "../engine/kernel.js";
-import { canBe, madeOtherwise, reasonNotToRotate } from "../view/controls.js";
+import { isPossible, madeOtherwise, reasonNotToRotate } from "../view/controls.js";
 import { matched, decodeFloats, encodeFloats, histogram, reconstruction, reconstructionByChance } from "../view/data.js";
 import { sideInWords } from "../view/histogram.js";
 import { readLink, writeLink } from "../view/link.js";
@@ -44,7 +44,7 @@ describe("links", () => {
   });
   test("say what they cannot bring in", () => {
     const link = "#layer=1&kind=out&neuron=2&threshold=abc&evil=1&lambda_kurtosis=7&solver=geodesic&channel=x";
-    const { settings, refused } = readLink(link, DEFAULTS, canBe);
+    const { settings, refused } = readLink(link, DEFAULTS, isPossible);
     assert.deepEqual(settings, { solver: "geodesic" });
     assert.deepEqual(refused, ["threshold=abc", "evil=1", "lambda_kurtosis=7", "channel=x"]);
   });

@@ -2,7 +2,7 @@ import { BrowserEngine } from "../engine/browser.js";
 import { KernelEngine } from "../engine/kernel.js";
 import { actionsOf } from "./actions.js";
 import { cardsView } from "./cards.js";
-import { canBe, controlsView } from "./controls.js";
+import { isPossible, controlsView } from "./controls.js";
 import { html } from "./dom.js";
 import { histogramView } from "./histogram.js";
 import { legendView } from "./legend.js";
@@ -84,7 +84,7 @@ export function mountExplorer(root, content, model) {
   // --- where it begins ------------------------------------------------------------------------
 
   const linked = () => {
-    const link = readLink(location.hash, defaults, (name, value) => value === defaults[name] || canBe(name, value));
+    const link = readLink(location.hash, defaults, (name, value) => value === defaults[name] || isPossible(name, value));
     return link && { ...link, settings: { ...defaults, ...link.settings } };
   };
   const link = linked();

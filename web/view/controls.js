@@ -18,7 +18,7 @@ const CONTROLS = Object.fromEntries([...SLIDERS, ...CHOICES].map((control) => [c
 export const PYTHON_ONLY = CHOICES.map(({ name }) => name);
 
 /** Whether a control can stand at a value. */
-export function canBe(name, value) {
+export function isPossible(name, value) {
   const { values, min, max, step } = CONTROLS[name] ?? {};
   if (values) return values.includes(value);
   return value >= min && value <= max && (step < 1 || Number.isInteger(value));

@@ -5,11 +5,11 @@ const PLACE = ["layer", "kind", "neuron", "channel"];
 /**
  * @param {string} hash
  * @param {object} defaults settings by name
- * @param {(name: string, value: unknown) => boolean} canBe whether a setting can have a value
+ * @param {(name: string, value: unknown) => boolean} isPossible whether a setting can have a value
  * @returns {{layer: number, kind: string, index: number, channel: number | null, settings: object,
  *   refused: string[]} | null} refused are the parts that this page cannot follow, as they stand there
  */
-export function readLink(hash, defaults, canBe = () => true) {
+export function readLink(hash, defaults, isPossible = () => true) {
   const values = new URLSearchParams(hash.replace(/^#/, ""));
   const [layer, index] = [values.get("layer"), values.get("neuron")];
   const kind = values.get("kind");
@@ -22,7 +22,7 @@ export function readLink(hash, defaults, canBe = () => true) {
     else if (PLACE.includes(name) && name !== "channel") continue;
     else {
       const value = typeof defaults[name] === "number" && given !== "" ? Number(given) : given;
-      const usable = typeof value === typeof defaults[name] && canBe(name, value);
+      const usable = typeof value === typeof defaults[name] && isPossible(name, value);
       if (usable) settings[name] = value;
       else refused.push(`${name}=${given}`);
     }
