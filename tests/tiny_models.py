@@ -25,6 +25,8 @@ def tiny(family):
     if family == "gpt2":
         sizes = {"vocab_size": D_VOCAB, "n_embd": D_MODEL, "n_inner": D_MLP, "n_layer": LAYERS}
         sizes |= {"n_head": 2, "n_positions": 32, "bos_token_id": 1, "eos_token_id": 2}
+    if family == "gpt_neox":  # whose queries share no keys
+        del sizes["num_key_value_heads"]
     if family == "gemma4_text":  # without what it adds behind the MLP, token by token
         sizes |= {"global_head_dim": 8, "hidden_size_per_layer_input": 0}
     config = transformers.AutoConfig.for_model(family, **sizes)

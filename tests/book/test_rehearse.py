@@ -46,7 +46,7 @@ def test_a_profile_keeps_its_layers_and_takes_quick_sizes(profile):
     values = rehearse.rehearsed(paper, quick, "a model")
     assert values["model"] == "a model"
     assert values["atlas_neurons"] == quick["atlas_neurons"] < paper["atlas_neurons"]
-    for name in ("layers", "side_layer", "threshold", "exceptions", "explorer_groups", "atlas"):
+    for name in ("layers", "side_layer", "threshold", "exceptions", "explorer_groups", "run"):
         assert values[name] == paper[name]
     n_layers = rehearse.ARCHITECTURES[profile]["num_hidden_layers"]
     assert max(*values["layers"], values["side_layer"], values["region_layer"]) < n_layers
