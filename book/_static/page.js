@@ -11,9 +11,8 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const button of document.querySelectorAll(".search-button-field, .theme-switch-button")) {
     button.removeAttribute("aria-label");
   }
-  // Sphinx writes the parameters of a long signature as definitions without terms.
-  for (const list of document.querySelectorAll("dt.sig > dl")) {
-    list.setAttribute("role", "list");
-    for (const item of list.children) item.setAttribute("role", "listitem");
+  // Roles of a bibliography that are no longer to be used.
+  for (const cited of document.querySelectorAll(".citation-list, .citation-list [role]")) {
+    cited.removeAttribute("role");
   }
 });

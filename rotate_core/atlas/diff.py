@@ -45,9 +45,9 @@ class Difference:
     """What changed, as tables; p and q are of a neuron, channels have none of their own."""
 
     neurons: pd.DataFrame
-    """One row per neuron: layer, kind, neuron, weight_change (1 - |cosine|), channel_change (mean
-    over its channels), null_change (the same of its random rotations, mean), p_value, q_value (over
-    the neurons of a layer and kind), lost and gained (lists of tokens)."""
+    """One row per neuron: layer, kind, neuron, weight_change (1 less the cosine of w),
+    channel_change (mean over its channels), null_change (the same of its random rotations, mean),
+    p_value, q_value (over the neurons of a layer and kind), lost and gained (lists of tokens)."""
     channels: pd.DataFrame
     """One row per channel: layer, kind, neuron, channel, after (its match's number), change, lost
     and gained."""

@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 
 from rotate_core.figures.experiments import legend_above, whiskers
-from rotate_core.figures.style import COLOURS
+from rotate_core.figures.style import COLOURS, nothing_to_draw
 from rotate_core.verdicts.comparison import MATCHED, NEURONS, ROTATIONS
 
 if TYPE_CHECKING:
@@ -63,6 +63,10 @@ def compared(
         by: columns that name a row.
         label: of the figure.
     """
+    if not len(table):
+        for ax in axes:
+            nothing_to_draw(ax, "Nothing could be measured.")
+        return axes
     names = [
         ", ".join(f"layer {row[name]}" if name == "layer" else str(row[name]) for name in by)
         for row in table.to_dict("records")

@@ -201,7 +201,7 @@ def test_a_page_says_what_was_made_otherwise(browser: Any, checkpoints: Callable
     tab = browser.new_page()
     tab.set_content(f"<main><script>{page_script(content)}</script></main>")
     tab.wait_for_selector(".rotate-card")
-    assert "against 3 matched vectors; no q-value" in tab.locator(".rotate-card").first.inner_text()
+    assert "against 3 random vectors; no q-value" in tab.locator(".rotate-card").first.inner_text()
     assert "made with restarts=2" in tab.locator(".rotate-controls").inner_text()
     assert not tab.get_by_role("button", name="Rotate it yourself").is_visible()
     assert not tab.locator(".rotate-made").is_visible()

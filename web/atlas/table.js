@@ -36,8 +36,9 @@ export function tableView(store, { look, turnTo, choose }) {
       const name = ({ layer, kind, neurons }) => `layer ${layer}, ${kind} (${neurons.size.toLocaleString("en")})`;
       groups.replaceChildren(...state.atlas.groups.map((group, i) => html("option", { value: i }, name(group))));
       order.value = "number";
-      order.disabled = !state.atlas.manifest.null;
     }
+    groups.disabled = !state.group; // until then they would choose the first one
+    order.disabled = !state.group || !state.atlas.manifest.null;
     if (state.group !== before.group && state.group) groups.value = state.atlas.groups.indexOf(state.group);
     measured.textContent = state.measured;
     if (state.rows === before.rows && state.current === before.current) return;
