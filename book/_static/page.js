@@ -11,6 +11,10 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const button of document.querySelectorAll(".search-button-field, .theme-switch-button")) {
     button.removeAttribute("aria-label");
   }
+  // On page one the book's name is the heading: the sidebar's link of that name is empty.
+  for (const brand of document.querySelectorAll(".navbar-brand")) {
+    if (!brand.textContent.trim() && !brand.querySelector("img")) brand.remove();
+  }
   // Roles of a bibliography that are no longer to be used.
   for (const cited of document.querySelectorAll(".citation-list, .citation-list [role]")) {
     cited.removeAttribute("role");
