@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from browsers import FLAGS, chromium, served_book
+from browsers import AXE, FLAGS, chromium, served_book
 
 pytestmark = pytest.mark.book
 
-AXE = Path(__file__).parents[2] / "web/node_modules/axe-core/axe.min.js"
 SLIDER = ".turn input[type=range]"
 
 

@@ -9,15 +9,13 @@ from typing import Any
 
 import pytest
 from atlas_builds import ONE_GROUP
-from browsers import FLAGS, QuietHandler, RangeHandler, chromium, served
+from browsers import AXE, FLAGS, QuietHandler, RangeHandler, chromium, served
 
 from rotate_core.atlas import Atlas
 from rotate_core.atlas.page import NAME, write_page
 from rotate_core.models.tokens import visible
 
 pytestmark = pytest.mark.browser
-
-AXE = Path(__file__).parents[2] / "web/node_modules/axe-core/axe.min.js"
 
 
 @pytest.fixture(scope="module")

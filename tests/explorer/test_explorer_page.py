@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsers import FLAGS, HTML, chromium, served_book
+from browsers import AXE, FLAGS, HTML, chromium, served_book
 
 pytestmark = pytest.mark.book
 
 CHAPTER = "executed/12_explorer.html"
-AXE = Path(__file__).parents[2] / "web/node_modules/axe-core/axe.min.js"
 ROTATE = "Rotate it yourself"
 FINISHED = "document.querySelector('.rotate-status').textContent.includes('channels in')"
 LISTEN = """() => {
