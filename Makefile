@@ -60,7 +60,7 @@ $(ENV): pyproject.toml constraints.txt | $(BIN)/python
 model: $(call fetched,$(MODEL))  ## the profile's model, fetched and verified
 
 $(VENV)/.fetched-%: | $(ENV)
-	$(BIN)/python -c 'from rotate_core import load_model; print(load_model("$(subst --,/,$*)"))'
+	$(BIN)/rotate fetch "$(subst --,/,$*)"
 	@touch $@
 
 # --- the book ----------------------------------------------------------------------------------

@@ -235,6 +235,12 @@ def test_json_is_a_row_an_object(built: Path) -> None:
     assert 0 < rows[0]["p_value"] <= 1
 
 
+def test_a_fetched_model_is_named(checkpoints) -> None:
+    assert ask("fetch", checkpoints("llama")).stdout == (
+        "Model('tiny-llama', llama: 3 layers of 48 neurons (gate, in, out), d_model=32)\n"
+    )
+
+
 def test_version_and_help() -> None:
     assert ask("--version").stdout.startswith("rotate 0.")
     for name in ("decompose", "search", "show", "info", "verify", "regions", "label"):
@@ -252,6 +258,7 @@ def test_version_and_help() -> None:
         (["show", "ATLAS", "--layer", 0, "--kind", "out", "--neuron", 48], 1, "no neuron 48"),
         (["search", "ATLAS", "catz"], 1, "no token of tiny-llama reads 'catz'"),
         (["decompose", "smollm", "--out", "x"], 1, "did you mean 'smollm2-135m'?"),
+        (["fetch", "smollm"], 1, "did you mean 'smollm2-135m'?"),
         (["decompose", "MODEL", "--out", "x", "--layers", 5], 1, "layer 5: tiny-llama has 0 to 2"),
         (["decompose", "MODEL", *BUILD, "--out", "ATLAS", "--seed", 1], 1, "seed: 0 -> 1"),
         (["decompose", "MODEL", "--out", "x", "--threshold", -1], 1, "threshold=-1: wanted"),

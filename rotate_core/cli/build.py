@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
-from rotate_core.cli.common import app, chosen_device, errors, folder_name, say
+from rotate_core.cli.common import (
+    AcceptTerms,
+    app,
+    chosen_device,
+    errors,
+    folder_name,
+    say,
+)
 from rotate_core.cli.parse import parse_bytes, parse_neurons, parse_numbers
 
 
@@ -71,9 +78,7 @@ def decompose(
     ray_address: Annotated[
         str | None, Option(help="Of a Ray cluster; none: this machine's cores.")
     ] = None,
-    accept_terms: Annotated[
-        bool, Option("--accept-terms", help="Accept the terms of gemma3-270m.")
-    ] = False,
+    accept_terms: AcceptTerms = False,
     progress: Annotated[bool, Option(help="Show a bar with an estimate of what is left.")] = True,
 ) -> None:
     """Decompose many neurons into an atlas.

@@ -38,6 +38,9 @@ def folder_name(name: str) -> Path:
 AtlasPath = Annotated[
     str, Argument(metavar="ATLAS", help="A folder, or a hub's organisation/name.")
 ]
+AcceptTerms = Annotated[
+    bool, Option("--accept-terms", help="Accept the terms of gemma3-270m; asked once.")
+]
 AsJson = Annotated[bool, Option("--json", help="Print JSON, a row an object.")]
 
 app = typer.Typer(

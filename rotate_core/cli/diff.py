@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from rotate_core.cli.common import (
+    AcceptTerms,
     AsJson,
     app,
     chosen_device,
@@ -41,9 +42,7 @@ def diff(
     seed: Annotated[int, Option(min=0, help="Of the draw and of the rotations.")] = 0,
     limit: Annotated[int, Option(min=1, help="Neurons to print.")] = 20,
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    accept_terms: Annotated[
-        bool, Option("--accept-terms", help="Accept the terms of gemma3-270m.")
-    ] = False,
+    accept_terms: AcceptTerms = False,
     progress: Annotated[bool, Option(help="Show a bar.")] = True,
     as_json: AsJson = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from rotate_core.cli.common import (
+    AcceptTerms,
     AsJson,
     app,
     chosen_device,
@@ -51,9 +52,7 @@ def regions(
     ] = None,
     seed: Annotated[int, Option(min=0, help="Of the starts.")] = 0,
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    accept_terms: Annotated[
-        bool, Option("--accept-terms", help="Accept the terms of gemma3-270m.")
-    ] = False,
+    accept_terms: AcceptTerms = False,
     progress: Annotated[bool, Option(help="Show a bar.")] = True,
 ) -> None:
     """Fit a mixture of factor analyzers to activations: regions of a layer.
@@ -132,9 +131,7 @@ def label(
         Path | None, Option(metavar="PATH", help="All rows, as .csv or .parquet.")
     ] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    accept_terms: Annotated[
-        bool, Option("--accept-terms", help="Accept the terms of gemma3-270m.")
-    ] = False,
+    accept_terms: AcceptTerms = False,
     progress: Annotated[bool, Option(help="Show a bar.")] = True,
     as_json: AsJson = False,
 ) -> None:

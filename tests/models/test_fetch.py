@@ -157,12 +157,14 @@ def test_the_estimate_of_a_converted_file_is_above_what_it_takes(gguf, tmp_path)
 def test_terms_are_shown_and_asked_for(packaged, tmp_path, monkeypatch) -> None:
     model = replace(packaged, terms="https://terms.example", consent="TINY_TERMS")
     with pytest.raises(
-        PermissionError, match=r"terms\.example, .*accept_terms=True\) or set TINY_"
+        PermissionError, match=r"terms\.example, .*accept_terms=True\), or set TINY_"
     ):
         fetch(model, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
     monkeypatch.setenv("TINY_TERMS", "1")
     assert fetch(model, tmp_path / "cache").is_dir()
+    monkeypatch.delenv("TINY_TERMS")
+    assert fetch(model, tmp_path / "cache").is_dir(), "asked once"
 
 
 def test_gemma_asks_for_its_terms(tmp_path, monkeypatch) -> None:
