@@ -21,8 +21,7 @@ each_profile = pytest.mark.parametrize("profile", rehearse.ARCHITECTURES)
 
 @pytest.mark.real_model
 @each_profile
-def test_the_checkpoint_has_the_layout_of_the_papers_model(profile, tmp_path, monkeypatch):
-    monkeypatch.delenv("ROTATE_ACCEPT_GEMMA_TERMS", raising=False)
+def test_the_checkpoint_has_the_layout_of_the_papers_model(profile, tmp_path):
     model = load_model(rehearse.random_checkpoint(profile, tmp_path / "model"))
     assert model.model_type == rehearse.ARCHITECTURES[profile]["model_type"]
     assert len(set(model.checkpoint.files.values())) > 1, "the weights are in several files"
@@ -62,3 +61,9 @@ def test_nothing_is_concluded_from_random_weights():
         outcome = Outcome(high, low, high, "chance", name)
         assert verdict(claim, outcome)[0] == wanted
     assert sentence(claim, outcome) == "Not judged: the weights are random."
+
+
+def test_the_scoreboard_comes_last(tmp_path):
+    *others, last = (notebook.stem for notebook in rehearse.stage(tmp_path))
+    assert last == rehearse.SCOREBOARD
+    assert others == sorted(others)
