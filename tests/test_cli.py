@@ -441,6 +441,14 @@ def test_diff_of_two_models_and_of_their_atlases(checkpoints, tmp_path):
     assert len(pd.read_parquet(out / "channels.parquet")) == 6
     assert len(Atlas.open(out / "before").table()) == 6
 
+    atlases = [str(out / "before"), str(out / "after"), "--out", str(tmp_path / "again"), *options]
+    result = CliRunner().invoke(app, ["diff", *atlases, "--models", *models])
+    assert result.exit_code == 0, result.output
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again" / "neurons.parquet"), neurons)
+    result = CliRunner().invoke(app, ["diff", *atlases, "--models", *reversed(models)])
+    assert result.exit_code == 1
+    assert "the model edited has" in result.output
+
     mixed = [str(out / "before"), str(edited)]
     result = CliRunner().invoke(app, ["diff", *mixed, "--out", str(out)])
     assert result.exit_code == 1

@@ -38,6 +38,12 @@ def diff(
     kinds: Annotated[str, Option(help="Of models: such as gate,out.")] = "out",
     neurons: Annotated[str, Option(help="Of models: as for decompose.")] = "8",
     channels: Annotated[int, Option(min=1, help="Of models: of each neuron.")] = 5,
+    models: Annotated[
+        tuple[str, str] | None,
+        Option(
+            help="Of atlases: their models, where those are folders or files.", show_default=False
+        ),
+    ] = None,
     null: Annotated[int, Option(min=1, help="Random rotations of each neuron.")] = 19,
     seed: Annotated[int, Option(min=0, help="Of the draw and of the rotations.")] = 0,
     limit: Annotated[int, Option(min=1, help="Neurons to print.")] = 20,
@@ -66,7 +72,11 @@ def diff(
         if any(are_atlases) != all(are_atlases):
             raise ValueError(f"{before} and {after}: wanted two models, or two atlases")
         if all(are_atlases):
-            atlases = [Atlas.open(name) for name in sides.values()]
+            given = [load_model(name) for name in models] if models else [None, None]
+            atlases = [
+                Atlas.open(name, model=model)
+                for name, model in zip(sides.values(), given, strict=True)
+            ]
         else:
             options = {**asked, "n_channels": channels, "seed": seed, "device": usable}
             atlases = [
