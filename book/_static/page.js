@@ -4,6 +4,12 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const chip of document.querySelectorAll(".neuron-chip[data-explorer]")) {
     chip.href = `${root}executed/12_explorer.html${chip.dataset.explorer}`;
   }
+  // A long list of claims is folded on a phone: what is claimed, and the verdict.
+  if (window.matchMedia("(max-width: 600px)").matches) {
+    for (const card of document.querySelectorAll(".claims > li")) {
+      if (card.parentElement.children.length > 3) card.firstElementChild.open = false;
+    }
+  }
   // The theme's sidebar is no landmark, and two of its buttons are called other than they read.
   const sidebar = document.querySelector(".bd-sidebar-primary");
   sidebar?.setAttribute("role", "navigation");

@@ -28,7 +28,10 @@ text's, so that it shows on any ground."""
 
 @dataclass(frozen=True)
 class Cards:
-    """Claims and their outcomes, one card per claim; shows itself in Jupyter and in the book."""
+    """Claims and their outcomes, one card per claim; shows itself in Jupyter and in the book.
+
+    A card is open. Folded, as the book has long lists of them on a phone, it has its verdicts.
+    """
 
     outcomes: Mapping[str, Sequence[Outcome]]
     """By the claim's name: one of each model; none where it was not run."""
@@ -52,11 +55,13 @@ class Cards:
         if self.link is not None:
             label = f"Chapter {claim.notebook.lstrip('0').replace('_', ': ', 1).replace('_', ' ')}"
             link = f'<p><a href="{self.link.format(claim.notebook)}">{label}</a></p>'
-        return f'<li><p class="claim">{_text(claim.text)}</p>{paper}{rows}{link}</li>'
+        badges = " ".join(_badge(claim, outcome) for outcome in outcomes or (None,))
+        said = f'<span class="claim">{_text(claim.text)}</span><span class="short">{badges}</span>'
+        summary = f"<summary>{said}</summary>"
+        return f'<li><details open="">{summary}{paper}{rows}{link}</details></li>'
 
     def _row(self, claim: Claim, outcome: Outcome | None, axis: Axis | None) -> str:
-        decision, _ = verdict(claim, outcome)
-        badge = f'<span class="verdict {decision.replace(" ", "-")}">{decision}</span>'
+        badge = _badge(claim, outcome)
         said = f"<p>{_text(sentence(claim, outcome))}</p>" if self.reading else ""
         if outcome is None:
             return f'<div class="measured"><p>{badge}</p>{said}</div>'
@@ -134,6 +139,11 @@ class Axis:
         if not math.isnan(estimate.value):
             point = f'<circle cx="{self.x(estimate.value):.1f}" cy="{y}" r="{radius}"/>'
         return f'<g class="{name}">{interval}{point}</g>'
+
+
+def _badge(claim: Claim, outcome: Outcome | None) -> str:
+    decision, _ = verdict(claim, outcome)
+    return f'<span class="verdict {decision.replace(" ", "-")}">{decision}</span>'
 
 
 def _has_figure(outcome: Outcome) -> bool:

@@ -68,9 +68,11 @@ def test_the_papers_range_is_drawn_where_it_is_on_our_scale():
 def test_a_card_has_a_row_for_each_model_and_one_axis():
     both = [outcome(0.6, 0.1, "small"), outcome(0.3, 0.2, "large <b>")]
     (card,) = page({"input_faithfulness": both})
-    rows = card.findall("div")
+    rows = card.findall("details/div")
     badges = [row.find("p/span").text for row in rows]
     assert badges == ["reproduced", "not reproduced"]
+    folded = card.findall("details/summary/span[@class='short']/span")
+    assert [badge.text for badge in folded] == badges, "a folded card has its verdicts"
     assert ["small" in "".join(row.itertext()) for row in rows] == [True, False]
     assert "large <b>" in "".join(rows[1].itertext()), "names are escaped"
     bands = {row.find(".//rect").get("x") for row in rows}
