@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 N_PASSAGES = 10
 LENGTH = 24
 """Tokens of a passage."""
-LEVELS = 127
-"""Activations are stored as whole numbers up to this one."""
+LEVELS = 32_767
+"""Activations are stored as whole numbers up to this one: peaks of both signs keep theirs."""
 N_TOKENS = 10
 """Tokens of a channel that what an out vector writes is measured on."""
 N_ROTATIONS = 20
@@ -92,7 +92,7 @@ def passages(channels: Channels, neuron: ReadingNeurons, *, seed: int = 0) -> di
 
     Returns:
         Ready for JSON. ``before``, and ``after`` of a gate or in channel, are activations at all
-        tokens, passage by passage, over ``scale``: int8 in base64. ``left`` is the share of the
+        tokens, passage by passage, over ``scale``: int16 in base64. ``left`` is the share of the
         activation at the peaks, all together, that is left without a channel, ``random`` without a
         rotation. Of an out channel ``writes`` has the mean projection on its ``tokens`` as it is,
         without the channel, and without a rotation.
@@ -138,7 +138,7 @@ def passages(channels: Channels, neuron: ReadingNeurons, *, seed: int = 0) -> di
         peaks[:, 0].tolist(), at.tolist(), windows.current[rows].tolist(), strict=True
     )
     return told | {
-        "scale": _rounded(scale),
+        "scale": _rounded(scale, 7),
         "before": _whole(before / scale),
         "passages": [
             {
@@ -191,10 +191,9 @@ def _written(
 
 
 def _whole(values: Tensor) -> str:
-    """Numbers up to :data:`LEVELS`, rounded to int8, in base64."""
-    return base64.b64encode(values.round().to(torch.int8).numpy().tobytes()).decode()
+    """Numbers up to :data:`LEVELS`, rounded to int16, little-endian, in base64."""
+    return base64.b64encode(values.round().numpy().astype("<i2").tobytes()).decode()
 
 
-def _rounded(value: float | Tensor) -> float:
-    """To four digits."""
-    return float(f"{float(value):.4g}")
+def _rounded(value: float | Tensor, digits: int = 4) -> float:
+    return float(f"{float(value):.{digits}g}")
