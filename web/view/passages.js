@@ -6,7 +6,7 @@ import { concise } from "./tokens.js";
  * A neuron on text, as Python wrote it in rotate_core/explorer/passages.py. Activations are whole numbers, in base64,
  * at all tokens of all passages: times `scale`.
  *
- * @typedef {object} OnText
+ * @typedef {object} Passages
  * @property {string} text what the text is called
  * @property {number} nTokens
  * @property {number} nArticles
