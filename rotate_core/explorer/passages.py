@@ -18,6 +18,7 @@ from rotate_core.channels import Channels
 from rotate_core.experiments.descriptions.exemplars import exemplars
 from rotate_core.experiments.input_ablation import ReadingNeurons
 from rotate_core.null.matched import matched_rotations, own_seed
+from rotate_core.rotation.threads import team
 from rotate_core.text.edit import contributions
 from rotate_core.text.sites import activation_function
 
@@ -66,7 +67,8 @@ def reader(
             if kind != "out"
         }
         neuron = ReadingNeurons(x.windows, x.values, vectors, act)
-        return passages(channels, neuron, seed=source.seed)
+        with team(x.values.device):  # all operations are small: threads would wait for each other
+            return passages(channels, neuron, seed=source.seed)
 
     return read
 
@@ -176,10 +178,11 @@ def _written(
     The tokens are those of the channel's first ten that are on the side of the furthest one.
     """
     u = channels.vocabulary.projection.float()
+    mean = u.mean(1)
     parts = []
     for k, (ids, z) in enumerate(zip(channels.top_ids[0], channels.top_z[0], strict=True)):
         tokens = ids[:N_TOKENS][z[:N_TOKENS] * z[0] > 0]
-        towards = (u[:, tokens].mean(1) - u.mean(1)).to(edited)
+        towards = (u[:, tokens].mean(1) - mean).to(edited)
         vectors = torch.stack([channels.weight_vectors[0], edited[k], null[:, k].mean(0)])
         parts.append(
             {
