@@ -136,20 +136,13 @@ def passages(channels: Channels, neuron: ReadingNeurons, *, seed: int = 0) -> di
     scale = max(float(values.abs().max()) for values in (before, after) if len(values)) / LEVELS
     for part, values in zip(parts, after, strict=False):
         part["after"] = _whole(values / scale)
-    of_passages = zip(
-        peaks[:, 0].tolist(), at.tolist(), windows.current[rows].tolist(), strict=True
-    )
+    titles = [windows.titles[i] for i in windows.document[peaks[:, 0]].tolist()]
+    words = [[windows.strings[i] for i in ids] for ids in windows.current[rows].tolist()]
+    texts = zip(titles, at.tolist(), words, strict=True)
     return told | {
         "scale": _rounded(scale, 7),
         "before": _whole(before / scale),
-        "passages": [
-            {
-                "title": windows.titles[int(windows.document[window])],
-                "peak": peak,
-                "tokens": [windows.strings[i] for i in ids],
-            }
-            for window, peak, ids in of_passages
-        ],
+        "passages": [{"title": title, "peak": i, "tokens": text} for title, i, text in texts],
         "channels": parts,
     }
 
@@ -161,8 +154,7 @@ def _peaks(
     sides = []
     for signed in (activation, -activation):
         chosen = exemplars(signed, document, N_PASSAGES).tolist()
-        places = [(i, int(signed[i].argmax())) for i in chosen if signed[i].max() > 0]
-        sides.append(places)
+        sides.append([(i, int(signed[i].argmax())) for i in chosen if signed[i].max() > 0])
     half = N_PASSAGES // 2
     kept = [side[: max(half, N_PASSAGES - len(other))] for side, other in (sides, sides[::-1])]
     return torch.tensor(kept[0] + kept[1], dtype=torch.long).view(-1, 2)
