@@ -13,6 +13,7 @@ from rotate_core.explorer.describe import describe, slider_values
 from rotate_core.explorer.jobs import Jobs
 from rotate_core.explorer.live import Answer, Live
 from rotate_core.explorer.page import STATIC, page_script
+from rotate_core.explorer.passages import reader
 from rotate_core.explorer.source import NeuronId, Source, unlike_defaults
 from rotate_core.explorer.texts import Texts
 from rotate_core.null.calibration import SIGNIFICANT
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rotate_core.atlas import Atlas
     from rotate_core.channels import Channels
     from rotate_core.models import Model
+    from rotate_core.text import Activations
 
 
 class Explorer(anywidget.AnyWidget):
@@ -48,10 +50,12 @@ class Explorer(anywidget.AnyWidget):
         file: U for the browser, from :func:`rotate_core.explorer.book.served_file`. Left out, with
             a reason on the page, where the browser's solver cannot do what the settings ask for.
         compact: only the neuron, its channels and the sliders.
+        inputs: of held-out text at "mlp_in", by layer, from :func:`rotate_core.text.activations`:
+            neurons of these layers are shown on ten passages of it.
 
     Raises:
-        ValueError, IndexError, TypeError: there is no such neuron, or the atlas is of another
-            model.
+        ValueError, IndexError, TypeError: there is no such neuron, the atlas is of another model,
+            or the inputs are of another site.
     """
 
     _esm = STATIC / "explorer.js"
@@ -71,13 +75,14 @@ class Explorer(anywidget.AnyWidget):
         settings: Settings | None = None,
         file: dict[str, str | int] | None = None,
         compact: bool = False,
+        inputs: Mapping[int, Activations] | None = None,
     ) -> None:
         super().__init__()
         source = Source(model, atlas, settings, n_channels)
         self._live, self._texts = Live(source), Texts(source)
         self._jobs = Jobs(self.send)
         chosen = [self._first()] if neurons is None else [NeuronId(*neuron) for neuron in neurons]
-        self.content = content(self._live.source, chosen, notes or {}, null, file)
+        self.content = content(self._live.source, chosen, notes or {}, null, file, inputs)
         self.content |= {"compact": compact}
         self.on_msg(self._receive)
 
@@ -130,6 +135,7 @@ def content(
     notes: Mapping[tuple[int, str, int], str],
     null: int,
     file: dict[str, str | int] | None,
+    inputs: Mapping[int, Activations] | None = None,
 ) -> dict[str, Any]:
     """All that the explorer shows by itself, ready for JSON."""
     model = source.model
@@ -137,10 +143,13 @@ def content(
     for layer, kind, index in neurons:
         groups.setdefault((layer, kind), []).append(index)
     described: dict[NeuronId, dict[str, Any]] = {}
+    read = reader(source, inputs) if inputs else None
     for (layer, kind), indices in groups.items():
         for channels in _channels(source, layer, kind, indices, null):
             neuron = NeuronId(layer, kind, channels.indices[0])
             described[neuron] = describe(channels, source=source.sentence(channels))
+            if read is not None:
+                described[neuron]["text"] = read(channels)
             if neuron in notes:
                 described[neuron]["note"] = notes[neuron]
     refusal = _refusal(source.settings) if file is not None else ""

@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsers import FLAGS, chromium
+import torch
+from browsers import AXE, FLAGS, chromium
 
 from rotate_core import load_model
+from rotate_core.text.corpus import Windows
 
 pytestmark = pytest.mark.browser
 
@@ -238,3 +240,52 @@ def test_token_text_is_never_html(browser: Any, checkpoints: Callable[[str], Pat
     assert evil in tab.locator(".rotate-token").first.inner_text().replace("␣", " ")
     assert tab.locator("img").count() == 0
     assert tab.evaluate("window.hacked") is None
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_channel_is_taken_out_of_a_neuron_on_text(
+    browser: Any, checkpoints: Callable[[str], Path], scheme: str
+):
+    """By keys alone, on a page without Python; the values are Python's, and axe has no word."""
+    from rotate_core import Explorer
+    from rotate_core.explorer.page import page_script
+    from rotate_core.text import activations
+
+    model = load_model(checkpoints("llama"))
+    windows = Windows(torch.arange(240).view(6, 40), torch.arange(6), tuple("abcdef"), source="t")
+    inputs = activations(model, windows, layers=[1], site="mlp_in", progress=False)
+    neurons = [(1, "gate", 3), (1, "out", 3), (0, "in", 1)]
+    content = Explorer(model, neurons=neurons, n_channels=2, inputs=inputs).content
+    tab = browser.new_page()
+    tab.emulate_media(color_scheme=scheme)
+    tab.set_viewport_size({"width": 390, "height": 844})
+    tab.set_content(f"<main><script>{page_script(content)}</script></main>")
+    on_text = tab.get_by_role("group", name="On text")
+    nothing = on_text.get_by_role("radio", name="nothing")
+    assert nothing.is_checked()
+    first = on_text.locator(".rotate-peak").first
+    before = first.get_attribute("data-value")
+    nothing.focus()
+    nothing.press("ArrowRight")
+    assert on_text.get_by_role("radio", name="channel 1").is_checked()
+    channel = content["neurons"][0]["text"]["channels"][0]
+    assert (
+        f"Without channel 1, {100 * channel['left']:.0f}%".replace("-", "−") in on_text.inner_text()
+    )
+    assert first.get_attribute("data-value") != before
+    tab.get_by_role("button", name="Channel 2").click()  # the card leads, too
+    assert on_text.get_by_role("radio", name="channel 2").is_checked()
+    first.focus()
+    first.press("ArrowRight")
+    assert tab.evaluate("document.activeElement.dataset.value !== undefined")
+    assert not tab.evaluate("document.activeElement.matches('.rotate-peak')")
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    if AXE.is_file():
+        tab.add_script_tag(content=AXE.read_text(encoding="utf-8"))
+        assert tab.evaluate("axe.run('.rotate-explorer')")["violations"] == []
+    tab.get_by_role("button", name="Next neuron").click()
+    on_text.get_by_role("radio", name="channel 1").check()
+    assert "an out vector has no part in when its neuron is active" in on_text.inner_text()
+    tab.get_by_role("button", name="Next neuron").click()
+    assert on_text.is_hidden(), "no text was read at that layer"
+    tab.close()

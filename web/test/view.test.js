@@ -9,9 +9,11 @@ import { isPossible, madeOtherwise, reasonNotToRotate } from "../view/controls.j
 import { matched, decodeFloats, encodeFloats, histogram, reconstruction, reconstructionByChance } from "../view/data.js";
 import { sideInWords } from "../view/histogram.js";
 import { readLink, writeLink } from "../view/link.js";
+import { activationsOf, loss, rule } from "../view/passages.js";
 import { asPython } from "../view/python.js";
 import { searchEmbedded } from "../view/search.js";
 import { inWords, reasonNotToSteer, towards } from "../view/steer.js";
+import { inText } from "../view/strip.js";
 import { concise, visible } from "../view/tokens.js";
 import { pairs, tooFew, verdict, withKnown } from "../view/verdict.js";
 
@@ -154,6 +156,32 @@ describe("what is known of a channel", () => {
     const neuron = { kind: "out", positive: [[" a", 4]], negative: [[" run", -15], ["run", -12]] };
     assert.equal(sideInWords(neuron), "Active, it writes against ␣run run.");
     assert.match(sideInWords({ ...neuron, kind: "gate" }), /negative side/);
+  });
+});
+
+describe("a neuron on text", () => {
+  const passage = { title: "Adobe", peak: 1, tokens: [" mud", "-brick"] };
+  const told = { text: "t, test", nTokens: 16000, nArticles: 40, nRandom: 20, scale: 0.5, passages: new Array(10).fill(passage) };
+  test("has its activations passage by passage, with their signs", () => {
+    const before = Buffer.from(Int16Array.of(1, -2, 300, -32767).buffer).toString("base64");
+    assert.deepEqual(activationsOf(before, { ...told, passages: [passage, passage] }), [[0.5, -1], [150, -16383.5]]);
+    assert.deepEqual(activationsOf("", { ...told, passages: [] }), []);
+  });
+  test("says how its passages were chosen, and where there are few or none", () => {
+    assert.match(rule(told, 5), /16,000 tokens.* 5 largest positive and 5 largest negative .*picked for being extreme/);
+    assert.match(rule(told, 10), /the neuron's 10 largest positive activations,/);
+    assert.match(rule({ ...told, passages: [passage, passage], nArticles: 1 }, 1), /fewer than ten: the text has 1 article\.$/);
+    assert.match(rule({ ...told, passages: [] }, 0), /^The neuron is never active on .*no passage/);
+  });
+  test("loses what a channel takes away, beside what random directions do", () => {
+    const channels = [{ left: 0.34, random: 0.88 }, { left: -0.1, random: 0.9 }, { tokens: [" you"], writes: [1, -0.25, 0.75] }];
+    const said = [0, 1, 2].map((k) => loss({ ...told, channels }, k));
+    assert.match(said[0], /^Without channel 1, 34% .* left; without a random direction .*, 88% \(mean of 20\)\.$/);
+    assert.match(said[1], /Without channel 2, −10% .* Below 0 its sign turns/);
+    assert.match(said[2], /colours stay.*\+1\.00 towards ␣you .*; without channel 3, −0\.25; .* \+0\.75/);
+  });
+  test("is read as text: a space in front of a token is one", () => {
+    assert.deepEqual([" mud", "-brick", " ", "\n"].map(inText), [[" ", "mud"], ["", "-brick"], ["", "␣"], ["", "⏎"]]);
   });
 });
 

@@ -8,6 +8,7 @@ import { histogramView } from "./histogram.js";
 import { legendView } from "./legend.js";
 import { readLink } from "./link.js";
 import { mapsView } from "./maps.js";
+import { passagesView } from "./passages.js";
 import { pickerView } from "./picker.js";
 import { promptView } from "./prompt.js";
 import { searchView } from "./search.js";
@@ -72,6 +73,7 @@ export function mountExplorer(root, content, model) {
     controlsView(store, actions),
     legendView(store),
     cardsView(store),
+    passagesView(store),
     mapsView(store),
     promptView(store, actions),
     steerView(store, actions),

@@ -32,6 +32,7 @@ import { pairs } from "./verdict.js";
  * @property {TokenScore[]} negative
  * @property {Histogram} histogram
  * @property {Channel[]} channels
+ * @property {import("./passages.js").Passages | null} [text] where it is most active; of stored neurons alone
  */
 
 export const BIN = 0.5;

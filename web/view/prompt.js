@@ -1,6 +1,6 @@
-import { html, number, uniqueId } from "./dom.js";
+import { html, uniqueId } from "./dom.js";
 import { tableOfNext } from "./next.js";
-import { concise } from "./tokens.js";
+import { strip } from "./strip.js";
 
 /** Only with Python: the neuron on a text of the reader's, with and without one of its channels. */
 export function promptView(store, { runPrompt }) {
@@ -46,21 +46,4 @@ function draw({ tokens, before, after, next }) {
       ? tableOfNext(next, "Next tokens that change most, and the likeliest", "without")
       : tableOfNext(next, "The likeliest next tokens"),
   ].filter(Boolean);
-}
-
-function strip(tokens, activations, most) {
-  const spans = tokens.flatMap((token, i) => {
-    const strength = (Math.abs(activations[i]) / most) * 0.55;
-    const side = activations[i] < 0 ? "minus" : "plus";
-    return [
-      html(
-        "span",
-        { class: `rotate-activation rotate-${side}`, style: `--strength:${(100 * strength).toFixed(0)}%`, title: number(activations[i]) },
-        concise(token),
-        html("span", { class: "rotate-hidden" }, ` ${number(activations[i])}`),
-      ),
-      " ",
-    ];
-  });
-  return html("p", { class: "rotate-strip" }, ...spans);
 }
