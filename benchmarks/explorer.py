@@ -1,4 +1,4 @@
-"""The browser's vocabulary at fewer bits: size of the download, and what becomes of channels.
+"""The browser's vocabulary in fewer whole numbers: its size, and what becomes of channels.
 
     python benchmarks/explorer.py [plain whitened]
 
@@ -21,24 +21,22 @@ from rotate_core import Channels, Vocabulary, decompose, load_model
 from rotate_core.explorer.book import compressed
 
 OUTPUT = Path(__file__).with_suffix(".json")
-TOUR = {29: [880, 1240, 985], 25: [460]}
-DRAWN = {29: 2, 15: 2}
+LAYERS, EACH = (29, 25, 15, 5), 16
 N_CHANNELS = 3
-LEVELS = {"8 bits": 127, "6 bits": 31, "5 bits": 15, "4 bits": 7}
+LEVELS = (127, 63, 31, 25, 21, 15, 7)
+"""Whole numbers on either side of 0: 8 bits to 4."""
+SAME = 0.99
+"""Cosine of two channels that are one, as on the explorer's page."""
 STEPS = (0.2, 0.35)
 """Of whitened coordinates, in standard deviations: 5 bits and 4 after compression."""
 
 
 def neurons() -> Tensor:
-    """Some of the explorer's own, and others drawn; weight vectors of kind out."""
+    """Weight vectors of kind out, drawn from each of four layers."""
     model = load_model("smollm2-135m")
     generator = torch.Generator().manual_seed(0)
-    of = list(TOUR.items())
-    of += [
-        (layer, torch.randperm(model.d_mlp, generator=generator)[:n].tolist())
-        for layer, n in DRAWN.items()
-    ]
-    return torch.cat([model.neurons(layer, "out", indices).vectors for layer, indices in of])
+    drawn = ((layer, torch.randperm(model.d_mlp, generator=generator)[:EACH]) for layer in LAYERS)
+    return torch.cat([model.neurons(layer, "out", i.tolist()).vectors for layer, i in drawn])
 
 
 def agreement(full: Channels, w: Tensor, rows: Tensor, projection: Tensor) -> dict[str, Any]:
@@ -51,9 +49,9 @@ def agreement(full: Channels, w: Tensor, rows: Tensor, projection: Tensor) -> di
     return {
         "megabytes": round(len(compressed(rows.to(torch.int8).numpy().tobytes())) / 1e6, 1),
         "channels": cosine.numel(),
-        "cosine_above_0.999": int((cosine > 0.999).sum()),
+        "same": int((cosine > SAME).sum()),
         "first_channels": len(cosine),
-        "first_cosine_above_0.999": int((cosine[:, 0] > 0.999).sum()),
+        "first_same": int((cosine[:, 0] > SAME).sum()),
         "same_top_10": int((top == other).all(-1).sum()),
     }
 
@@ -62,10 +60,10 @@ def plain(full: Channels, w: Tensor) -> dict[str, Any]:
     """Whole numbers up to a level, one scale per token."""
     columns = full.vocabulary.projection.T.float()
     figures = {}
-    for name, most in LEVELS.items():
+    for most in LEVELS:
         scale = columns.abs().amax(1, keepdim=True) / most
         rows = torch.round(columns / scale)
-        figures[name] = agreement(full, w, rows, (rows * scale).T)
+        figures[str(most)] = agreement(full, w, rows, (rows * scale).T)
     return figures
 
 

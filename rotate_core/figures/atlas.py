@@ -11,7 +11,7 @@ import seaborn as sns
 from rotate_core.experiments.null_power import LEVEL
 from rotate_core.experiments.null_turn import Turned
 from rotate_core.figures.experiments import legend_above
-from rotate_core.figures.style import COLOURS
+from rotate_core.figures.style import COLOURS, nothing_to_draw
 from rotate_core.null.calibration import SIGNIFICANT
 
 if TYPE_CHECKING:
@@ -200,3 +200,31 @@ def _line(ax: Axes, x: ArrayLike, y: ArrayLike, name: object) -> None:
 
 def _chance(ax: Axes, level: float) -> None:
     ax.axhline(level, color=COLOURS["neutral"], linewidth=0.8, linestyle="--")
+
+
+def roundings(rows: pd.DataFrame, ax: Axes, *, chosen: str) -> Axes:
+    """Share of channels that a rounding of U leaves as they are, over the size of its file.
+
+    Args:
+        rows: by the largest whole number: megabytes, channels, same, first_channels, first_same;
+            as benchmarks/explorer.py has them.
+        ax: where to.
+        chosen: the row that is in use.
+    """
+    if not len(rows):
+        return nothing_to_draw(ax, "Nothing was measured.")
+    shares = {"first channels": ("first_same", "first_channels"), "all": ("same", "channels")}
+    for (label, (same, of)), marker in zip(shares.items(), "os", strict=True):
+        filled = COLOURS["neuron"] if marker == "o" else "none"
+        ax.plot(
+            rows["megabytes"], rows[same] / rows[of], marker=marker, color=COLOURS["neuron"],
+            markerfacecolor=filled, linestyle="-" if marker == "o" else ":", label=label,
+        )  # fmt: skip
+    for name, row in rows.iterrows():
+        place = (row["megabytes"], row["first_same"] / row["first_channels"])
+        ax.annotate(str(name), place, xytext=(0, 6), textcoords="offset points", ha="center")
+    ax.axvline(rows.loc[chosen, "megabytes"], color=COLOURS["neutral"], linestyle="--", linewidth=1)
+    ax.set(xlabel="megabytes", ylabel="channels that stay", ylim=(0, 1.12))
+    ax.yaxis.set_major_formatter("{x:.0%}")
+    ax.legend(loc="lower right")
+    return ax

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from rotate_core.figures.atlas import LINE_STYLES, where_hidden
+from rotate_core.figures.atlas import LINE_STYLES, roundings, where_hidden
 from rotate_core.figures.style import panels, plt
 from rotate_core.verdicts.intervals import Estimate
 
@@ -23,3 +23,16 @@ def test_shares_stand_over_their_steps_and_what_is_no_statistic_is_dashed() -> N
         ticks = [tick.get_text() for tick in ax.get_xticklabels()]
         assert ticks == ["below 2\n(3)", "6 or more\n(9)"][: len(rows)]
         plt.close(ax.figure)
+
+
+def test_a_rounding_stands_at_its_size_and_the_one_in_use_has_a_line() -> None:
+    counts = {"channels": [30, 30], "same": [27, 15], "first_channels": [10, 10]}
+    rows = pd.DataFrame({"megabytes": [20.0, 10.0], "first_same": [10, 8], **counts}, ["127", "7"])
+    (ax,) = panels(1)
+    first, every, in_use = roundings(rows, ax, chosen="7").lines
+    assert first.get_xydata().tolist() == [[20, 1], [10, 0.8]]
+    assert list(every.get_ydata()) == [0.9, 0.5]
+    assert set(in_use.get_xdata()) == {10}
+    (ax,) = panels(1)
+    assert not roundings(pd.DataFrame(), ax, chosen="7").lines
+    plt.close("all")
