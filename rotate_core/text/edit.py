@@ -25,6 +25,7 @@ from torch import Tensor
 
 from rotate_core.models.architectures import Architecture, Sizes, Weight, loaded_architecture
 from rotate_core.models.checkpoint import copy_edited
+from rotate_core.rotation.threads import team
 from rotate_core.text.share import model_card
 
 if TYPE_CHECKING:
@@ -131,9 +132,10 @@ def contributions(
     """
     channels = channel_vectors.double().transpose(1, 2)  # (n_neurons, d_model, n_channels)
     w = weight_vectors.double().unsqueeze(2)
-    alpha = torch.linalg.lstsq(
-        channels, w, rcond=RANK_TOLERANCE, driver="gelsd"
-    ).solution  # (n_neurons, n_channels, 1)
+    with team(w.device):  # small systems: threads would wait for each other, a second beside others
+        alpha = torch.linalg.lstsq(
+            channels, w, rcond=RANK_TOLERANCE, driver="gelsd"
+        ).solution  # (n_neurons, n_channels, 1)
     return (alpha * channel_vectors.double()).to(channel_vectors.dtype)
 
 
