@@ -10,6 +10,7 @@ minutes on two cores. A GPU: benchmarks/gpu.py.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -133,6 +134,33 @@ def contention() -> dict[str, dict[str, float]]:
             "beside_a_busy_loop": statistics.median(beside),
             "worst_ratio": max(beside) / statistics.median(alone),
         }
+    return rows
+
+
+def waiting() -> dict[str, dict[str, float]]:
+    """Seconds of one eigendecomposition, by what waiting threads do; alone, and beside a loop."""
+    code = (
+        "import time, torch; a = torch.randn(576, 576); a = a @ a.T; torch.linalg.eigh(a)\n"
+        "start = time.perf_counter(); torch.linalg.eigh(a); print(time.perf_counter() - start)"
+    )
+
+    def run(environment: dict[str, str]) -> float:
+        command = [sys.executable, "-c", code]
+        return float(
+            subprocess.run(command, env=environment, check=True, capture_output=True).stdout
+        )
+
+    plain = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    rows = {}
+    for name, environment in (
+        ("spinning", plain),
+        ("sleeping", {**plain, "OMP_WAIT_POLICY": "passive"}),
+    ):
+        alone = statistics.median(run(environment) for _ in range(5))
+        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+            beside = statistics.median(run(environment) for _ in range(5))
+            busy.kill()
+        rows[name] = {"alone": alone, "beside_a_busy_loop": beside}
     return rows
 
 
@@ -314,7 +342,8 @@ def startup() -> dict[str, float]:
 
 
 ALL = (
-    startup, latency, contention, throughput, precision, fused, limit, growth, memory, comparison
+    startup, latency, contention, waiting, throughput, precision, fused, limit, growth, memory,
+    comparison,
 )  # fmt: skip
 PARTS = {f.__name__: f for f in ALL}
 

@@ -23,6 +23,8 @@ except ModuleNotFoundError:
 
 from rotate_core import __version__
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a busy machine slows it less
+
 if TYPE_CHECKING:
     import pandas as pd
     import torch
