@@ -138,7 +138,10 @@ def contention() -> dict[str, dict[str, float]]:
 
 
 def waiting() -> dict[str, dict[str, float]]:
-    """Seconds of one eigendecomposition, by what waiting threads do; alone, and beside a loop."""
+    """Seconds of an eigendecomposition, by what waiting threads do; alone, and beside two loops.
+
+    The longest of some processes: it depends on which cores their threads come to.
+    """
     code = (
         "import time, torch; a = torch.randn(576, 576); a = a @ a.T; torch.linalg.eigh(a)\n"
         "start = time.perf_counter(); torch.linalg.eigh(a); print(time.perf_counter() - start)"
@@ -156,11 +159,13 @@ def waiting() -> dict[str, dict[str, float]]:
         ("spinning", plain),
         ("sleeping", {**plain, "OMP_WAIT_POLICY": "passive"}),
     ):
-        alone = statistics.median(run(environment) for _ in range(5))
-        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-            beside = statistics.median(run(environment) for _ in range(5))
-            busy.kill()
-        rows[name] = {"alone": alone, "beside_a_busy_loop": beside}
+        alone = max(run(environment) for _ in range(4))
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+        beside = max(run(environment) for _ in range(12))
+        for loop in busy:
+            loop.kill()
+            loop.wait()
+        rows[name] = {"alone": alone, "beside_two_busy_loops": beside}
     return rows
 
 
