@@ -40,6 +40,9 @@ class Outcome:
     """What the null is made of."""
     model: str
     """Which model, and how much of it."""
+    whole: bool = True
+    """Whether as much was measured as is claimed: fewer channels than the claim's may fall short of
+    its figure, and that says nothing."""
 
     @staticmethod
     def of(stored: Mapping[str, Any]) -> Outcome:
@@ -54,12 +57,12 @@ def reaches_paper(claim: Claim, outcome: Outcome) -> bool | None:
     """Whether our whole interval is at or above the paper's lower figure.
 
     Returns:
-        False if it lies wholly below, None where it straddles the figure or is missing. True where
-        the claim is a direction only.
+        False if it lies wholly below, None where it straddles the figure or is missing, or lies
+        below and is not of the whole that is claimed. True where the claim is a direction only.
     """
     if claim.judged_on is None or outcome.ours.low >= claim.judged_on[0]:
         return True
-    return False if outcome.ours.high < claim.judged_on[0] else None
+    return False if outcome.whole and outcome.ours.high < claim.judged_on[0] else None
 
 
 def effect_claimed(claim: Claim, outcome: Outcome) -> float:
@@ -143,6 +146,8 @@ def _no_judgement(outcome: Outcome) -> str:
 def _of_figure(claim: Claim, outcome: Outcome, reached: bool | None) -> str:
     if claim.judged_on is None:
         return "in the paper's direction"
+    if reached is None and not outcome.whole:
+        return "below the paper's figure, and of less than is claimed"
     if reached is None:
         n = _would_decide(outcome.ours, claim.judged_on[0])
         return f"its interval holds the paper's figure ({n})"

@@ -82,6 +82,15 @@ CASES = [
     (FIGURE, outcome(0.93, 0.3, width=NAN), "inconclusive", "no interval"),
     (FIGURE, outcome(0.93, 0.3, over_width=NAN), "inconclusive", "no interval"),
     (FIGURE, outcome(0.93, 0.3, neurons=7), "inconclusive", "too few neurons for an interval (7"),
+    (FIGURE, outcome(0.5, 0.3), "not reproduced", "below the paper's figure"),
+    (
+        FIGURE,
+        replace(outcome(0.5, 0.3), whole=False),
+        "inconclusive",
+        "below the paper's figure, and of less than is claimed",
+    ),
+    (FIGURE, replace(outcome(0.93, 0.3), whole=False), "reproduced", "reaches the paper's figure"),
+    (FIGURE, replace(outcome(0.5, -0.3), whole=False), "not reproduced", "not above its null"),
     (
         FIGURE,
         replace(outcome(0.93, 0.3), null=NOTHING, over_null=NOTHING),
