@@ -1,7 +1,6 @@
 """U in the form that a browser computes with: whole numbers, one scale per token, and what else.
 
-As few whole numbers as the channels bear, because that is what the file's size goes by (see the
-chapter on the explorer). What the browser could compute but not quickly, the preconditioner, comes
+Few whole numbers, because the file's size goes by them (see the chapter on the explorer). What the browser could compute but not quickly, the preconditioner, comes
 along.
 """
 
@@ -20,7 +19,8 @@ from rotate_core.rotation.sphere import preconditioner
 MAGIC = b"ROTATEU1"
 ALIGNMENT = 16
 LEVELS = 25
-"""Whole numbers on either side of 0: with 127 as many first channels are the same, not with 21."""
+"""Whole numbers on either side of 0. More of them keep a few more channels as they are, for a file
+half as large again: benchmarks/explorer.json has what each number costs and keeps."""
 
 
 def quantise(
