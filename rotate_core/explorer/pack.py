@@ -1,7 +1,7 @@
 """U in the form that a browser computes with: whole numbers, one scale per token, and what else.
 
-Few whole numbers, because the file's size goes by them (see the chapter on the explorer). What the browser could compute but not quickly, the preconditioner, comes
-along.
+Few whole numbers, because the file's size goes by them (see the chapter on the explorer). What the
+browser could compute but not quickly, the preconditioner, comes along.
 """
 
 from __future__ import annotations
