@@ -1,7 +1,7 @@
-"""U in the form that a browser computes with: whole numbers, one scale per token, and what else.
+"""U in the form that a browser computes with: int8, one scale per token, and what else it needs.
 
-Few whole numbers, because the file's size goes by them (see the chapter on the explorer). What the
-browser could compute but not quickly, the preconditioner, comes along.
+Rounding U to int8 costs nothing that counts: the channels keep their direction (see the chapter on
+the explorer). What the browser could compute but not quickly, the preconditioner, comes along.
 """
 
 from __future__ import annotations
@@ -18,31 +18,27 @@ from rotate_core.rotation.sphere import preconditioner
 
 MAGIC = b"ROTATEU1"
 ALIGNMENT = 16
-LEVELS = 25
-"""Whole numbers on either side of 0. More of them keep a few more channels as they are, for a file
-half as large again: benchmarks/explorer.json has what each number costs and keeps."""
+LEVELS = 127
+"""Whole numbers on either side of 0: as many as int8 holds. Fewer make a smaller file, and change
+first channels: benchmarks/explorer.json has how many."""
 
 
 def quantise(
-    projection: Float[Tensor, "d_model d_vocab"], levels: int = LEVELS
+    projection: Float[Tensor, "d_model d_vocab"],
 ) -> tuple[Int8[Tensor, "d_vocab d_model"], Float[Tensor, " d_vocab"]]:
-    """U token by token, rounded: ``U[:, i]`` is about ``scale[i] * rows[i]``.
-
-    Args:
-        projection: U.
-        levels: the largest whole number, at most 127.
+    """U token by token, rounded to int8: ``U[:, i]`` is about ``scale[i] * rows[i]``.
 
     Returns:
         Rows, and scales in float32; a token whose column is zero has the scale 0.
     """
     columns = projection.T.float()
-    scale = columns.abs().amax(1) / levels
+    scale = columns.abs().amax(1) / LEVELS
     rows = torch.round(columns / scale.clamp_min(torch.finfo(scale.dtype).tiny).unsqueeze(1))
     return rows.to(torch.int8), scale
 
 
 def rounded(vocabulary: Vocabulary) -> Vocabulary:
-    """The vocabulary as a browser has it: U rounded, all else as it was."""
+    """The vocabulary as a browser has it: U rounded to int8, all else as it was."""
     rows, scale = quantise(vocabulary.projection)
     projection = (rows.float() * scale.unsqueeze(1)).T
     return Vocabulary(
@@ -50,7 +46,7 @@ def rounded(vocabulary: Vocabulary) -> Vocabulary:
     )
 
 
-def pack(vocabulary: Vocabulary, levels: int = LEVELS) -> bytes:
+def pack(vocabulary: Vocabulary) -> bytes:
     """The vocabulary as one file; ``web/solver/pack.js`` reads it.
 
     Little-endian: the magic word, then as uint32 d_model, bytes of a row (d_model rounded up to
@@ -58,7 +54,7 @@ def pack(vocabulary: Vocabulary, levels: int = LEVELS) -> bytes:
     and token weights (float32), preconditioner (float32, d_model x d_model), token strings (a JSON
     list), rows (int8).
     """
-    rows, scale = quantise(vocabulary.projection, levels)
+    rows, scale = quantise(vocabulary.projection)
     d_vocab, d_model = rows.shape
     stride = -(-d_model // ALIGNMENT) * ALIGNMENT
     padded = torch.zeros(d_vocab, stride, dtype=torch.int8)
