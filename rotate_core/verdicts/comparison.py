@@ -166,9 +166,8 @@ def paired_outcome(
     ours: pd.Series, null: pd.Series, clusters: Any = None, *, null_is: str, model: str, seed: int
 ) -> Outcome:
     """Figures against their null, row by row, for the scoreboard."""
-    values = {"ours": ours, "null": null, "over_null": ours - null}
-    estimates = {name: interval(x, clusters, seed=seed) for name, x in values.items()}
-    return Outcome(**estimates, null_is=null_is, model=model)
+    estimates = [interval(x, clusters, seed=seed) for x in (ours, null, ours - null)]
+    return Outcome(*estimates, null_is, model)
 
 
 def outcome(
