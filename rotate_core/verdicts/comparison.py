@@ -166,8 +166,9 @@ def paired_outcome(
     ours: pd.Series, null: pd.Series, clusters: Any = None, *, null_is: str, model: str, seed: int
 ) -> Outcome:
     """Figures against their null, row by row, for the scoreboard."""
-    estimates = [interval(x, clusters, seed=seed) for x in (ours, null, ours - null)]
-    return Outcome(*estimates, null_is, model)
+    values = (ours, null, ours - null)
+    figure, chance, over_null = (interval(x, clusters, seed=seed) for x in values)
+    return Outcome(figure, chance, over_null, null_is, model)
 
 
 def outcome(
