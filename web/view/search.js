@@ -2,19 +2,27 @@ import { html, number, uniqueId } from "./dom.js";
 import { concise } from "./tokens.js";
 
 /** Neurons by a token: of the model where Python answers, of the page where it does not. */
-export function searchView(store, { choose, search }) {
+export const searchView = (store, actions) =>
+  searchForm(actions, {
+    placeholder: "a word or a part of one, such as speak",
+    label: "Neurons found",
+    none: "No channel of this page has such a token.",
+    describe,
+  });
+
+/** A form that lists what `search` finds, a button each that chooses it; words are the page's. */
+export function searchForm({ choose, search }, { placeholder, label, none, describe }) {
   const id = uniqueId("search");
-  const input = html("input", { id, type: "search", autocomplete: "off", placeholder: "a word or a part of one, such as speak" });
-  const results = html("ul", { class: "rotate-results", "aria-label": "Neurons found" });
+  const input = html("input", { id, type: "search", autocomplete: "off", placeholder });
+  const results = html("ul", { class: "rotate-results", "aria-label": label });
   const onsubmit = async (event) => {
     event.preventDefault();
-    const token = input.value;
-    if (!token.trim()) return;
-    const found = await search(token);
+    if (!input.value.trim()) return;
+    const found = await search(input.value);
     if (!found) return;
     results.replaceChildren(
       ...found.map((hit) => html("li", {}, html("button", { type: "button", onclick: () => choose(hit) }, describe(hit)))),
-      ...(found.length ? [] : [html("li", { class: "rotate-muted" }, "No channel of this page has such a token.")]),
+      ...(found.length ? [] : [html("li", { class: "rotate-muted" }, none)]),
     );
   };
   return html(
