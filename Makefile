@@ -31,8 +31,8 @@ EXECUTED := $(CHAPTERS:%=$(RESULTS)/executed/%.ipynb)
 SOURCES  := $(shell find rotate_core -name '*.py')
 PAGES    := $(wildcard book/*.md book/*.yml book/*.bib book/_ext/*.py book/_front/* book/_static/* book/front.py)
 
-# Threads that wait for each other sleep. Where they spin, as by default, a small system of equations
-# takes seconds beside one busy process (benchmarks/solver.py waiting).
+# Threads that wait for each other sleep. Where they spin, as by default, one eigendecomposition can
+# take seconds beside busy processes (benchmarks/solver.py waiting).
 OMP_WAIT_POLICY ?= passive
 export OMP_WAIT_POLICY
 

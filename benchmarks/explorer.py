@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rotate_core import Channels, Vocabulary, decompose, load_model
 from rotate_core.explorer.book import compressed
+from rotate_core.explorer.pack import quantise
 
 OUTPUT = Path(__file__).with_suffix(".json")
 LAYERS, EACH = (29, 25, 15, 5), 16
@@ -58,12 +59,10 @@ def agreement(full: Channels, w: Tensor, rows: Tensor, projection: Tensor) -> di
 
 def plain(full: Channels, w: Tensor) -> dict[str, Any]:
     """Whole numbers up to a level, one scale per token."""
-    columns = full.vocabulary.projection.T.float()
     figures = {}
     for most in LEVELS:
-        scale = columns.abs().amax(1, keepdim=True) / most
-        rows = torch.round(columns / scale)
-        figures[str(most)] = agreement(full, w, rows, (rows * scale).T)
+        rows, scale = quantise(full.vocabulary.projection, most)
+        figures[str(most)] = agreement(full, w, rows, (rows.float() * scale.unsqueeze(1)).T)
     return figures
 
 

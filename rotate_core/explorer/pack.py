@@ -24,15 +24,19 @@ first channels: benchmarks/explorer.json has how many."""
 
 
 def quantise(
-    projection: Float[Tensor, "d_model d_vocab"],
+    projection: Float[Tensor, "d_model d_vocab"], levels: int = LEVELS
 ) -> tuple[Int8[Tensor, "d_vocab d_model"], Float[Tensor, " d_vocab"]]:
     """U token by token, rounded to int8: ``U[:, i]`` is about ``scale[i] * rows[i]``.
+
+    Args:
+        projection: U.
+        levels: the largest whole number; the explorer's is :data:`LEVELS`.
 
     Returns:
         Rows, and scales in float32; a token whose column is zero has the scale 0.
     """
     columns = projection.T.float()
-    scale = columns.abs().amax(1) / LEVELS
+    scale = columns.abs().amax(1) / levels
     rows = torch.round(columns / scale.clamp_min(torch.finfo(scale.dtype).tiny).unsqueeze(1))
     return rows.to(torch.int8), scale
 
