@@ -46,7 +46,7 @@ def shares_by_layer(table: pd.DataFrame) -> list[Axes]:
     Args:
         table: from :func:`rotate_core.experiments.kurtosis_by_depth.share_above_null`.
     """
-    axes = _panels(table, ("layer", "share"), ("layer", "share of sharp neurons"))
+    axes = _panels(table, ("layer", "share"), ("layer", "sharp neurons"))
     for ax in axes:
         ax.set_ylim(0, None)
     return axes

@@ -39,7 +39,8 @@ def table_html(table: pd.DataFrame, name: str, *, folded: bool = False) -> str:
     if len(table) <= SHORT and not folded:
         return f'<div class="numbers">{shown}{link}</div>'
     what = name.partition("_")[2].replace("_", " ")
-    summary = f"<summary>Numbers: {html.escape(what)} ({len(table)} rows)</summary>"
+    rows = "1 row" if len(table) == 1 else f"{len(table)} rows"
+    summary = f"<summary>Numbers: {html.escape(what)} ({rows})</summary>"
     return f'<details class="numbers">{summary}{shown}{link}</details>'
 
 

@@ -21,6 +21,7 @@ TABLE = pd.DataFrame({"layer": [0, 1], "share": [Estimate(0.5, 0.25, 0.75, 4, 4)
 def test_a_short_table_is_whole_and_a_long_or_drawn_one_is_folded() -> None:
     assert "<details" not in table_html(TABLE, "01_shares")
     assert "shares (2 rows)" in table_html(TABLE, "01_shares", folded=True)
+    assert "shares (1 row)" in table_html(TABLE[:1], "01_shares", folded=True)
     assert "<details" in table_html(pd.concat([TABLE] * 4), "01_shares")
 
 
