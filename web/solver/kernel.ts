@@ -5,12 +5,15 @@
 // kernel.js is the same four functions in plain JavaScript.
 //
 // A projection multiplies integers, which takes half the time: the vector is rounded to int16 first.
-// Of 576 numbers that loses some 3e-5 of a logit's standard deviation. A sum over rows does not: its
-// weights go over too many powers of ten.
+// Of 576 numbers that loses some 3e-5 of a logit's standard deviation. The weights of a sum over rows
+// go over too many powers of ten for that: they are rounded to twice as many bits.
 
 const MOST: f32 = 32767;
 /** Sum of absolute int16 numbers up to which a sum of their products with int8 fits into int32. */
 const MOST_IN_ALL: f32 = 16777216;
+/** Largest weight of a row as an integer, and rows of a block: their sums fit into int32. */
+const MOST_SPLIT: f64 = 1073741824;
+const BLOCK: i32 = 256;
 
 /** out[i] = scale[i] * <row i, vector> - offset. `work` has room for stride int16 numbers. */
 export function project(
@@ -96,60 +99,82 @@ export function advance(
 }
 
 /**
- * out[j], float64: the sum over rows of g[i] row[i][j]. Four rows at a time, in float32 within a
- * block of rows (in `work`, stride floats) and in float64 across blocks.
+ * out[j], float64: the sum over rows of g[i] row[i][j]. In integers, two rows at a time: within a
+ * block of rows, g is rounded to 31 bits of the largest there and split into two int16 numbers.
+ * Neither half's sums over a block leave int32. `work` has room for 4 bytes of each row of a block.
  */
 export function accumulate(
   rows: usize, g: usize, n: i32, stride: i32, work: usize, out: usize,
 ): void {
   const width = <usize>stride;
   memory.fill(out, 0, width << 3);
-  memory.fill(work, 0, width << 2);
-  for (let i = 0; i < n; i += 4) {
-    // A last group of one to three rows: the rows beyond the end get weight 0 and are row i again.
-    const left = n - i;
-    const g0 = f32x4.splat(load<f32>(g));
-    const g1 = f32x4.splat(left > 1 ? load<f32>(g, 4) : 0);
-    const g2 = f32x4.splat(left > 2 ? load<f32>(g, 8) : 0);
-    const g3 = f32x4.splat(left > 3 ? load<f32>(g, 12) : 0);
-    const row1 = left > 1 ? width : 0;
-    const row2 = left > 2 ? width << 1 : 0;
-    const row3 = left > 3 ? width * 3 : 0;
-    for (let j: usize = 0; j < width; j += 8) {
-      const x0 = v128.load_ext<i8>(rows + j);
-      const x1 = v128.load_ext<i8>(rows + row1 + j);
-      const x2 = v128.load_ext<i8>(rows + row2 + j);
-      const x3 = v128.load_ext<i8>(rows + row3 + j);
-      const target = work + (j << 2);
-      v128.store(target, f32x4.add(v128.load(target), f32x4.add(
-        f32x4.add(f32x4.mul(g0, lowFloats(x0)), f32x4.mul(g1, lowFloats(x1))),
-        f32x4.add(f32x4.mul(g2, lowFloats(x2)), f32x4.mul(g3, lowFloats(x3))),
-      )));
-      v128.store(target, f32x4.add(v128.load(target, 16), f32x4.add(
-        f32x4.add(f32x4.mul(g0, highFloats(x0)), f32x4.mul(g1, highFloats(x1))),
-        f32x4.add(f32x4.mul(g2, highFloats(x2)), f32x4.mul(g3, highFloats(x3))),
-      )), 16);
-    }
-    rows += width << 2;
-    g += 16;
-    if ((i & 1023) == 1020 || left <= 4) {
-      for (let j: usize = 0; j < width; j++) {
-        const sum = out + (j << 3);
-        store<f64>(sum, load<f64>(sum) + <f64>load<f32>(work + (j << 2)));
+  for (let first = 0; first < n; first += BLOCK) {
+    const left = min(BLOCK, n - first);
+    let most: f32 = 0;
+    for (let i = 0; i < left; i++) most = max(most, abs(load<f32>(g + (<usize>i << 2))));
+    if (most > 0) {
+      const factor = MOST_SPLIT / <f64>most;
+      const pairs = (left + 1) >> 1;
+      for (let i = 0; i < pairs << 1; i++) {
+        // Behind an odd last row stands the next block's, or what follows in memory: its weight is 0.
+        const x = i < left ? <i32>nearest(factor * <f64>load<f32>(g + (<usize>i << 2))) : 0;
+        const high = (x + 32768) >> 16;
+        const at = work + (<usize>(i >> 1) << 3) + (<usize>(i & 1) << 1);
+        store<i16>(at, <i16>high);
+        store<i16>(at, <i16>(x - (high << 16)), 4);
       }
-      memory.fill(work, 0, width << 2);
+      for (let j: usize = 0; j < width; j += 16) {
+        addPairs(rows + j, width, left, pairs, work, 1 / factor, out + (j << 3));
+      }
     }
+    rows += <usize>left * width;
+    g += <usize>left << 2;
   }
 }
 
-// @ts-ignore: a decorator of AssemblyScript
-@inline
-function lowFloats(x: v128): v128 {
-  return f32x4.convert_i32x4_s(i32x4.extend_low_i16x8_s(x));
+/** Adds 16 columns of a block to their sums. */
+function addPairs(
+  rows: usize, width: usize, left: i32, pairs: i32, work: usize, unit: f64, out: usize,
+): void {
+  let a0 = i32x4.splat(0), a1 = i32x4.splat(0), a2 = i32x4.splat(0), a3 = i32x4.splat(0);
+  let b0 = i32x4.splat(0), b1 = i32x4.splat(0), b2 = i32x4.splat(0), b3 = i32x4.splat(0);
+  for (let pair = 0; pair < pairs; pair++) {
+    const x = v128.load(rows);
+    const y = (pair << 1) + 1 < left ? v128.load(rows + width) : x;
+    const high = v128.load32_splat(work), low = v128.load32_splat(work, 4);
+    const first = i8x16.shuffle(x, y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const last = i8x16.shuffle(x, y, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    const x0 = i16x8.extend_low_i8x16_s(first), x1 = i16x8.extend_high_i8x16_s(first);
+    const x2 = i16x8.extend_low_i8x16_s(last), x3 = i16x8.extend_high_i8x16_s(last);
+    a0 = i32x4.add(a0, i32x4.dot_i16x8_s(x0, high));
+    a1 = i32x4.add(a1, i32x4.dot_i16x8_s(x1, high));
+    a2 = i32x4.add(a2, i32x4.dot_i16x8_s(x2, high));
+    a3 = i32x4.add(a3, i32x4.dot_i16x8_s(x3, high));
+    b0 = i32x4.add(b0, i32x4.dot_i16x8_s(x0, low));
+    b1 = i32x4.add(b1, i32x4.dot_i16x8_s(x1, low));
+    b2 = i32x4.add(b2, i32x4.dot_i16x8_s(x2, low));
+    b3 = i32x4.add(b3, i32x4.dot_i16x8_s(x3, low));
+    rows += width << 1;
+    work += 8;
+  }
+  addFour(out, a0, b0, unit);
+  addFour(out + 32, a1, b1, unit);
+  addFour(out + 64, a2, b2, unit);
+  addFour(out + 96, a3, b3, unit);
 }
 
 // @ts-ignore: a decorator of AssemblyScript
 @inline
-function highFloats(x: v128): v128 {
-  return f32x4.convert_i32x4_s(i32x4.extend_high_i16x8_s(x));
+function addFour(out: usize, high: v128, low: v128, unit: f64): void {
+  addTwo(out, f64x2.convert_low_i32x4_s(high), f64x2.convert_low_i32x4_s(low), unit);
+  const highs = i8x16.shuffle(high, high, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
+  const lows = i8x16.shuffle(low, low, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
+  addTwo(out + 16, f64x2.convert_low_i32x4_s(highs), f64x2.convert_low_i32x4_s(lows), unit);
+}
+
+// @ts-ignore: a decorator of AssemblyScript
+@inline
+function addTwo(out: usize, high: v128, low: v128, unit: f64): void {
+  const sum = f64x2.add(f64x2.mul(high, f64x2.splat(65536)), low);
+  v128.store(out, f64x2.add(v128.load(out), f64x2.mul(sum, f64x2.splat(unit))));
 }

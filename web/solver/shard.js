@@ -3,6 +3,8 @@ import { createKernel } from "./kernel.js";
 const HEADER = 1024; // AssemblyScript keeps the first bytes of the memory to itself
 /** Bins of a frame on each side of 0. */
 export const REACH = 240;
+/** Rows that the kernel sums at a time: kernel.ts has the same number. */
+const BLOCK = 256;
 /** Tokens of a frame on each side. */
 const N_NAMED = 6;
 
@@ -34,7 +36,7 @@ export class Shard {
       b: place(4 * this.n),
       g: place(4 * this.n),
       vector: place(4 * stride),
-      work: place(4 * stride),
+      work: place(Math.max(2 * stride, 4 * BLOCK)),
       sums: place(8 * Math.max(stride, 8)),
       rows: place(this.n * stride),
     };
