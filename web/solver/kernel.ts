@@ -116,7 +116,7 @@ export function accumulate(
       const factor = MOST_SPLIT / <f64>most;
       const pairs = (left + 1) >> 1;
       for (let i = 0; i < pairs << 1; i++) {
-        // Behind an odd last row stands the next block's, or what follows in memory: its weight is 0.
+        // An odd last row is its own partner, with the weight 0: what stands behind it may not be ours.
         const x = i < left ? <i32>nearest(factor * <f64>load<f32>(g + (<usize>i << 2))) : 0;
         const high = (x + 32768) >> 16;
         const at = work + (<usize>(i >> 1) << 3) + (<usize>(i & 1) << 1);
