@@ -55,7 +55,7 @@ def test_shards_hold_the_same_and_only_the_one_needed_is_opened(
 
 
 LARGE = """
-import json, resource, sys
+import json, re, resource, sys
 from pathlib import Path
 from rotate_core import load_model
 
@@ -76,8 +76,9 @@ config = {"num_hidden_layers": n_layers, "hidden_size": d_model, "intermediate_s
 (directory / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
 
 def peak():
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if sys.platform == "linux":  # where getrusage's includes the process that started this one
+        return 1024 * int(re.search("VmHWM:(.*)kB", Path("/proc/self/status").read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 model = load_model(directory)
 before = peak()
@@ -95,7 +96,7 @@ def test_one_layer_of_a_large_file_does_not_load_the_file(tmp_path) -> None:
     n_bytes, two_neurons, layer = map(int, done.stdout.split())
     assert n_bytes > 4e9
     assert two_neurons < 10e6
-    assert layer < 300e6  # 34 MB in the file, and 67 MB twice in float32
+    assert 30e6 < layer < 300e6  # 34 MB in the file, and 67 MB twice in float32
 
 
 def test_other_prefixes_are_found(damaged, checkpoints) -> None:

@@ -1,37 +1,32 @@
 import { Shard } from "./shard.js";
 
 /**
- * The vocabulary, spread over workers; where a browser has none, kept whole in the page's own thread.
+ * The vocabulary, spread over lanes: this thread's own, and those of workers that it has ports of.
  *
  * @typedef {import("./pack.js").Pack} Pack
  */
 export class Backend {
   /**
    * @param {Pack} pack
-   * @param {{workerSource?: string, wasm?: Uint8Array | null, nWorkers?: number}} options
-   *   workerSource is the text of worker.js, bundled; without it there are no workers.
+   * @param {{wasm?: Uint8Array | null, others?: import("./calls.js").Calls[]}} options
    */
-  static async create(pack, { workerSource, wasm = null, nWorkers = defaultWorkers() } = {}) {
-    if (workerSource && nWorkers > 0 && typeof Worker === "function") {
-      const url = URL.createObjectURL(new Blob([workerSource], { type: "text/javascript" }));
-      const lanes = [];
-      try {
-        for (let i = 0; i < nWorkers; i++) lanes.push(new WorkerLane(url));
-        return await new Backend(pack, lanes)._load(wasm);
-      } catch (error) {
-        for (const lane of lanes) lane.close();
-        console.warn(`No workers (${error.message}): the page's own thread computes.`);
-      } finally {
-        URL.revokeObjectURL(url);
-      }
-    }
-    return new Backend(pack, [new PageLane()])._load(wasm);
+  static async create({ rows, scale, ...pack }, { wasm = null, others = [] } = {}) {
+    const backend = new Backend(pack, others);
+    const { dModel, stride } = pack;
+    const names = await backend._all("load", (from, to) => [
+      { rows: rows.slice(from * stride, to * stride), scale: scale.slice(from, to), dModel, stride, wasm },
+    ]);
+    const where = others.length ? `${others.length + 1} workers` : "no worker";
+    /** What computes, in words. */
+    backend.name = `${names[0]}, ${where}`;
+    return backend;
   }
 
-  constructor(pack, lanes) {
+  constructor(pack, others) {
     this.pack = pack;
-    this.lanes = lanes;
-    const n = lanes.length;
+    // Its own comes last: while it computes, the others do. Alone, it makes pauses.
+    this.lanes = [...others, new OwnLane(others.length === 0)];
+    const n = this.lanes.length;
     this.bounds = Array.from({ length: n + 1 }, (_, i) => Math.round((i * pack.dVocab) / n));
   }
 
@@ -77,30 +72,13 @@ export class Backend {
     return { bins, far: far.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])) };
   }
 
-  close() {
-    for (const lane of this.lanes) lane.close();
-  }
-
-  async _load(wasm) {
-    const { rows, scale, dModel, stride } = this.pack;
-    const names = await this._all("load", (from, to) => [
-      {
-        rows: rows.slice(from * stride, to * stride),
-        scale: scale.slice(from, to),
-        dModel,
-        stride,
-        wasm,
-      },
-    ]);
-    const where = this.lanes[0] instanceof PageLane ? "no worker" : `${this.lanes.length} workers`;
-    /** What computes, in words. */
-    this.name = `${names[0]}, ${where}`;
-    return this;
-  }
-
   _all(method, argsOf) {
     return Promise.all(
-      this.lanes.map((lane, i) => lane.call(method, argsOf(this.bounds[i], this.bounds[i + 1]))),
+      this.lanes.map((lane, i) => {
+        const args = argsOf(this.bounds[i], this.bounds[i + 1]);
+        const moved = method === "load" ? [args[0].rows.buffer, args[0].scale.buffer] : [];
+        return lane.call(method, args, { moved });
+      }),
     );
   }
 
@@ -111,60 +89,17 @@ export class Backend {
   }
 }
 
-/** A worker that answers calls in the order they were made. */
-class WorkerLane {
-  constructor(url) {
-    this.waiting = new Map();
-    this.nextId = 0;
-    this.worker = new Worker(url);
-    this.worker.onmessage = ({ data: { id, result, error } }) => {
-      const { resolve, reject } = this.waiting.get(id);
-      this.waiting.delete(id);
-      if (error === undefined) resolve(result);
-      else reject(new Error(error));
-    };
-    this.worker.onerror = (event) => {
-      event.preventDefault();
-      for (const { reject } of this.waiting.values()) {
-        reject(new Error(event.message || "a worker did not start"));
-      }
-      this.waiting.clear();
-    };
+/** A shard of the thread's own. */
+export class OwnLane {
+  /** @param {boolean} pauses lets the thread do something else between two calls, such as draw */
+  constructor(pauses = false) {
+    this.pauses = pauses;
   }
 
-  call(method, args) {
-    return new Promise((resolve, reject) => {
-      const id = this.nextId++;
-      this.waiting.set(id, { resolve, reject });
-      const moved = method === "load" ? [args[0].rows.buffer, args[0].scale.buffer] : [];
-      this.worker.postMessage({ id, method, args }, moved);
-    });
-  }
-
-  close() {
-    this.worker.terminate();
-    for (const { reject } of this.waiting.values()) reject(new Error("the worker was closed"));
-    this.waiting.clear();
-  }
-}
-
-/** The same in the page's own thread, which gets to draw between two calls. */
-class PageLane {
   async call(method, args) {
-    await new Promise((resolve) => setTimeout(resolve, 0));
-    if (method === "load") {
-      this.shard = new Shard(args[0]);
-      return this.shard.kernel.name;
-    }
-    return this.shard[method](...args);
+    if (this.pauses) await new Promise((resolve) => setTimeout(resolve, 0));
+    if (method !== "load") return this.shard[method](...args);
+    this.shard = new Shard(...args);
+    return this.shard.kernel.name;
   }
-
-  close() {
-    this.shard = undefined;
-  }
-}
-
-function defaultWorkers() {
-  const cores = globalThis.navigator?.hardwareConcurrency ?? 2;
-  return Math.min(4, Math.max(2, Math.floor(cores / 2)));
 }

@@ -1,20 +1,25 @@
-import { Shard } from "./shard.js";
+import { Backend, OwnLane } from "./backend.js";
+import { answer, Calls } from "./calls.js";
+import { Solver } from "./solver.js";
 
-/** One worker, one shard: {id, method, args} comes in, {id, result} or {id, error} goes out. */
-let shard;
+let solver;
 
-self.onmessage = ({ data: { id, method, args } }) => {
-  try {
-    let result;
-    if (method === "load") {
-      shard = new Shard(args[0]);
-      result = shard.kernel.name;
-    } else {
-      result = shard[method](...args);
-    }
-    const moved = ArrayBuffer.isView(result) ? [result.buffer] : [];
-    self.postMessage({ id, result }, moved);
-  } catch (error) {
-    self.postMessage({ id, error: String(error?.message ?? error) });
-  }
+/** What a page asks of a worker: to answer another one's calls, or to be the one that calls. */
+const methods = {
+  hello() {},
+
+  listen(port) {
+    const lane = new OwnLane();
+    answer(port, (method, args) => lane.call(method, args));
+  },
+
+  async lead(pack, wasm, ports) {
+    solver = new Solver(await Backend.create(pack, { wasm, others: ports.map((port) => new Calls(port)) }));
+    return solver.backend.name;
+  },
+
+  logits: (...args) => solver.logits(...args),
+  decompose: (...args) => solver.decompose(...args),
 };
+
+answer(self, (method, args, context) => methods[method](...args, context));

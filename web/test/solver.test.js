@@ -3,12 +3,14 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 
-import { Backend } from "../solver/backend.js";
+import { Backend, OwnLane } from "../solver/backend.js";
+import { answer, Calls } from "../solver/calls.js";
 import { decompose } from "../solver/decompose.js";
 import { solve } from "../solver/geodesic.js";
 import { lineSearch } from "../solver/linesearch.js";
 import { parsePack } from "../solver/pack.js";
 import { largest, readOut, standardise } from "../solver/readout.js";
+import { Solver } from "../solver/solver.js";
 import { combine, cosine, dot, unit } from "../solver/vectors.js";
 
 const read = (name) => readFileSync(new URL(name, import.meta.url));
@@ -157,6 +159,45 @@ test("a frame counts every token and names the furthest, over all lanes", async 
   const logits = await backend.logits(unit(toy.vectors[0][0]));
   const furthest = largest(800, 1, (i) => Math.abs(logits[i]))[0];
   assert.equal(far[0][0], furthest);
+});
+
+/** Calls to something that answers, as to a worker; closed when the test ends. */
+function callsTo(t, respond) {
+  const { port1, port2 } = new MessageChannel();
+  answer(port2, respond);
+  const calls = new Calls(port1);
+  t.after(() => calls.close());
+  return calls;
+}
+
+test("the vocabulary in two lanes gives what it gives in one", async (t) => {
+  const lane = new OwnLane();
+  const other = callsTo(t, (method, args) => lane.call(method, args));
+  const backend = await Backend.create(parsePack(bytes()), { wasm, others: [other] });
+  assert.equal(backend.name, "WebAssembly, 2 workers");
+  const w = Float32Array.from(toy.w[0]);
+  const { channels } = await decompose(backend, w, DEFAULTS);
+  channels.forEach(({ vector }, c) => assert.ok(cosine(vector, toy.vectors[0][c]) > 0.9999, `channel ${c}`));
+});
+
+test("a solver behind a port tells of its climbs and channels; a newer call waits for one that is stopped", async (t) => {
+  const solver = new Solver(await Backend.create(parsePack(bytes()), { wasm }));
+  const calls = callsTo(t, (method, args, context) => solver[method](...args, context));
+  const wanted = { ...DEFAULTS, bin: 0.5 };
+  const stop = new AbortController();
+  const stopped = calls.call("decompose", [Float32Array.from(toy.w[1]), wanted], {
+    signal: stop.signal,
+    on: { climb: () => stop.abort() },
+  });
+  await assert.rejects(stopped, { name: "AbortError" });
+  const heard = [];
+  const on = {
+    climb: (channel, nIter, frame) => heard.push([channel, nIter, frame.bins.reduce((sum, n) => sum + n, 0)]),
+    channel: ({ vector }, c) => assert.ok(cosine(vector, toy.vectors[0][c]) > 0.9999, `channel ${c}`),
+  };
+  await calls.call("decompose", [Float32Array.from(toy.w[0]), wanted], { on });
+  assert.deepEqual(heard[0], [0, 1, 800]);
+  await assert.rejects(calls.call("decompose", [new Float32Array(24), wanted]), /zero or not finite/);
 });
 
 test("a run can be stopped", async () => {
