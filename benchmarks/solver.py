@@ -312,7 +312,7 @@ print(peak() - before)
 
 
 def memory() -> dict[str, Any]:
-    """Growth of the peak resident memory against the budget, each in a process of its own (Linux)."""
+    """Growth of the peak resident memory against the budget, each in a process of its own."""
     budget, rows = 256 * 2**20, {}
     for solver in ("geodesic", "householder"):
         for n in (64, 512):

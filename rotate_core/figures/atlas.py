@@ -99,7 +99,8 @@ def certified_by_cosine(table: pd.DataFrame, turned: Turned, ax: Axes) -> Axes:
         x = left / 10 + 0.05
         ax.bar(x, inside.mean(), 0.085, color=COLOURS["neuron"], linewidth=0)
         text = f"{inside.sum()} of\n{len(inside)}"
-        ax.text(x, inside.mean() + 0.02, text, ha="center", va="bottom")
+        on_white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        ax.text(x, inside.mean() + 0.02, text, ha="center", va="bottom", bbox=on_white)
     ax.axvline(turned.cosine, color=COLOURS["neutral"], linestyle="--", linewidth=1)
     label = "5% of random\nvectors' are\nbeyond here"
     ax.text(turned.cosine - 0.01, 1.2, label, color=COLOURS["neutral"], ha="right", va="top")

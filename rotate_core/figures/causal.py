@@ -166,7 +166,7 @@ def no_longer_promoted(
     ax.barh(range(len(tokens)), drops, color=colours)
     ax.set_yticks(range(len(tokens)), tokens, family="monospace", fontsize=14, parse_math=False)
     ax.invert_yaxis()
-    for name, label in (("out", "in the channel's tail"), ("null", "another token")):
+    for name, label in (("neuron", "in the channel's tail"), ("null", "another token")):
         ax.barh([0], [0], color=COLOURS[name], label=label)
     ax.legend(loc="lower left", bbox_to_anchor=(-0.2, 1.0), ncols=2, fontsize=13)
     ax.set_xlabel("drop of the logit", fontsize=14)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from matplotlib.ticker import LogLocator, NullFormatter
+
 from rotate_core.figures.experiments import legend_above, whiskers
 from rotate_core.figures.style import COLOURS, nothing_to_draw
 
@@ -49,6 +51,9 @@ def race(table: pd.DataFrame, ax: Axes) -> Axes:
     ):
         ax.plot(part.seconds, part.explained, ".-", color=COLOURS[colour], label=solver, ms=3)
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set(xlabel="seconds, the start included", ylabel="energy explained", ylim=(0, None))
     ax.legend(loc="lower right")
     return ax

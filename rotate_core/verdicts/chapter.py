@@ -39,6 +39,7 @@ GLUED = "application/papermill.record/"
 """In front of the media type of what a cell's outputs keep for captions."""
 VALUE = re.compile(r"(?<![\w\\^_}`])\{(\w+)(?::([^{}`]+))?\}(?!`)")
 """``{name}`` or ``{name:format}`` in prose; neither a role such as ``{ref}`...` `` nor LaTeX's."""
+AT_A_WORD = re.compile(r"(?<!\\)\b[A-Za-z]+\{(\w+)\}")
 
 
 def placed(path: str | Path) -> Path:
@@ -206,11 +207,14 @@ class Chapter:
 
         Raises:
             KeyError: a name without a value.
+            ValueError: a value's name at the end of a word, as LaTeX's arguments are.
         """
         from IPython.display import Markdown, display
 
         known = self._values | values
         filled = VALUE.sub(lambda m: format(known[m[1]], m[2] or ""), prose.strip())
+        if glued := [name for name in AT_A_WORD.findall(filled) if name in values]:
+            raise ValueError(f"{{{glued[0]}}} stands at the end of a word: not filled in")
         display(Markdown(filled))
 
     def table(self, table: pd.DataFrame, name: str, *, folded: bool = False) -> None:

@@ -96,4 +96,6 @@ def test_tokens_of_the_channel_are_in_its_colour(axes):
     ax = causal.no_longer_promoted(["a", "b"], [2.0, 1.0], [True, False], axes[0])
     colours = [mpl.colors.to_hex(patch.get_facecolor()) for patch in ax.patches[:2]]
     assert colours == [COLOURS["neuron"].lower(), COLOURS["null"].lower()]
+    keys = ax.get_legend().get_patches()
+    assert [mpl.colors.to_hex(patch.get_facecolor()) for patch in keys] == colours
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
