@@ -31,10 +31,12 @@ EXECUTED := $(CHAPTERS:%=$(RESULTS)/executed/%.ipynb)
 SOURCES  := $(shell find rotate_core -name '*.py')
 PAGES    := $(wildcard book/*.md book/*.yml book/*.bib book/_ext/*.py book/_front/* book/_static/* book/front.py)
 
-# Threads that wait for each other sleep. Where they spin, as by default, one eigendecomposition can
-# take seconds beside busy processes (benchmarks/solver.py waiting).
+# Threads that wait for each other spin briefly, then sleep. Where they spin on, as by default, one
+# eigendecomposition can take seconds beside busy processes; where they sleep at once, it takes four
+# times as long on a quiet machine (benchmarks/solver.py waiting). The count is GNU's; others sleep.
 OMP_WAIT_POLICY ?= passive
-export OMP_WAIT_POLICY
+GOMP_SPINCOUNT ?= 1000
+export OMP_WAIT_POLICY GOMP_SPINCOUNT
 
 ifeq ($(filter $(PROFILE),$(PROFILES)),)
 $(error PROFILE=$(PROFILE) is not one of: $(PROFILES))

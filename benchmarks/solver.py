@@ -137,35 +137,54 @@ def contention() -> dict[str, dict[str, float]]:
     return rows
 
 
+FORWARD = """
+import time, torch
+from rotate_core import load_model
+network, tokens = load_model("smollm2-135m").transformers(), torch.arange(512)[None]
+with torch.no_grad():
+    for _ in range(4):
+        start = time.perf_counter()
+        network(tokens)
+        print(time.perf_counter() - start)
+"""
+
+
 def waiting() -> dict[str, dict[str, float]]:
     """Seconds of an eigendecomposition, by what waiting threads do; alone, and beside two loops.
 
-    The longest of some processes: it depends on which cores their threads come to.
+    The longest of some processes: it depends on which cores their threads come to. And of a forward
+    pass of 512 tokens alone, the shortest: what sleeping costs.
     """
     code = (
         "import time, torch; a = torch.randn(576, 576); a = a @ a.T; torch.linalg.eigh(a)\n"
         "start = time.perf_counter(); torch.linalg.eigh(a); print(time.perf_counter() - start)"
     )
 
-    def run(environment: dict[str, str]) -> float:
+    def run(code: str, environment: dict[str, str]) -> list[float]:
         command = [sys.executable, "-c", code]
-        return float(
-            subprocess.run(command, env=environment, check=True, capture_output=True).stdout
-        )
+        done = subprocess.run(command, env=environment, check=True, capture_output=True)
+        return [float(seconds) for seconds in done.stdout.split()]
 
-    plain = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    ways = {
+        "spinning": {},
+        "sleeping": {"OMP_WAIT_POLICY": "passive"},
+        "briefly spinning": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"},
+    }
+    own = set().union(*ways.values())
+    plain = {name: value for name, value in os.environ.items() if name not in own}
     rows = {}
-    for name, environment in (
-        ("spinning", plain),
-        ("sleeping", {**plain, "OMP_WAIT_POLICY": "passive"}),
-    ):
-        alone = max(run(environment) for _ in range(4))
+    for name, more in ways.items():
+        environment = {**plain, **more}
+        rows[name] = {
+            "alone": max(run(code, environment)[0] for _ in range(4)),
+            "forward_pass": min(min(run(FORWARD, environment)) for _ in range(2)),
+        }
         busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
-        beside = max(run(environment) for _ in range(12))
+        beside = max(run(code, environment)[0] for _ in range(12))
         for loop in busy:
             loop.kill()
             loop.wait()
-        rows[name] = {"alone": alone, "beside_two_busy_loops": beside}
+        rows[name]["beside_two_busy_loops"] = beside
     return rows
 
 
@@ -298,13 +317,15 @@ import pathlib, re, warnings
 import torch
 from rotate_core import Vocabulary, decompose
 warnings.simplefilter("ignore")
-def peak():  # getrusage's includes the peak of the process that started this one
-    return 1024 * int(re.search("VmHWM:(.*)kB", pathlib.Path("/proc/self/status").read_text())[1])
+process = pathlib.Path("/proc/self")  # getrusage's peak includes the process that started this one
+def peak():
+    return 1024 * int(re.search("VmHWM:(.*)kB", (process / "status").read_text())[1])
 generator = torch.Generator().manual_seed(0)
 vocabulary = Vocabulary(torch.randn(49_152, 64, generator=generator).T)
 w = torch.randn({n}, 64, generator=generator)
 options = dict(n_channels=2, max_iter=2, solver="{solver}", progress=False)
 decompose(w[:1], vocabulary, **options)
+(process / "clear_refs").write_text("5")  # the peak is what is held now
 before = peak()
 decompose(w, vocabulary, memory={budget}, **options)
 print(peak() - before)

@@ -72,9 +72,9 @@ def decompose(
         device: where to compute, as for :func:`usable_device`; None is where the projection is.
             Results are on the CPU. A vocabulary that was moved there, ``vocabulary.to("cuda")``,
             is not moved by every call, and evidence against a null is looked up there, too.
-        memory: bytes that the work may take beside U; None is a quarter of what is free on the
-            device, on a CPU at most 2 GiB. A neuron takes about 48 bytes a token. With
-            ``precision="bfloat16"``, a rounded copy of U comes on top.
+        memory: bytes that the work may take beside U, and beside some 60 MB whatever it is; None is
+            a quarter of what is free on the device, on a CPU at most 2 GiB. A neuron takes about
+            48 bytes a token. With ``precision="bfloat16"``, a rounded copy of U comes on top.
         history: keep the objective after every iteration.
         compile: fuse the elementwise passes with ``torch.compile``, for a GPU. The first call takes
             a minute or more; results change by rounding only. A CPU needs a C++ compiler for it.

@@ -23,7 +23,9 @@ except ModuleNotFoundError:
 
 from rotate_core import __version__
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: a busy machine slows it less
+if "OMP_WAIT_POLICY" not in os.environ:  # before torch: a busy machine slows it less; see Makefile
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     import pandas as pd
