@@ -11,8 +11,10 @@ export class Backend {
    * @param {{wasm?: Uint8Array | null, others?: import("./calls.js").Calls[]}} options
    */
   static async create({ rows, scale, ...pack }, { wasm = null, others = [] } = {}) {
-    const backend = new Backend(pack, others);
-    const { dModel, stride } = pack;
+    const { dModel, stride, dVocab, weights, precondition } = pack;
+    // Copies, so that the file's buffer, which all are views of, can go.
+    const own = { dVocab, weights: weights.slice(), precondition: precondition.slice() };
+    const backend = new Backend(own, others);
     const names = await backend._all("load", (from, to) => [
       { rows: rows.slice(from * stride, to * stride), scale: scale.slice(from, to), dModel, stride, wasm },
     ]);
