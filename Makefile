@@ -34,9 +34,10 @@ PAGES    := $(wildcard book/*.md book/*.yml book/*.bib book/_ext/*.py book/_fron
 # Threads that wait for each other spin briefly, then sleep. Where they spin on, as by default, one
 # eigendecomposition can take seconds beside busy processes; where they sleep at once, it takes four
 # times as long on a quiet machine (benchmarks/solver.py waiting). The count is GNU's; others sleep.
-OMP_WAIT_POLICY ?= passive
-GOMP_SPINCOUNT ?= 1000
-export OMP_WAIT_POLICY GOMP_SPINCOUNT
+ifndef OMP_WAIT_POLICY
+export OMP_WAIT_POLICY := passive
+export GOMP_SPINCOUNT ?= 1000
+endif
 
 ifeq ($(filter $(PROFILE),$(PROFILES)),)
 $(error PROFILE=$(PROFILE) is not one of: $(PROFILES))

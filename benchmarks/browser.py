@@ -24,17 +24,16 @@ PAGE = "executed/12_explorer.html"
 N_CHANNELS = (3, 5, 10)
 REPEATS = 7
 """Settings that the slider of lambda_kurtosis comes to, from 0.15 on."""
-SETTLED = "() => document.querySelector('.rotate-status').textContent.includes('channels in')"
 WATCH = """selector => {
     const begun = performance.now();
-    const list = document.querySelector(".rotate-explorer");
+    const explorer = document.querySelector(".rotate-explorer");
     window.answer = new Promise((resolve) => {
-        const seen = () => list.querySelector(selector)?.textContent.match(/channel/);
+        const seen = () => explorer.querySelector(selector)?.textContent.match(/channel/);
         new MutationObserver((_, observer) => {
             if (!seen()) return;
             observer.disconnect();
             resolve((performance.now() - begun) / 1000);
-        }).observe(list, { childList: true, subtree: true, characterData: true });
+        }).observe(explorer, { childList: true, subtree: true, characterData: true });
     });
 }"""
 """Seconds until a part of the explorer speaks of a channel."""
@@ -54,7 +53,6 @@ def main() -> None:
         page.evaluate(WATCH, ".rotate-match")
         page.get_by_role("button", name="Rotate it yourself").click()
         first = page.evaluate("answer")
-        page.wait_for_function(SETTLED)
         figures: dict[str, Any] = {"first_channel": first, "browser": browser.version}
         for n in N_CHANNELS:
             page.get_by_role("button", name="Next neuron").click()  # nothing of it is known yet

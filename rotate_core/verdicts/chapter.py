@@ -39,7 +39,8 @@ GLUED = "application/papermill.record/"
 """In front of the media type of what a cell's outputs keep for captions."""
 VALUE = re.compile(r"(?<![\w\\^_}`])\{(\w+)(?::([^{}`]+))?\}(?!`)")
 """``{name}`` or ``{name:format}`` in prose; neither a role such as ``{ref}`...` `` nor LaTeX's."""
-AT_A_WORD = re.compile(r"(?<!\\)\b[A-Za-z]+\{(\w+)\}")
+AT_A_WORD = re.compile(r"(?<!\\)\b[A-Za-z]+\{(\w+)(?::[^{}`]+)?\}")
+"""What would be one, but stands at the end of a word as arguments of LaTeX's commands do."""
 
 
 def placed(path: str | Path) -> Path:

@@ -68,6 +68,8 @@ def test_prose_is_filled_in_and_roles_and_mathematics_are_left_alone(
         chapter.say("{unknown}")
     with pytest.raises(ValueError, match=r"\{n\} stands at the end of a word"):
         chapter.say("word{n}", n=3)
+    with pytest.raises(ValueError, match=r"\{n\} stands at the end of a word"):
+        chapter.say("word{n:.1f}", n=3)
 
 
 def test_what_is_glued_is_what_the_book_looks_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,8 +74,8 @@ export class BrowserEngine {
         onChannel({ ...neuron, made, channels: channels.slice() });
       },
     };
-    await this.solver.call("decompose", [neuron.w, wanted], { signal, on });
-    const own = describeOwn(await this.solver.call("logits", [neuron.w], { signal }), this.vocabulary);
+    const z = await this.solver.decompose(neuron.w, wanted, { signal, on });
+    const own = describeOwn(z, this.vocabulary);
     return { ...neuron, ...own, made, channels };
   }
 

@@ -10,8 +10,8 @@ export class Backend {
    * @param {Pack} pack
    * @param {{wasm?: Uint8Array | null, others?: import("./calls.js").Calls[]}} options
    */
-  static async create({ rows, scale, ...pack }, { wasm = null, others = [] } = {}) {
-    const { dModel, stride, dVocab, weights, precondition } = pack;
+  static async create(pack, { wasm = null, others = [] } = {}) {
+    const { rows, scale, dModel, stride, dVocab, weights, precondition } = pack;
     // Copies, so that the file's buffer, which all are views of, can go.
     const own = { dVocab, weights: weights.slice(), precondition: precondition.slice() };
     const backend = new Backend(own, others);

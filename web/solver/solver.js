@@ -14,10 +14,6 @@ export class Solver {
     this.last = Promise.resolve();
   }
 
-  logits(vector) {
-    return this._next(() => this.backend.logits(vector));
-  }
-
   /**
    * Emits "channel" with each channel and its number, and now and then "climb" with the number of the
    * channel, iterations so far and, for a `bin`, the histogram on the way.
@@ -25,6 +21,7 @@ export class Solver {
    * @param {Float32Array} w
    * @param {object} settings decompose's, and bin: width of a histogram's bin, or null
    * @param {{signal: AbortSignal, emit: (event: string, ...args: unknown[]) => void}} context
+   * @returns {Promise<Float32Array>} z-scores of w's own projection
    */
   decompose(w, { bin, ...settings }, { signal, emit }) {
     return this._next(async () => {
@@ -32,7 +29,7 @@ export class Solver {
       if (!w.every((x, i) => x === this.known.w[i])) this.known = { w, solved: new Map() };
       let nIter = 0;
       let last = -Infinity;
-      await decompose(this.backend, w, {
+      const { own } = await decompose(this.backend, w, {
         ...settings,
         signal,
         known: this.known.solved,
@@ -45,6 +42,7 @@ export class Solver {
         },
         onChannel: (found, index) => emit("channel", found, index),
       });
+      return own.z;
     });
   }
 
@@ -63,16 +61,17 @@ export class Solver {
  * @param {import("./pack.js").Pack} pack its buffer is the solver's from now on
  * @param {{workerSource?: string, wasm?: Uint8Array | null, nWorkers?: number}} options
  *   workerSource is the text of worker.js, bundled
- * @returns {Promise<{name: string, call: Calls["call"], close: () => void}>}
+ * @returns {Promise<{name: string, decompose: Function, close: () => void}>} decompose as Solver's,
+ *   with {signal, on} in the place of its context: on has a function for each event
  */
 export async function startSolver(pack, { workerSource, wasm = null, nWorkers = defaultWorkers() }) {
   const workers = await startWorkers(workerSource, nWorkers);
   const { tokens, ...rest } = pack;
   if (!workers.length) {
     const solver = new Solver(await Backend.create(rest, { wasm }));
-    const call = (method, args, { signal, on } = {}) =>
-      solver[method](...args, { signal, emit: (event, ...more) => on[event]?.(...more) });
-    return { name: solver.backend.name, call, close: () => {} };
+    const decompose = (w, settings, { signal, on }) =>
+      solver.decompose(w, settings, { signal, emit: (event, ...more) => on[event](...more) });
+    return { name: solver.backend.name, decompose, close: () => {} };
   }
   const [leader, ...others] = workers;
   const close = () => workers.forEach((worker) => worker.close());
@@ -83,7 +82,8 @@ export async function startSolver(pack, { workerSource, wasm = null, nWorkers = 
       return port1;
     });
     const name = await leader.call("lead", [rest, wasm, ports], { moved: [pack.rows.buffer, ...ports] });
-    return { name, call: leader.call.bind(leader), close };
+    const decompose = (w, settings, options) => leader.call("decompose", [w, settings], options);
+    return { name, decompose, close };
   } catch (error) {
     close();
     throw error;

@@ -18,7 +18,6 @@ const methods = {
     return solver.backend.name;
   },
 
-  logits: (...args) => solver.logits(...args),
   decompose: (...args) => solver.decompose(...args),
 };
 
