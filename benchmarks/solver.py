@@ -19,13 +19,22 @@ import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import torch
 from measured import SHAPES, compared, keep, timed
 from torch import Tensor
 
-from rotate_core import PAPER, ConvergenceWarning, Settings, Vocabulary, decompose, load_model
+from rotate_core import (
+    PAPER,
+    Channels,
+    ConvergenceWarning,
+    Settings,
+    Vocabulary,
+    decompose,
+    load_model,
+)
 from rotate_core.rotation import sphere as geodesic
 from rotate_core.rotation.threads import team
 
@@ -75,27 +84,43 @@ def comparison() -> dict[str, Any]:
             "times_sooner": slow / seconds,
             "curve": curve.tolist(),
         }
-        for restarts in (1, 2, 4):
-            whole, ours = timed(
-                lambda w=w, r=restarts: decompose(
-                    w, vocabulary, n_channels=1, moments="scaled", restarts=r, progress=False
-                )
-            )
-            gain = (ours.objective - paper.objective)[:, 0]
-            row[f"starts_{restarts}"] = {
-                "seconds": whole,
-                "objective": ours.objective.mean().item(),
-                "share_not_lower_by_0.01": (gain >= -0.01).double().mean().item(),
-                "share_higher_by_0.01": (gain > 0.01).double().mean().item(),
-                "lowest_gain": gain.min().item(),
-                "neurons_lower_by_0.01": (gain < -0.01).nonzero().flatten().tolist(),
-            }
+        row |= {f"starts_{r}": beside(paper, w, vocabulary, r) for r in (1, 2, 4)}
         rows[f"{n} neurons"] = row
     return rows
 
 
+def beside(paper: Channels, w: Tensor, vocabulary: Vocabulary, restarts: int) -> dict[str, Any]:
+    """First channels of the geodesic solver from so many starts, and where they end lower."""
+    options = {"moments": "scaled", "restarts": restarts, "progress": False}
+    seconds, ours = timed(lambda: decompose(w, vocabulary, n_channels=1, **options))
+    gain = (ours.objective - paper.objective)[:, 0]
+    return {
+        "seconds": seconds,
+        "objective": ours.objective.mean().item(),
+        "share_not_lower_by_0.01": (gain >= -0.01).double().mean().item(),
+        "share_higher_by_0.01": (gain > 0.01).double().mean().item(),
+        "lowest_gain": gain.min().item(),
+        "neurons_lower_by_0.01": (gain < -0.01).nonzero().flatten().tolist(),
+    }
+
+
+def hills() -> dict[str, Any]:
+    """Where both solvers end on layers and neurons that nothing was chosen on; ten minutes."""
+    model, rows = load_model("smollm2-135m"), {}
+    for layer, kind in ((9, "gate"), (22, "out"), (15, "in"), (28, "gate")):
+        w, vocabulary = model.neurons(layer, kind, range(700, 724)).vectors, model.vocabulary(layer)
+        paper = decompose(w, vocabulary, n_channels=1, settings=PAPER, progress=False)
+        starts = {f"starts_{r}": beside(paper, w, vocabulary, r) for r in (1, 2, 4)}
+        rows[f"{layer}/{kind}"] = {"paper_objective": paper.objective.mean().item(), **starts}
+    shares = {
+        name: statistics.mean(row[name]["share_not_lower_by_0.01"] for row in rows.values())
+        for name in starts
+    }
+    return {"neurons_of_each": len(w), "share_not_lower_by_0.01": shares, "rows": rows}
+
+
 def latency() -> dict[str, float]:
-    """Seconds a channel with the default settings, the preconditioner warm."""
+    """Seconds a channel with the default settings, the curvature known."""
     model = load_model("smollm2-135m")
     vocabulary = model.vocabulary(25)
     figures = {}
@@ -206,6 +231,32 @@ def throughput() -> dict[str, dict[str, float]]:
     return rows
 
 
+def curvature() -> dict[str, Any]:
+    """First channels preconditioned by how F curves down, against the covariance to the end."""
+    model, found = load_model("smollm2-135m"), {"curvature": [], "covariance": []}
+    rows = {name: {"seconds": 0.0} for name in found}
+    for layer, kind in ((3, "gate"), (12, "in"), (22, "out"), (27, "gate")):
+        w, vocabulary = model.neurons(layer, kind, range(200, 248)).vectors, model.vocabulary(layer)
+        run = partial(decompose, w, vocabulary, n_channels=1, progress=False)
+        run()
+        for name, channels in found.items():
+            always = geodesic.BOLD if name == "curvature" else Settings().max_iter
+            with patch.object(geodesic, "BOLD", always):
+                seconds, ends = timed(run)
+            rows[name]["seconds"] += seconds
+            channels.append(ends)
+    ours, covariance = (
+        {key: torch.cat([getattr(part, key) for part in parts]) for key in ("objective", "n_iter")}
+        for parts in found.values()
+    )
+    for row, ends in zip(rows.values(), (ours, covariance), strict=True):
+        row.update({name: values.double().mean().item() for name, values in ends.items()})
+    gain = ours["objective"] - covariance["objective"]
+    shares = {"higher_by_0.01": gain > 0.01, "lower_by_0.01": gain < -0.01}
+    shares = {name: share.double().mean().item() for name, share in shares.items()}
+    return {"channels": len(gain), **rows, **shares}
+
+
 def precision() -> dict[str, Any]:
     """First channels with products in bfloat16 on the way, against full precision, in one run.
 
@@ -300,7 +351,7 @@ def growth() -> dict[str, dict[str, float]]:
     def seconds(n: int = 64, d_vocab: int = whole.d_vocab, n_channels: int = 1) -> float:
         vocabulary = Vocabulary(whole.projection[:, :d_vocab], whole.token_weights[:d_vocab])
         options = {"n_channels": n_channels, "tolerance": 0.0, "max_iter": 10, "progress": False}
-        decompose(w[:1], vocabulary, **options)  # the preconditioner is paid once a vocabulary
+        decompose(w[:1], vocabulary, **options)  # the curvature is paid once a vocabulary
         return statistics.median(
             timed(lambda: decompose(w[:n], vocabulary, **options))[0] for _ in range(3)
         )
@@ -370,8 +421,8 @@ def startup() -> dict[str, float]:
 
 
 ALL = (
-    startup, latency, contention, waiting, throughput, precision, fused, limit, growth, memory,
-    comparison,
+    startup, latency, contention, waiting, throughput, curvature, precision, fused, limit, growth,
+    memory, comparison, hills,
 )  # fmt: skip
 PARTS = {f.__name__: f for f in ALL}
 

@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 
 from rotate_core.channels import Channels, NeuronsLike, VocabularyLike
 from rotate_core.models.vocabulary import Vocabulary, check_precision
+from rotate_core.rotation.curvature import Curvature
 from rotate_core.rotation.deflate import READ_OUT, SOLVED, deflate
 from rotate_core.rotation.settings import Settings
-from rotate_core.rotation.sphere import preconditioner
 
 ARRAYS_PER_NEURON = 12
 """Arrays of d_vocab values that a neuron takes at the peak."""
@@ -124,9 +124,9 @@ def decompose(
         )
     projection = scaled(vocabulary.projection.to(device, dtype), to_u)
     token_weights = vocabulary.token_weights.to(projection)
-    precondition = None
+    curvature = None
     if settings.solver == "geodesic" and settings.precondition:
-        precondition = _preconditioner(vocabulary, projection, token_weights, settings.moments)
+        curvature = _curvature(vocabulary, projection, token_weights, settings.moments)
     given = None
     if after is not None:
         given = {name: getattr(after, name) for name in (*SOLVED, *READ_OUT)}
@@ -148,7 +148,7 @@ def decompose(
             seed=seed,
             indices=indices,
             batch=_batch(len(w), projection, memory, settings),
-            precondition=precondition,
+            curvature=curvature,
             given=given,
             on_channel=found,
             compile=compile,
@@ -309,24 +309,19 @@ def _check_after(
         raise ValueError(f"n_channels={n_channels}: after has {after.n_channels} already")
 
 
-def _preconditioner(
+def _curvature(
     vocabulary: VocabularyLike, projection: Tensor, token_weights: Tensor, moments: str
-) -> Tensor:
+) -> Curvature:
     """Computed once for a projection and token weights, and kept for as long as these live."""
-    of_projection = _PRECONDITIONERS.setdefault(vocabulary.projection, WeakTensorKeyDictionary())
+    of_projection = _CURVATURES.setdefault(vocabulary.projection, WeakTensorKeyDictionary())
     cache = of_projection.setdefault(vocabulary.token_weights, {})
     key = (moments, projection.device, projection.dtype)
     if key not in cache:
-        try:
-            cache[key] = preconditioner(projection, token_weights, moments=moments)
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            raise ValueError(
-                "U does not vary over the tokens that count; wanted distinct columns"
-            ) from None
+        cache[key] = Curvature.of(projection, token_weights, moments=moments)
     return cache[key]
 
 
-_PRECONDITIONERS = WeakTensorKeyDictionary()  # tensors are compared by identity
+_CURVATURES = WeakTensorKeyDictionary()  # tensors are compared by identity
 
 
 def usable_device(device: str | torch.device) -> torch.device:

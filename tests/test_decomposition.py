@@ -14,6 +14,7 @@ from rotate_core import decomposition as decomposition_module
 from rotate_core.null.evidence import support
 from rotate_core.rotation import deflate as deflation
 from rotate_core.rotation import reflection as householder
+from rotate_core.rotation.curvature import Curvature
 from rotate_core.rotation.masking import Work
 
 D_MODEL, D_VOCAB, BLOCKS = 32, 2000, (40, 30)
@@ -357,7 +358,7 @@ def _bad_inputs():
         "layout torch.sparse_coo": (w.to_sparse(), vocabulary, {}),
         "neurons: NoneType: wanted a tensor": (None, vocabulary, {}),
         "no vocabulary: .*'projection'": (w, None, {}),
-        "U does not vary": (w, Vocabulary(torch.zeros(D_MODEL, 50)), {}),
+        "their logits do not vary": (w, Vocabulary(torch.zeros(D_MODEL, 50)), {}),
         r"shape \(32, 0\); give": (w, THREE(torch.zeros(D_MODEL, 0), torch.zeros(0), []), {}),
     }  # fmt: skip
 
@@ -369,14 +370,12 @@ def test_bad_input_is_named(message):
         decompose(w, vocabulary, progress=False, **options)
 
 
-def test_preconditioner_is_computed_once_a_vocabulary(monkeypatch):
+def test_curvature_is_computed_once_a_vocabulary(monkeypatch):
     w, vocabulary, _ = planted(0)
     calls = []
-    original = decomposition_module.preconditioner
+    original = Curvature.of
     monkeypatch.setattr(
-        decomposition_module,
-        "preconditioner",
-        lambda *args, **options: calls.append(1) or original(*args, **options),
+        Curvature, "of", lambda *args, **options: calls.append(1) or original(*args, **options)
     )
     for _ in range(2):
         decompose(w, vocabulary, n_channels=1, progress=False)
@@ -395,10 +394,10 @@ def test_what_has_the_three_attributes_is_a_vocabulary():
     assert found.table().equals(wanted.table())
 
 
-def test_a_preconditioner_goes_when_its_vocabulary_does():
+def test_a_curvature_goes_when_its_vocabulary_does():
     w, vocabulary, _ = planted(0)
     decompose(w, vocabulary, n_channels=1, progress=False)
-    known = decomposition_module._PRECONDITIONERS
+    known = decomposition_module._CURVATURES
     assert vocabulary.projection in known
     n = len(known)
     del vocabulary
@@ -406,7 +405,7 @@ def test_a_preconditioner_goes_when_its_vocabulary_does():
     assert len(known) < n
 
 
-def test_other_token_weights_have_another_preconditioner():
+def test_other_token_weights_have_another_curvature():
     w, vocabulary, blocks = planted(0)
     decompose(w, vocabulary, n_channels=1, progress=False)
     weights = vocabulary.token_weights.clone()

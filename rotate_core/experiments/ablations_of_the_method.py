@@ -89,7 +89,7 @@ def compare(
     options: Any = {"settings": settings, "device": device, "progress": False}
     labels = {"what": [NEURONS] * len(vectors) + [MATCHED] * len(null)}
     labels["row"] = [*range(len(vectors)), *range(len(null))]
-    for moments in ("weighted", "scaled"):  # each has a preconditioner, paid once per vocabulary
+    for moments in ("weighted", "scaled"):  # each has a curvature, paid once per vocabulary
         decompose(batch[:1], vocabulary, n_channels=1, moments=moments, **options)
     tables, clocks = [], []
     for name, change in CHANGES.items():

@@ -1,7 +1,8 @@
 """U in the form that a browser computes with: int8, one scale per token, and what else it needs.
 
 Rounding U to int8 costs nothing that counts: the channels keep their direction (see the chapter on
-the explorer). What the browser could compute but not quickly, the preconditioner, comes along.
+the explorer). What the browser could compute but not quickly, the eigenvectors of U's
+covariance, comes along.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from jaxtyping import Float, Int8
 from torch import Tensor
 
 from rotate_core.models.vocabulary import Vocabulary
-from rotate_core.rotation.sphere import preconditioner
+from rotate_core.rotation.curvature import Curvature
 
-MAGIC = b"ROTATEU1"
+MAGIC = b"ROTATEU2"
 ALIGNMENT = 16
 LEVELS = 127
 """Whole numbers on either side of 0: as many as int8 holds. Fewer make a smaller file, and change
@@ -55,8 +56,8 @@ def pack(vocabulary: Vocabulary) -> bytes:
 
     Little-endian: the magic word, then as uint32 d_model, bytes of a row (d_model rounded up to
     16), d_vocab, bytes of the token strings. From byte 32 on, each part padded to 16 bytes: scales
-    and token weights (float32), preconditioner (float32, d_model x d_model), token strings (a JSON
-    list), rows (int8).
+    and token weights (float32), eigenvalues of the covariance and eigenvectors, one after the other
+    (float32), token strings (a JSON list), rows (int8).
     """
     rows, scale = quantise(vocabulary.projection)
     d_vocab, d_model = rows.shape
@@ -64,10 +65,11 @@ def pack(vocabulary: Vocabulary) -> bytes:
     padded = torch.zeros(d_vocab, stride, dtype=torch.int8)
     padded[:, :d_model] = rows
     weights = vocabulary.token_weights.float()
-    precondition = preconditioner(vocabulary.projection.float(), weights)
+    curvature = Curvature.of(vocabulary.projection.float(), weights)
     tokens = json.dumps(list(vocabulary.tokens), ensure_ascii=False).encode(errors="replace")
     header = MAGIC + struct.pack("<4I", d_model, stride, d_vocab, len(tokens))
-    parts = [header, _bytes(scale), _bytes(weights), _bytes(precondition), tokens, _bytes(padded)]
+    numbers = scale, weights, curvature.values, curvature.vectors.T
+    parts = [header, *map(_bytes, numbers), tokens, _bytes(padded)]
     return b"".join(part + bytes(-len(part) % ALIGNMENT) for part in parts)
 
 

@@ -12,12 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import reflection, sphere
+from .curvature import Curvature
 from .masking import Work
 from .moments import Sample, centred_logits
 from .settings import Settings
 from .threads import team
 
-RACE = 9
+RACE = 7
 """Iterations after which the best ``restarts`` of a neuron's climbs go on."""
 FIRM = 5
 """Iterations before products may be rounded: they decide which hill is climbed."""
@@ -36,7 +37,7 @@ def deflate(
     seed: int = 0,
     indices: Sequence[int] | None = None,
     batch: int = 64,
-    precondition: Float[Tensor, "d_model d_model"] | None = None,
+    curvature: Curvature | None = None,
     given: Mapping[str, Tensor] | None = None,
     on_channel: Callable[[int], object] = lambda n_neurons: None,
     compile: bool = False,
@@ -56,7 +57,7 @@ def deflate(
         seed: of the random starts and kicks.
         indices: the neurons' numbers, which seed starts and name neurons in errors; None: rows.
         batch: neurons at a time.
-        precondition: :func:`.sphere.preconditioner`, where it is at hand.
+        curvature: of projection and token weights, where it is at hand.
         given: arrays (n_neurons, n_given, ...) of known channels: masked, not solved for.
         on_channel: called with the number of channels that were found, for progress.
         compile: fuse elementwise passes by ``torch.compile``; it takes a minute, once a process.
@@ -70,13 +71,13 @@ def deflate(
     """
     settings = settings or Settings()
     m = torch.ones_like(projection[0]) if token_weights is None else token_weights
-    if settings.solver == "geodesic" and settings.precondition and precondition is None:
-        precondition = sphere.preconditioner(projection, m, moments=settings.moments)
+    if settings.solver == "geodesic" and settings.precondition and curvature is None:
+        curvature = Curvature.of(projection, m, moments=settings.moments)
     indices = range(len(w)) if indices is None else indices
     work = Work(w, projection, m, settings, seed, indices, n_channels, given or {}, on_channel)
     with team(projection.device, compile=compile):
         if settings.solver == "geodesic":
-            _climb(work, min(batch, len(w)), precondition)
+            _climb(work, min(batch, len(w)), curvature)
         else:
             _reflect(work, batch)
     n_points = max((len(curve) for curve in work.curves.values()), default=1)
@@ -104,9 +105,9 @@ def _reflect(work: Work, batch: int) -> None:
             active = work.record(active, ends)
 
 
-def _climb(work: Work, batch: int, precondition: Tensor | None) -> None:
+def _climb(work: Work, batch: int, curvature: Curvature | None) -> None:
     """Ours: neurons come into the batch by the quarter, and leave it one by one."""
-    climbs = Climbs(work, precondition)
+    climbs = Climbs(work, curvature)
     new, ready = deque(range(len(work.w))), deque[int]()
     while True:
         room = batch - len(climbs.of)
@@ -135,8 +136,8 @@ class Climb:
 class Climbs:
     """The climbs that are on their way, each towards the next channel of its neuron."""
 
-    def __init__(self, work: Work, precondition: Tensor | None) -> None:
-        self.work, self.precondition = work, precondition
+    def __init__(self, work: Work, curvature: Curvature | None) -> None:
+        self.work, self.curvature = work, curvature
         self.of: dict[int, list[Climb]] = {}  # neuron -> its climbs that are not beaten
         self.numbered: dict[int, Climb] = {}  # by the number that a state has for it
         self.n_begun = 0
@@ -149,10 +150,10 @@ class Climbs:
     def begin(self, neurons: list[int]) -> None:
         """Let the climbs of some neurons begin; ``Settings.start`` tells where."""
         target, projection, m, settings = self.work.problem(neurons)
-        unit, precondition = target / target.norm(dim=1, keepdim=True), self.precondition
+        unit = target / target.norm(dim=1, keepdim=True)
         for start in range(settings.restarts):
             if settings.start == "tails" and start == 0:
-                state, before = sphere.begin_at_tails(unit, projection, m, settings, precondition)
+                state, before = sphere.begin_at_tails(unit, projection, m, settings, self.curvature)
                 curves = torch.stack([before, state.value], 1)
             else:
                 point = self._start(neurons, unit, m, start - (settings.start == "tails"))
@@ -188,7 +189,7 @@ class Climbs:
         kicked = self._leave()
         for state in self.states:
             if len(state):
-                sphere.advance(state, state.g, self.work.settings, self.precondition)
+                sphere.advance(state, state.g, self.work.settings, self.curvature)
                 for climb, value in zip(self._climbs(state), state.value.tolist(), strict=True):
                     climb.curve.append(value)
         self.states[0].add(kicked)

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .curvature import Curvature, factors
 from .moments import (
     Sample,
     centred_logits,
@@ -35,6 +36,7 @@ from .settings import Settings
 from .threads import each, fused
 
 KICK = 0.03  # radians that a neuron is moved by, where it stalls: so small that it keeps its hill
+BOLD = 5  # iterations by C alone, as if nothing pulled back to w: they find higher hills
 TAIL = 2.0  # standard deviations beyond which a token is in the tail that a climb begins towards
 
 
@@ -119,11 +121,11 @@ def begin_anew(state: State, settings: Settings) -> None:
 
 
 def begin_at_tails(
-    w: Tensor, projection: Tensor, m: Tensor, settings: Settings, precondition: Tensor | None
+    w: Tensor, projection: Tensor, m: Tensor, settings: Settings, curvature: Curvature | None
 ) -> tuple[State, Float[Tensor, " two_n_neurons"]]:
     """Two climbs of each neuron, towards either tail of its own logits; and F at w.
 
-    The first iteration is done. It did not follow F's gradient, but the preconditioned sum of the
+    The first iteration is done. It did not follow F's gradient, but the whitened sum of the
     columns of the tokens beyond :data:`TAIL` standard deviations on one side. First come all climbs
     towards positive tails, then those towards negative ones. Where a tail is empty, the climb is
     still at w.
@@ -143,8 +145,8 @@ def begin_at_tails(
         return beyond.mul_(sample.p_block(block)).mul_(side)
 
     towards = sample.adjoint(len(state), values)
-    if precondition is not None:  # of the whole sum, not of its tangent part as for gradients
-        towards = towards @ precondition
+    if curvature is not None:  # of the whole sum, not of its tangent part as for gradients
+        towards = curvature.solve(towards)
     advance(state, tangent(towards, state.s), settings, None)
     before = state.value - state.gain
     state.d = torch.zeros_like(state.d)  # the next iteration begins with F's own gradient,
@@ -173,17 +175,22 @@ def gradient(state: State, settings: Settings) -> Float[Tensor, "n_active d_mode
     return tangent(g, state.s)
 
 
-def advance(state: State, g: Tensor, settings: Settings, precondition: Tensor | None) -> None:
+def advance(state: State, g: Tensor, settings: Settings, curvature: Curvature | None) -> None:
     """One iteration, in place: choose a direction by the gradient g, go to its best point."""
     s = state.s
-    pg = g if precondition is None else tangent(g @ precondition, s)
+    cosine_s = (state.w * s).sum(1).double()
+    pg = g
+    if curvature is not None:
+        bulk, pull = factors(state.m2, state.m4, cosine_s, settings)
+        bold = (state.taken < BOLD).unsqueeze(1)
+        bulk, pull = torch.where(bold, 1.0, bulk).to(g), torch.where(bold, 0.0, pull).to(g)
+        pg = tangent(curvature.solve(g, bulk, pull), s)
     state.d = _conjugate(state, g, pg)
     state.g_before, state.pg_before = g, pg
     length = state.d.norm(dim=1, keepdim=True).clamp_min(torch.finfo(s.dtype).tiny)
     direction = state.d / length
 
     b, moments = joint_moments(state.a, direction, state.sample())
-    cosine_s = (state.w * s).sum(1).double()
     cosine_d = (state.w * direction).sum(1).double()
     t = line_search(moments, cosine_s, cosine_d, settings)
     state.m2, state.m4 = (m.squeeze(1) for m in moments_along(moments, t.unsqueeze(1)))
@@ -245,23 +252,3 @@ def line_search(
         low = t.gather(1, (best - 1).clamp_min(0))
         high = t.gather(1, (best + 1).clamp_max(len(unit) - 1))
     return t.gather(1, best).squeeze(1)
-
-
-def preconditioner(
-    projection: Float[Tensor, "d_model d_vocab"],
-    token_weights: Float[Tensor, " d_vocab"],
-    *,
-    moments: str = "weighted",
-    ridge: float = 1e-3,
-) -> Float[Tensor, "d_model d_model"]:
-    """Inverse vocabulary covariance, ``(U diag(p) U^T - mu mu^T + ridge * mean eigenvalue)^-1``."""
-    sample = Sample.of(projection, token_weights.unsqueeze(0), moments)
-    factor = sample.p if sample.scale is None else sample.p * sample.scale**2
-    covariance = projection.new_zeros(len(projection), len(projection), dtype=torch.float64)
-    for block in lanes(projection):
-        columns = projection[:, block]
-        covariance += (columns * factor[:, block]) @ columns.T
-    mean = sample.mean_vector[0].double()
-    covariance -= torch.outer(mean, mean)
-    covariance.diagonal().add_(ridge * covariance.diagonal().mean())
-    return torch.linalg.inv(covariance).to(projection.dtype)

@@ -9,6 +9,7 @@ import torch
 
 from rotate_core.rotation import deflate as deflation
 from rotate_core.rotation import sphere
+from rotate_core.rotation.curvature import Curvature
 from rotate_core.rotation.deflate import RACE, deflate
 from rotate_core.rotation.moments import LANE_TOKENS
 from rotate_core.rotation.settings import Settings
@@ -63,9 +64,9 @@ def test_climbs_begin_towards_the_tails_of_the_neurons_own_logits():
     m = torch.ones(4, projection.shape[1], dtype=torch.float64)
     m[:, :7] = 1e-6
     w = w / w.norm(dim=1, keepdim=True)
-    precondition = sphere.preconditioner(projection, m[0])
+    curvature = Curvature.of(projection, m[0])
     settings = Settings()
-    state, _ = sphere.begin_at_tails(w, projection, m, settings, precondition)
+    state, _ = sphere.begin_at_tails(w, projection, m, settings, curvature)
     p = m[0] / m[0].sum()
     centred = projection - (projection * p).sum(1, keepdim=True)
     z = w @ centred
@@ -76,7 +77,7 @@ def test_climbs_begin_towards_the_tails_of_the_neurons_own_logits():
         neuron, side = row % 4, 1 if row < 4 else -1
         pull = centred @ (p * side * (side * z[neuron] > sphere.TAIL))
         s = w[neuron : neuron + 1]
-        pull = sphere.tangent(pull.unsqueeze(0) @ precondition, s)[0]
+        pull = sphere.tangent(curvature.solve(pull.unsqueeze(0)), s)[0]
         left = state.s[row] - (state.s[row] @ w[neuron]) * w[neuron]
         assert torch.cosine_similarity(left, pull, 0) == pytest.approx(1, abs=1e-9)
     assert (state.taken == 1).all()
@@ -103,11 +104,11 @@ def test_the_climb_that_is_higher_after_the_race_is_the_one_that_goes_on(monkeyp
     monkeypatch.setattr(deflation, "RACE", RACE)
     m = torch.ones(9, projection.shape[1], dtype=torch.float64)
     unit = w / w.norm(dim=1, keepdim=True)
-    settings, precondition = Settings(), sphere.preconditioner(projection, m[0])
-    state, before = sphere.begin_at_tails(unit, projection, m, settings, precondition)
+    settings, curvature = Settings(), Curvature.of(projection, m[0])
+    state, before = sphere.begin_at_tails(unit, projection, m, settings, curvature)
     curves = [before.tolist(), state.value.tolist()]
     for _ in range(RACE - 1):
-        sphere.advance(state, sphere.gradient(state, settings), settings, precondition)
+        sphere.advance(state, sphere.gradient(state, settings), settings, curvature)
         curves.append(state.value.tolist())
     curves = torch.tensor(curves, dtype=torch.float64).T.reshape(2, 9, RACE + 1)
     winner = curves[:, :, -1].argmax(0)

@@ -61,5 +61,5 @@ def test_the_readme_runs_on_a_copy_and_gives_the_same_channels(tmp_path: Path) -
 
 def test_the_method_is_small() -> None:
     files = list(ROTATION.glob("*.py"))
-    assert len(files) == 9, "eight files, and what makes a folder a package"
-    assert sum(len(file.read_text().splitlines()) for file in files) < 1350
+    assert len(files) == 10, "nine files, and what makes a folder a package"
+    assert sum(len(file.read_text().splitlines()) for file in files) < 1400

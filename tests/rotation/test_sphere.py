@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rotate_core.rotation import sphere
+from rotate_core.rotation.curvature import Curvature, factors
 from rotate_core.rotation.deflate import deflate
 from rotate_core.rotation.moments import (
     Sample,
@@ -22,7 +23,7 @@ from rotate_core.rotation.sphere import line_search
 MOMENTS = ["weighted", "scaled"]
 
 
-def solve(w, projection, weights, settings, *, start=None, precondition=None, **changes):
+def solve(w, projection, weights, settings, *, start=None, curvature=None, **changes):
     """One climb of each neuron to its end, all in one batch, without kicks."""
     settings = replace(settings, **changes)
     state = sphere.begin(unit(w), w if start is None else start, projection, weights, settings)
@@ -31,7 +32,7 @@ def solve(w, projection, weights, settings, *, start=None, precondition=None, **
         ended.add(sphere.leave(state, settings))
         if not len(state):
             break
-        sphere.advance(state, state.g, settings, precondition)
+        sphere.advance(state, state.g, settings, curvature)
         history.append(torch.full_like(history[0], math.nan))
         history[-1][state.climb] = state.value
     order = ended.climb.argsort()
@@ -111,13 +112,13 @@ def test_line_search_finds_what_brute_force_finds(moments, seed):
 @pytest.mark.parametrize("moments", MOMENTS)
 def test_every_iteration_stays_on_the_sphere_moves_along_it_and_ascends(moments):
     w, projection, weights, settings = problem(moments)
-    precondition = sphere.preconditioner(projection, weights[0], moments=moments)
+    curvature = Curvature.of(projection, weights[0], moments=moments)
     state = sphere.begin(unit(w), w, projection, weights, settings)
     for _ in range(12):
         before = state.value
         g = sphere.gradient(state, settings)
         torch.testing.assert_close((g * state.s).sum(1), torch.zeros(len(w), dtype=w.dtype))
-        sphere.advance(state, g, settings, precondition)
+        sphere.advance(state, g, settings, curvature)
         torch.testing.assert_close(state.s.norm(dim=1), torch.ones(len(w), dtype=w.dtype))
         torch.testing.assert_close((state.d * state.s).sum(1), torch.zeros(len(w), dtype=w.dtype))
         assert (state.value >= before - 1e-12).all()
@@ -131,10 +132,10 @@ def test_every_iteration_stays_on_the_sphere_moves_along_it_and_ascends(moments)
 @pytest.mark.parametrize("preconditioned", [True, False])
 def test_the_solution_is_a_stationary_point_of_the_definition(moments, preconditioned):
     w, projection, weights, settings = problem(moments)
-    precondition = None
+    curvature = None
     if preconditioned:
-        precondition = sphere.preconditioner(projection, weights[0], moments=moments)
-    solution = solve(w, projection, weights, settings, precondition=precondition, tolerance=1e-12)
+        curvature = Curvature.of(projection, weights[0], moments=moments)
+    solution = solve(w, projection, weights, settings, curvature=curvature, tolerance=1e-12)
     assert solution.converged.all()
     torch.testing.assert_close(solution.vectors.norm(dim=1), w.norm(dim=1))
     s = unit(solution.vectors).requires_grad_()
@@ -209,8 +210,8 @@ def stalls(n_neurons=4):
 
 def test_a_neuron_that_stalls_is_kicked_once_and_not_called_converged():
     w, projection, weights, settings = stalls()
-    precondition = sphere.preconditioner(projection, weights[0])
-    plain = solve(w, projection, weights, settings, precondition=precondition)
+    curvature = Curvature.of(projection, weights[0])
+    plain = solve(w, projection, weights, settings, curvature=curvature)
     kicked = deflate(w, projection, weights[0], n_channels=1, settings=settings)
     assert (kicked["n_iter"][:, 0] > plain.n_iter).all()
     assert (kicked["n_iter"] < 500).all(), "a second stall is the end"
@@ -257,11 +258,50 @@ def test_a_kick_leaves_an_exact_saddle():
     assert abs(first - second) > 0.1
 
 
-def test_preconditioner_is_the_inverse_covariance():
+@pytest.mark.parametrize(("bulk", "pull"), [(1.0, 0.0), (2.5, 0.3)])
+def test_the_curvature_is_solved_for_in_the_eigenvectors_of_the_covariance(bulk, pull):
     _, projection, weights, _ = problem("weighted")
     p = (weights[0] / weights[0].sum()).double()
     centred = projection - (projection * p).sum(1, keepdim=True)
-    covariance = (centred * p) @ centred.T
-    covariance += 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance))
-    ours = sphere.preconditioner(projection, weights[0])
-    torch.testing.assert_close(ours @ covariance, torch.eye(len(ours), dtype=torch.float64))
+    covariance, one = (centred * p) @ centred.T, torch.eye(len(projection), dtype=torch.float64)
+    covariance += 1e-3 * covariance.diagonal().mean() * one
+    ours = Curvature.of(projection, weights[0]).solve(one, bulk, pull)
+    torch.testing.assert_close(ours @ (bulk * covariance + pull * one), one)
+
+
+@pytest.mark.parametrize("moments", MOMENTS)
+def test_near_a_channel_the_objective_curves_down_as_the_curvature_says(moments):
+    """Where no tail adds to it: Gaussian columns, and kurtosis enough to be far from 0."""
+    generator = torch.Generator().manual_seed(0)
+    projection = torch.randn(10, 4000, generator=generator, dtype=torch.float64)
+    projection[0, :40] += 9
+    scales = torch.linspace(0.3, 3, 10, dtype=torch.float64).unsqueeze(1)
+    projection[1:, 40:] *= scales[1:]
+    w = torch.eye(10, dtype=torch.float64)[:1] + 0.1
+    weights, settings = torch.ones(1, 4000, dtype=torch.float64), Settings(moments=moments)
+    curvature = Curvature.of(projection, weights[0], moments=moments)
+    top = solve(w, projection, weights, settings, curvature=curvature, tolerance=1e-12)
+    s = unit(top.vectors)
+
+    def value(x):
+        point = unit(s + sphere.tangent(x.unsqueeze(0), s))
+        return value_of(point, w, projection, weights, settings).sum()
+
+    hessian = torch.autograd.functional.hessian(value, torch.zeros(10).double())
+    z = s @ projection
+    m2 = z.var(1, correction=0)
+    m4 = ((z - z.mean()) ** 4).mean(1)
+    bulk, pull = factors(m2, m4, torch.cosine_similarity(w, s), settings)
+    tangents = torch.linalg.svd(s).Vh[1:]  # an orthonormal basis of the tangent space
+    one = torch.eye(10, dtype=torch.float64)
+    ours = tangents @ torch.linalg.inv(curvature.solve(one, bulk, pull)) @ tangents.T
+    true = -tangents @ hessian @ tangents.T
+    c = tangents @ torch.linalg.inv(curvature.solve(one)) @ tangents.T
+
+    def condition(preconditioner):
+        spread = torch.linalg.eigvals(torch.linalg.solve(preconditioner, true)).real
+        return spread.max() / spread.min()
+
+    assert condition(ours) < 2
+    assert condition(ours) < condition(c) / 2
+    assert condition(ours) < condition(one[1:, 1:]) / 2, "without any preconditioner"

@@ -11,9 +11,10 @@ export class Backend {
    * @param {{wasm?: Uint8Array | null, others?: import("./calls.js").Calls[]}} options
    */
   static async create(pack, { wasm = null, others = [] } = {}) {
-    const { rows, scale, dModel, stride, dVocab, weights, precondition } = pack;
+    const { rows, scale, dModel, stride, dVocab, weights, curvature } = pack;
     // Copies, so that the file's buffer, which all are views of, can go.
-    const own = { dVocab, weights: weights.slice(), precondition: precondition.slice() };
+    const { values, vectors } = curvature;
+    const own = { dVocab, weights: weights.slice(), curvature: { values: values.slice(), vectors: vectors.slice() } };
     const backend = new Backend(own, others);
     const names = await backend._all("load", (from, to) => [
       { rows: rows.slice(from * stride, to * stride), scale: scale.slice(from, to), dModel, stride, wasm },

@@ -23,7 +23,7 @@ export async function decompose(backend, w, options) {
   if (!w.every(Number.isFinite) || !w.some((x) => x !== 0)) {
     throw new Error("This neuron's weights are zero or not finite: it cannot be rotated.");
   }
-  const { weights, precondition } = backend.pack;
+  const { weights, curvature } = backend.pack;
   const { nChannels, skewnessThreshold = 10, known = new Map(), onIteration, look, onChannel, ...rest } = options;
   const own = readOut(await backend.logits(w), weights, { ...rest, skewnessThreshold });
   const m = weights.slice();
@@ -39,7 +39,7 @@ export async function decompose(backend, w, options) {
       const total = m.reduce((sum, weight) => sum + weight, 0);
       const solution = await solve(backend, w, m.map((weight) => weight / total), {
         ...rest,
-        precondition,
+        curvature,
         onIteration: (n) => onIteration?.(index, n),
         look: (state) => look?.(index, state),
       });

@@ -1,12 +1,14 @@
 import { lineSearch, momentsAlong, objective } from "./linesearch.js";
-import { combine, dot, multiply, norm, scaled, tangent, unit } from "./vectors.js";
+import { combine, dot, norm, scaled, solveFor, tangent, unit } from "./vectors.js";
 
 /** Of float32: a gain below it is lost. */
 const ROUNDING = 2 ** -23;
 /** Standard deviations beyond which a token is in the tail that a climb begins towards. */
 const TAIL = 2;
 /** Iterations after which the better of the two climbs goes on alone. */
-const RACE = 9;
+const RACE = 7;
+/** Iterations by the covariance alone, as if nothing pulled back to w: they find higher hills. */
+const BOLD = 5;
 
 /**
  * A climb on its way. The backend has its logits from before the last iteration, until they are moved.
@@ -37,7 +39,7 @@ const RACE = 9;
  * @param {Float32Array} w the neuron
  * @param {Float32Array} p sample weights of the tokens, sum 1
  * @param {{lambdaKurtosis: number, lambdaFidelity: number, tolerance?: number,
- *   gradientTolerance?: number, maxIter?: number, precondition?: Float32Array,
+ *   gradientTolerance?: number, maxIter?: number, curvature?: import("./pack.js").Pack["curvature"],
  *   signal?: AbortSignal, onIteration?: (n: number, value: number) => void,
  *   look?: (state: Climb) => Promise<void>
  * }} options onIteration gets the number of iterations so far, those of both climbs, and F; look is
@@ -80,9 +82,9 @@ async function beginAtTail(problem, side) {
   state.value = objective(m2, m4, 1, problem);
   const sums = await backend.towardsTail(side, TAIL * Math.sqrt(m2));
   const towards = lessMean(sums, mean);
-  const { precondition } = problem; // of the whole sum, not of its tangent part as for gradients
-  const g = tangent(precondition ? multiply(precondition, towards) : towards, w);
-  await advance({ ...problem, precondition: undefined }, state, g);
+  const { curvature } = problem; // of the whole sum, not of its tangent part as for gradients
+  const g = tangent(curvature ? solveFor(curvature, towards) : towards, w);
+  await advance({ ...problem, curvature: undefined }, state, g);
   return Object.assign(state, { d: undefined, gain: Infinity });
 }
 
@@ -116,10 +118,10 @@ async function gradient({ backend, mean, w, lambdaKurtosis, lambdaFidelity }, { 
 
 /** One iteration: choose a direction by the gradient g, go to its best point. */
 async function advance(problem, state, g) {
-  const { backend, mean, w, precondition, signal } = problem;
+  const { backend, mean, w, curvature, signal } = problem;
   signal?.throwIfAborted();
   const { s } = state;
-  const pg = precondition ? tangent(multiply(precondition, g), s) : g;
+  const pg = curvature ? tangent(solveFor(curvature, g, ...factors(problem, state)), s) : g;
   const d = state.d ? conjugate(pg, g, tangent(state.d, s), state.gOld, state.pgOld, s) : pg;
   const length = norm(d);
   const direction = scaled(d, 1 / Math.max(length, 1e-30));
@@ -139,6 +141,14 @@ async function advance(problem, state, g) {
   state.nIter += 1;
   Object.assign(state, { m2, m4, cos, sin, value, gOld: g, pgOld: pg });
   problem.onIteration(value);
+}
+
+/** How much F curves down, roughly: bulk C + pull I (rotate_core/rotation/curvature.py). */
+function factors({ w, lambdaKurtosis, lambdaFidelity }, { s, m2, m4, nIter }) {
+  if (nIter < BOLD) return [1, 0];
+  const kurtosis = Math.max(Math.abs(m4 / (m2 * m2) - 3), 0.5);
+  const bulk = (4 * lambdaKurtosis * kurtosis) / (1 + kurtosis) / m2;
+  return [bulk, lambdaFidelity * Math.max(dot(w, s), 0)];
 }
 
 /** Polak-Ribiere+ direction; the preconditioned gradient where that would not ascend. */

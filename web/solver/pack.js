@@ -8,12 +8,13 @@
  * @property {number} stride bytes of a row: dModel rounded up to 16
  * @property {Float32Array} scale one per token
  * @property {Float32Array} weights token weights to start from
- * @property {Float32Array} precondition dModel x dModel
+ * @property {{values: Float32Array, vectors: Float32Array}} curvature eigenvalues of the vocabulary's
+ *   covariance, and eigenvectors, one after the other
  * @property {string[]} tokens
  * @property {Int8Array} rows token by token
  */
 
-const MAGIC = "ROTATEU1";
+const MAGIC = "ROTATEU2";
 const HEADER = 32;
 
 /**
@@ -31,21 +32,25 @@ export function parsePack(buffer) {
     end = Math.ceil((end + bytes) / 16) * 16;
     return offset;
   };
-  const at = [4 * dVocab, 4 * dVocab, 4 * dModel * dModel, tokenBytes, dVocab * stride].map(place);
+  const floats = [dVocab, dVocab, dModel, dModel * dModel].map((n) => 4 * n);
+  const at = [...floats, tokenBytes, dVocab * stride].map(place);
   if (buffer.byteLength < end) {
     throw new Error(
       `The vocabulary file is cut short: ${buffer.byteLength} bytes arrived, ${end} were expected.`,
     );
   }
-  const text = new TextDecoder().decode(new Uint8Array(buffer, at[3], tokenBytes));
+  const text = new TextDecoder().decode(new Uint8Array(buffer, at[4], tokenBytes));
   return {
     dModel,
     dVocab,
     stride,
     scale: new Float32Array(buffer, at[0], dVocab),
     weights: new Float32Array(buffer, at[1], dVocab),
-    precondition: new Float32Array(buffer, at[2], dModel * dModel),
+    curvature: {
+      values: new Float32Array(buffer, at[2], dModel),
+      vectors: new Float32Array(buffer, at[3], dModel * dModel),
+    },
     tokens: JSON.parse(text),
-    rows: new Int8Array(buffer, at[4], dVocab * stride),
+    rows: new Int8Array(buffer, at[5], dVocab * stride),
   };
 }

@@ -22,8 +22,17 @@ export const cosine = (x, y) => dot(x, y) / (norm(x) * norm(y));
 /** The part of v in the tangent space of the sphere at the unit vector s. */
 export const tangent = (v, s) => combine(1, v, -dot(v, s), s);
 
-/** Matrix (row by row) times vector. */
-export function multiply(matrix, v) {
+/**
+ * (bulk C + pull I)^-1 v, where the covariance C has these eigenvalues, and eigenvectors one after the
+ * other.
+ */
+export function solveFor({ values, vectors }, v, bulk = 1, pull = 0) {
   const n = v.length;
-  return Float64Array.from({ length: n }, (_, i) => dot(matrix.subarray(i * n, i * n + n), v));
+  const result = new Float64Array(n);
+  for (let k = 0; k < n; k++) {
+    const vector = vectors.subarray(k * n, k * n + n);
+    const weight = dot(vector, v) / (bulk * values[k] + pull);
+    for (let i = 0; i < n; i++) result[i] += weight * vector[i];
+  }
+  return result;
 }

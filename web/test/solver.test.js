@@ -59,7 +59,7 @@ for (const [name, options] of [["WebAssembly", { wasm }], ["JavaScript", { wasm:
       for (let i = 0; i < toy.w.length; i++) {
         const wanted = toy.first_steps[i];
         const seen = [];
-        const options = { ...DEFAULTS, precondition: pack.precondition };
+        const options = { ...DEFAULTS, curvature: pack.curvature };
         const onIteration = (n, value) => seen.push(value);
         await solve(backend, toy.w[i], p, { ...options, onIteration });
         const begin = seen.findIndex((value) => Math.abs(value - wanted[0]) < 1e-4);
