@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import time
 import warnings
 from functools import partial
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 from unittest.mock import patch
 
@@ -35,6 +35,7 @@ from rotate_core import (
     decompose,
     load_model,
 )
+from rotate_core.null.evidence import statistics
 from rotate_core.rotation import sphere as geodesic
 from rotate_core.rotation.threads import team
 
@@ -73,7 +74,7 @@ def comparison() -> dict[str, Any]:
         curve = pd.DataFrame(solve(200).history[:, 0].T.numpy()).ffill().mean(axis=1)
         n_iter = int((curve >= target).to_numpy().argmax())
         assert curve[n_iter] >= target, "the geodesic solver never reached the householder solver"
-        seconds = statistics.median(timed(lambda n=n_iter: solve(n))[0] for _ in range(3))
+        seconds = median(timed(lambda n=n_iter: solve(n))[0] for _ in range(3))
         row = {
             "paper_seconds": slow,
             "paper_objective": target,
@@ -105,18 +106,33 @@ def beside(paper: Channels, w: Tensor, vocabulary: Vocabulary, restarts: int) ->
 
 
 def hills() -> dict[str, Any]:
-    """Where both solvers end on layers and neurons that nothing was chosen on; ten minutes."""
-    model, rows = load_model("smollm2-135m"), {}
+    """Where both solvers end on layers and neurons that nothing was chosen on; ten minutes.
+
+    Of those where one start ends lower, how far the channel's tokens stand out in the neuron
+    itself: a hill that is high for many neurons is the vocabulary's.
+    """
+    model, rows, cores = load_model("smollm2-135m"), {}, []
     for layer, kind in ((9, "gate"), (22, "out"), (15, "in"), (28, "gate")):
         w, vocabulary = model.neurons(layer, kind, range(700, 724)).vectors, model.vocabulary(layer)
-        paper = decompose(w, vocabulary, n_channels=1, settings=PAPER, progress=False)
+        options = {"n_channels": 1, "progress": False}
+        paper = decompose(w, vocabulary, settings=PAPER, **options)
         starts = {f"starts_{r}": beside(paper, w, vocabulary, r) for r in (1, 2, 4)}
         rows[f"{layer}/{kind}"] = {"paper_objective": paper.objective.mean().item(), **starts}
+        lower = starts["starts_1"]["neurons_lower_by_0.01"]
+        ours = decompose(w, vocabulary, moments="scaled", **options)
+        both = [statistics(ends, ("core",))["core"][lower, 0] for ends in (ours, paper)]
+        cores.append(torch.stack(both))
+    core = torch.cat(cores, 1)
     shares = {
-        name: statistics.mean(row[name]["share_not_lower_by_0.01"] for row in rows.values())
+        name: mean([row[name]["share_not_lower_by_0.01"] for row in rows.values()])
         for name in starts
     }
-    return {"neurons_of_each": len(w), "share_not_lower_by_0.01": shares, "rows": rows}
+    return {
+        "neurons": len(rows) * len(w),
+        "share_not_lower_by_0.01": shares,
+        "core_where_lower": dict(zip(("geodesic", "householder"), core.tolist(), strict=True)),
+        "rows": rows,
+    }
 
 
 def latency() -> dict[str, float]:
@@ -134,7 +150,7 @@ def latency() -> dict[str, float]:
             return decompose(neurons, vocabulary, n_channels=n_channels, progress=False)
 
         run()
-        seconds = statistics.median(timed(run)[0] for _ in range(3))
+        seconds = median(timed(run)[0] for _ in range(3))
         figures[name] = seconds / (n * n_channels)
     return figures
 
@@ -155,9 +171,9 @@ def contention() -> dict[str, dict[str, float]]:
             beside = [run() for _ in range(5)]
             busy.kill()
         rows[str(n)] = {
-            "alone": statistics.median(alone),
-            "beside_a_busy_loop": statistics.median(beside),
-            "worst_ratio": max(beside) / statistics.median(alone),
+            "alone": median(alone),
+            "beside_a_busy_loop": median(beside),
+            "worst_ratio": max(beside) / median(alone),
         }
     return rows
 
@@ -279,7 +295,7 @@ def precision() -> dict[str, Any]:
     return {
         "avx512_bf16": torch.cpu.get_capabilities().get("avx512_bf16", False),
         "channels": sum(row["channels"] for row in rows),
-        "share_equal": statistics.mean(row["share_equal"] for row in rows),
+        "share_equal": mean(row["share_equal"] for row in rows),
         "largest_difference_in_F_of_these": max(
             row["largest_difference_in_F_of_these"] for row in rows
         ),
@@ -321,7 +337,7 @@ def iterations(w: Tensor, vocabulary: Vocabulary, repeats: int) -> tuple[float, 
     times = []
     for function in (iteration, products):
         function()
-        times.append(statistics.median(timed(function)[0] for _ in range(repeats)))
+        times.append(median(timed(function)[0] for _ in range(repeats)))
     return times[0], times[1]
 
 
@@ -352,9 +368,7 @@ def growth() -> dict[str, dict[str, float]]:
         vocabulary = Vocabulary(whole.projection[:, :d_vocab], whole.token_weights[:d_vocab])
         options = {"n_channels": n_channels, "tolerance": 0.0, "max_iter": 10, "progress": False}
         decompose(w[:1], vocabulary, **options)  # the curvature is paid once a vocabulary
-        return statistics.median(
-            timed(lambda: decompose(w[:n], vocabulary, **options))[0] for _ in range(3)
-        )
+        return median(timed(lambda: decompose(w[:n], vocabulary, **options))[0] for _ in range(3))
 
     return {
         "n_neurons": {str(n): seconds(n=n) for n in (16, 32, 64, 128, 256)},
@@ -415,7 +429,7 @@ def startup() -> dict[str, float]:
         subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
 
     return {
-        name: statistics.median(timed(lambda a=arguments: run(a))[0] for _ in range(5))
+        name: median(timed(lambda a=arguments: run(a))[0] for _ in range(5))
         for name, arguments in PROCESSES.items()
     }
 

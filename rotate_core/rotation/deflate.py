@@ -18,7 +18,7 @@ from .moments import Sample, centred_logits
 from .settings import Settings
 from .threads import team
 
-RACE = 7
+RACE = 8
 """Iterations after which the best ``restarts`` of a neuron's climbs go on."""
 FIRM = 5
 """Iterations before products may be rounded: they decide which hill is climbed."""

@@ -65,7 +65,7 @@ class Settings:
     logits ("tails"), at the neuron itself ("weight"), or at a "reflection" of it that is drawn like
     the paper's start: at a cosine with w of about 1 - 2/d_model."""
     restarts: int = 1
-    """From "tails", the better of the two climbs goes on after 7 iterations; with more restarts
+    """From "tails", the better of the two climbs goes on after 8 iterations; with more restarts
     others climb beside them, from w and towards the tokens that w projects onto most strongly, and
     the best ``restarts`` go on. The highest end is the channel. Other starts and the householder
     solver follow each of so many to its end, drawn anew where they are drawn."""

@@ -6,7 +6,7 @@ const ROUNDING = 2 ** -23;
 /** Standard deviations beyond which a token is in the tail that a climb begins towards. */
 const TAIL = 2;
 /** Iterations after which the better of the two climbs goes on alone. */
-const RACE = 7;
+const RACE = 8;
 /** Iterations by the covariance alone, as if nothing pulled back to w: they find higher hills. */
 const BOLD = 5;
 
