@@ -109,7 +109,7 @@ def hills() -> dict[str, Any]:
     """Where both solvers end on layers and neurons that nothing was chosen on; ten minutes.
 
     Of those where one start ends lower, how far the channel's tokens stand out in the neuron
-    itself: a hill that is high for many neurons is the vocabulary's.
+    itself: do higher hills say less of it?
     """
     model, rows, cores = load_model("smollm2-135m"), {}, []
     for layer, kind in ((9, "gate"), (22, "out"), (15, "in"), (28, "gate")):
@@ -226,6 +226,46 @@ def waiting() -> dict[str, dict[str, float]]:
             loop.kill()
             loop.wait()
         rows[name]["beside_two_busy_loops"] = beside
+    return rows
+
+
+WORK = """
+import time, torch
+from rotate_core import decompose, load_model
+u = torch.randn(576, 49_152)
+v, model = torch.randn(100, 576), load_model("smollm2-135m")
+neurons, vocabulary = model.neurons(25, "out", range(25)), model.vocabulary(25)
+network, tokens = model.transformers(), torch.arange(512)[None]
+works = (
+    lambda: v @ u,
+    lambda: decompose(neurons, vocabulary, n_channels=2, progress=False),
+    lambda: network(tokens),
+)
+with torch.no_grad():
+    for work in works:
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+        print(min(times))
+"""
+
+
+def instructions() -> dict[str, dict[str, float]]:
+    """The shortest of some runs, with all instructions that the processor has, and with AVX2 alone.
+
+    Each library is asked in its own way; MKL does not ask on processors of all makers.
+    """
+    avx2 = {"ATEN_CPU_CAPABILITY": "avx2"}
+    avx2 |= dict.fromkeys(("MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA"), "AVX2")
+    rows = {}
+    for row, values in {"all": {}, "AVX2": avx2}.items():
+        out = subprocess.run(
+            [sys.executable, "-c", WORK], env=os.environ | values, check=True, capture_output=True
+        )
+        seconds = map(float, out.stdout.split())
+        rows[row] = dict(zip(("product", "decompose", "forward_pass"), seconds, strict=True))
     return rows
 
 
@@ -435,8 +475,8 @@ def startup() -> dict[str, float]:
 
 
 ALL = (
-    startup, latency, contention, waiting, throughput, curvature, precision, fused, limit, growth,
-    memory, comparison, hills,
+    startup, latency, contention, waiting, instructions, throughput, curvature, precision, fused,
+    limit, growth, memory, comparison, hills,
 )  # fmt: skip
 PARTS = {f.__name__: f for f in ALL}
 
