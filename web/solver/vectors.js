@@ -29,10 +29,11 @@ export const tangent = (v, s) => combine(1, v, -dot(v, s), s);
 export function solveFor({ values, vectors }, v, bulk = 1, pull = 0) {
   const n = v.length;
   const result = new Float64Array(n);
-  for (let k = 0; k < n; k++) {
-    const vector = vectors.subarray(k * n, k * n + n);
-    const weight = dot(vector, v) / (bulk * values[k] + pull);
-    for (let i = 0; i < n; i++) result[i] += weight * vector[i];
+  for (let k = 0, at = 0; k < n; k++, at += n) {
+    let sum = 0;
+    for (let i = 0; i < n; i++) sum += vectors[at + i] * v[i];
+    const weight = sum / (bulk * values[k] + pull);
+    for (let i = 0; i < n; i++) result[i] += weight * vectors[at + i];
   }
   return result;
 }
