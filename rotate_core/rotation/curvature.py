@@ -53,8 +53,8 @@ class Curvature:
         return (g @ self.vectors / (bulk * self.values + pull)) @ self.vectors.T
 
 
-def factors(m2: Tensor, m4: Tensor, cosine: Tensor, of: Settings) -> tuple[Tensor, Tensor]:
+def factors(m2: Tensor, m4: Tensor, cosine: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
     """``bulk`` and ``pull`` (n, 1), by the logits' moments and the cosine with w, (n,) each."""
     kurtosis = (m4 / m2**2 - 3).abs().clamp_min(LEAST_KURTOSIS)
-    bulk = 4 * of.lambda_kurtosis * kurtosis / (1 + kurtosis) / m2
-    return bulk.unsqueeze(1), (of.lambda_fidelity * cosine.clamp_min(0)).unsqueeze(1)
+    bulk = 4 * settings.lambda_kurtosis * kurtosis / (1 + kurtosis) / m2
+    return bulk.unsqueeze(1), (settings.lambda_fidelity * cosine.clamp_min(0)).unsqueeze(1)

@@ -269,6 +269,20 @@ def test_the_curvature_is_solved_for_in_the_eigenvectors_of_the_covariance(bulk,
     torch.testing.assert_close(ours @ (bulk * covariance + pull * one), one)
 
 
+@pytest.mark.parametrize("taken", [0, sphere.BOLD - 1, sphere.BOLD, 30])
+def test_the_first_iterations_leave_out_what_pulls_back_to_the_neuron(taken):
+    w, projection, weights, settings = problem("weighted")
+    curvature = Curvature.of(projection, weights[0])
+    state = sphere.begin(unit(w), w + 0.3, projection, weights, settings)
+    state.taken += taken
+    s, g = state.s, sphere.gradient(state, settings)
+    bulk, pull = factors(state.m2, state.m4, (unit(w) * s).sum(1), settings)
+    wanted = curvature.solve(g) if taken < sphere.BOLD else curvature.solve(g, bulk, pull)
+    sphere.advance(state, g, settings, curvature)
+    went = sphere.tangent(state.s, s)
+    torch.testing.assert_close(unit(went), unit(sphere.tangent(wanted, s)))
+
+
 @pytest.mark.parametrize("moments", MOMENTS)
 def test_near_a_channel_the_objective_curves_down_as_the_curvature_says(moments):
     """Where no tail adds to it: Gaussian columns, and kurtosis enough to be far from 0."""
