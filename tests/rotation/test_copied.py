@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -48,7 +49,7 @@ def test_the_readme_runs_on_a_copy_and_gives_the_same_channels(tmp_path: Path) -
     script = tmp_path / "script.py"
     script.write_text(ALONE + example[1] + SAME)
     done = subprocess.run(
-        [sys.executable, script.name], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)},
+        [sys.executable, script.name], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
