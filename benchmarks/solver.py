@@ -10,6 +10,7 @@ minutes on two cores. A GPU: benchmarks/gpu.py.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from rotate_core import (
 )
 from rotate_core.null.evidence import statistics
 from rotate_core.rotation import sphere as geodesic
+from rotate_core.rotation.moments import Sample, centred_logits, joint_moments, moments_along
 from rotate_core.rotation.threads import team
 
 OUTPUT = Path(__file__).with_suffix(".json")
@@ -133,6 +135,69 @@ def hills() -> dict[str, Any]:
         "core_where_lower": dict(zip(("geodesic", "householder"), core.tolist(), strict=True)),
         "rows": rows,
     }
+
+
+def summits() -> dict[str, Any]:
+    """How high F gets if the search may leave the neuron's surroundings, and whose hill that is.
+
+    Candidates are first channels of random vectors, which know nothing of any neuron. Each neuron
+    climbs on from the best point of all great circles through it and one of them.
+    """
+    model, settings, rows = load_model("smollm2-135m"), Settings(), {}
+    vocabulary = model.vocabulary(0)
+    drawn = torch.randn(96, model.d_model, generator=torch.Generator().manual_seed(0))
+    options = {"n_channels": 1, "progress": False}
+    pool = decompose(drawn, vocabulary, **options).vectors[:, 0]
+    pool = torch.cat([pool, -pool])
+    groups = ((9, "gate"), (22, "out"), (15, "in"), (28, "gate"))
+    w = torch.cat([model.neurons(*group, range(700, 724)).vectors for group in groups])
+    start = _towards_best(w, pool, vocabulary, settings)
+    near = decompose(w, vocabulary, **options)
+    with patch.object(geodesic, "begin", partial(_from, start, geodesic.begin)):
+        far = decompose(w, vocabulary, start="weight", **options)
+    for name, channels in {"from the neuron": near, "anywhere": far}.items():
+        rows[name] = {
+            "objective": channels.objective[:, 0].tolist(),
+            "cosine": channels.cosine[:, 0].tolist(),
+            "core": statistics(channels, ("core",))["core"][:, 0].tolist(),
+            **_most_alike(channels),
+        }
+    return {"neurons": len(w), "candidates": len(drawn), "rows": rows}
+
+
+def _towards_best(w: Tensor, pool: Tensor, vocabulary: Vocabulary, settings: Settings) -> Tensor:
+    """The highest point of the great circles from each vector towards those of the pool."""
+    unit = torch.nn.functional.normalize(w, dim=1)
+    weights = vocabulary.token_weights.expand(len(w), -1)
+    sample = Sample.of(vocabulary.projection, weights, settings.moments)
+    a, _, _ = centred_logits(unit, sample)
+    best, height = unit, torch.full((len(w),), -math.inf, dtype=torch.float64)
+    one, zero = torch.ones_like(height), torch.zeros_like(height)
+    for candidate in pool:
+        towards = geodesic.tangent(candidate.expand_as(unit), unit)
+        towards = torch.nn.functional.normalize(towards, dim=1)
+        _, moments = joint_moments(a, towards, sample)
+        t = geodesic.line_search(moments, one, zero, settings)
+        m2, m4 = (m.squeeze(1) for m in moments_along(moments, t.unsqueeze(1)))
+        value = settings.objective(m4 / m2**2 - 3, torch.cos(t))
+        point = torch.cos(t).unsqueeze(1) * unit + torch.sin(t).unsqueeze(1) * towards
+        best = torch.where((value > height).unsqueeze(1), point.to(unit), best)
+        height = torch.maximum(value, height)
+    return best
+
+
+def _most_alike(channels: Channels) -> dict[str, Any]:
+    """How many have half of their top ten tokens in common with the most popular; its tokens."""
+    top = channels.top_ids[:, 0, :10]
+    common = (top[:, None, :, None] == top[None, :, None, :]).any(3).sum(2)
+    n_alike = (common >= top.shape[1] / 2).sum(1)
+    tokens = [channels.vocabulary.tokens[i] for i in top[n_alike.argmax()].tolist()]
+    return {"n_alike": int(n_alike.max()), "alike": tokens}
+
+
+def _from(start: Tensor, begin: Any, w: Tensor, point: Tensor, *rest: Any) -> Any:
+    """:func:`.sphere.begin` from ``start``, where it would begin at the neurons themselves."""
+    return begin(w, start if len(w) == len(start) else point, *rest)
 
 
 def latency() -> dict[str, float]:
@@ -476,7 +541,7 @@ def startup() -> dict[str, float]:
 
 ALL = (
     startup, latency, contention, waiting, instructions, throughput, curvature, precision, fused,
-    limit, growth, memory, comparison, hills,
+    limit, growth, memory, comparison, hills, summits,
 )  # fmt: skip
 PARTS = {f.__name__: f for f in ALL}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,17 @@ def gain_against_cosine(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.axhline(0, color=COLOURS["null"], linewidth=1)
     sns.scatterplot(data=table, x="cosine", y="gain", ax=ax, color=COLOURS["geodesic"], s=60)
     ax.set(xlabel="cosine of the two channels", ylabel="F: geodesic - householder", xlim=(0, 1.05))
+    return ax
+
+
+def heights_and_cores(ends: Mapping[str, Mapping[str, Sequence[float]]], ax: Axes) -> Axes:
+    """F of each neuron's first channel against its core, by how far the search may go."""
+    for (name, row), colour in zip(ends.items(), ("geodesic", "null"), strict=True):
+        ax.scatter(
+            row["core"], row["objective"], color=COLOURS[colour], s=25, alpha=0.7, label=name
+        )
+    ax.set(xlabel="core: standard deviations in the neuron itself", ylabel="F of its first channel")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return ax
 
 
