@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from browsers import AXE, FLAGS, HTML, chromium, served_book
+
+from rotate_core import decompose, load_model
+from rotate_core.explorer.pack import rounded
 
 pytestmark = pytest.mark.book
 
@@ -22,7 +26,8 @@ LISTEN = """() => {
     window.results = [];
     document.addEventListener("rotate:channels", ({ detail: { neuron, stored } }) => {
         const plain = (c) => ({ vector: Array.from(c.vector), top: c.top.map(([token]) => token) });
-        window.results.push([neuron.channels.map(plain), stored.channels.map(plain)]);
+        const { layer, kind, index } = stored;
+        window.results.push([[layer, kind, index], neuron.channels.map(plain)]);
     });
 }"""
 
@@ -181,7 +186,11 @@ def test_a_link_says_what_it_cannot_and_scrolls_to_the_explorer(page: Any, addre
 
 
 def test_channels_agree_with_pythons(page: Any):
-    """The first channels of at least 19 of 20 neurons, and nearly all others."""
+    """Over U as the page downloads it: all first channels but one, and three of four others.
+
+    Where two hills are as high, the last bit decides, and what follows then is another channel,
+    too. How many agree with those over U before it was rounded, the chapter says.
+    """
     page.evaluate(LISTEN)
     rotate(page)
     for n in range(1, 20):
@@ -195,15 +204,25 @@ def test_channels_agree_with_pythons(page: Any):
     results = page.evaluate("window.results")
     assert len(results) == 20
 
-    def agrees(ours: dict[str, Any], pythons: dict[str, Any]) -> bool:
-        a, b = np.array(ours["vector"]), np.array(pythons["vector"])
-        cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-        return cosine > 0.99 and len(set(ours["top"]) & set(pythons["top"])) >= 45
-
-    table = np.array([list(map(agrees, *pair)) for pair in results])
+    model = load_model("smollm2-135m")
+    vocabulary = rounded(model.vocabulary(model.n_layers - 1))
+    found = {tuple(neuron): ours for neuron, ours in results}  # each once
+    same = []
+    for (layer, kind, index), ours in found.items():
+        neuron, n_channels = model.neurons(layer, kind, [index]), len(ours)
+        pythons = decompose(neuron, vocabulary, n_channels=n_channels, progress=False)
+        vectors = torch.tensor([channel["vector"] for channel in ours])
+        cosine = torch.cosine_similarity(vectors, pythons.vectors[0], dim=1)
+        tops = zip(ours, pythons.top_ids[0], strict=True)
+        common = [
+            len(set(channel["top"]) & {vocabulary.tokens[i] for i in top.tolist()})
+            for channel, top in tops
+        ]
+        same.append(((cosine > 0.99) & (torch.tensor(common) >= 45)).tolist())
+    table = np.array(same)
     print(f"channels that agree, by position: {table.sum(0).tolist()} of {len(table)}")
-    assert table[:, 0].sum() >= 19
-    assert table.mean() >= 0.85
+    assert table[:, 0].sum() >= len(table) - 1
+    assert table[:, 1:].mean() >= 0.75
 
 
 def test_a_slider_rotates_again_and_cancel_stops_it(page: Any):
