@@ -43,6 +43,10 @@ from rotate_core.rotation.threads import team
 
 OUTPUT = Path(__file__).with_suffix(".json")
 LAYER, KIND = 20, "gate"
+HELD_OUT = {
+    group: range(700, 724) for group in ((9, "gate"), (22, "out"), (15, "in"), (28, "gate"))
+}
+"""Neurons of some layers and kinds that nothing about the solver was chosen on."""
 
 
 def synthetic(d_model: int, d_vocab: int, n: int) -> tuple[Tensor, Vocabulary]:
@@ -114,8 +118,8 @@ def hills() -> dict[str, Any]:
     itself: do higher hills say less of it?
     """
     model, rows, cores = load_model("smollm2-135m"), {}, []
-    for layer, kind in ((9, "gate"), (22, "out"), (15, "in"), (28, "gate")):
-        w, vocabulary = model.neurons(layer, kind, range(700, 724)).vectors, model.vocabulary(layer)
+    for (layer, kind), indices in HELD_OUT.items():
+        w, vocabulary = model.neurons(layer, kind, indices).vectors, model.vocabulary(layer)
         options = {"n_channels": 1, "progress": False}
         paper = decompose(w, vocabulary, settings=PAPER, **options)
         starts = {f"starts_{r}": beside(paper, w, vocabulary, r) for r in (1, 2, 4)}
@@ -149,8 +153,7 @@ def summits() -> dict[str, Any]:
     options = {"n_channels": 1, "progress": False}
     pool = decompose(drawn, vocabulary, **options).vectors[:, 0]
     pool = torch.cat([pool, -pool])
-    groups = ((9, "gate"), (22, "out"), (15, "in"), (28, "gate"))
-    w = torch.cat([model.neurons(*group, range(700, 724)).vectors for group in groups])
+    w = torch.cat([model.neurons(*group, i).vectors for group, i in HELD_OUT.items()])
     start = _towards_best(w, pool, vocabulary, settings)
     near = decompose(w, vocabulary, **options)
     with patch.object(geodesic, "begin", partial(_from, start, geodesic.begin)):

@@ -186,7 +186,7 @@ def test_a_link_says_what_it_cannot_and_scrolls_to_the_explorer(page: Any, addre
 
 
 def test_channels_agree_with_pythons(page: Any):
-    """Over U as the page downloads it: all first channels but one, and three of four others.
+    """Over U as the page downloads it: first channels of 19 in 20 neurons, nearly all others.
 
     Where two hills are as high, the last bit decides, and what follows then is another channel,
     too. How many agree with those over U before it was rounded, the chapter says.
@@ -221,8 +221,8 @@ def test_channels_agree_with_pythons(page: Any):
         same.append(((cosine > 0.99) & (torch.tensor(common) >= 45)).tolist())
     table = np.array(same)
     print(f"channels that agree, by position: {table.sum(0).tolist()} of {len(table)}")
-    assert table[:, 0].sum() >= len(table) - 1
-    assert table[:, 1:].mean() >= 0.75
+    assert table[:, 0].mean() >= 0.95
+    assert table.mean() >= 0.85
 
 
 def test_a_slider_rotates_again_and_cancel_stops_it(page: Any):
