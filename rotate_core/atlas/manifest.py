@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any
 
 from rotate_core.models.architectures import KINDS
-from rotate_core.rotation.settings import Settings
+from rotate_core.rotation.settings import SOLVER_VERSION, Settings
 
 MOST_NEURONS = 1 << 20
 """Of a layer: a number beyond is a mistake. The largest open models have 2^16 and fewer."""
@@ -64,6 +64,8 @@ class Manifest:
     """Which vocabulary matrix, as in :meth:`Model.vocabulary`."""
     fold_norm: bool
     versions: dict[str, str]
+    solver_version: int = SOLVER_VERSION
+    """1 where a manifest does not say. Neurons and a null of different solvers do not compare."""
     exceptions: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     """What a layer ("22") or one kind of it ("18/out") has otherwise: fields of :class:`Settings`,
     and ``max_channels``, a bound on ``n_channels``. A kind's come after its layer's."""
@@ -124,8 +126,11 @@ class Manifest:
     @cached_property
     def _made_with(self) -> str:
         fixed = dataclasses.asdict(dataclasses.replace(self, shards=(), versions={}))
-        if self.settings.precision == "full":  # as in an atlas from before there was a choice
+        # Not in atlases that are older than these two.
+        if self.settings.precision == "full":
             del fixed["settings"]["precision"]
+        if self.solver_version == 1:
+            del fixed["solver_version"]
         return json.dumps(fixed, sort_keys=True)
 
     def differences(self, other: Manifest) -> list[str]:

@@ -72,13 +72,14 @@ def _checked(content: dict[str, Any]) -> Manifest:
     """The manifest out of its JSON. Types come first, so that a message can name the field."""
     types = {field.name: _JSON[str(field.type).partition("[")[0]] for field in _FIELDS}
     types |= {"format": str, "sha256": str}
+    read, content = content, {"solver_version": 1} | content
     for name in [*types, *content]:
         if name not in types:
             raise ValueError(f"{reprlib.repr(name)} is unknown")
         if name not in content:
             raise ValueError(f"{name!r} is missing")
         _typed(name, content[name], types[name])
-    for name, least in (("n_channels", 1), ("seed", 0), ("null", 0)):
+    for name, least in (("n_channels", 1), ("seed", 0), ("null", 0), ("solver_version", 1)):
         if content[name] < least:
             raise ValueError(f"{name} is {content[name]}, not at least {least}")
     for name, known in (("statistic", STATISTICS), ("side", SIDES)):
@@ -94,7 +95,7 @@ def _checked(content: dict[str, Any]) -> Manifest:
     fields = {field.name: content[field.name] for field in _FIELDS}
     manifest = Manifest(**fields | {"settings": settings, "shards": shards})
     manifest.check_exceptions()
-    if content["sha256"] != _checksum(content):
+    if read["sha256"] != _checksum(read):
         raise ValueError("it was changed since it was written")
     return manifest
 

@@ -158,7 +158,8 @@ def discoveries(
         other_nulls: as in :func:`validity`.
         n_neurons: that q-values are over.
         n_null: matched vectors.
-        n_repeats: draws, each with a generator of its own.
+        n_repeats: draws, each with a generator of its own; whatever is planted, a draw's null is
+            the same.
         seed: of the draws.
 
     Returns:
@@ -166,26 +167,40 @@ def discoveries(
         planted, strength, power (mean share of the planted channels with q < 0.1), false
         (mean share of the certified ones that were not planted, 0 where nothing is), low and high
         (95% of its mean, by the normal approximation).
+
+    Raises:
+        ValueError: fewer fresh vectors than the null and the neurons, or too few planted channels.
     """
     import pandas as pd
 
+    if len(fresh) < n_null + n_neurons:
+        raise ValueError(
+            f"{len(fresh)} fresh vectors: wanted at least {n_null + n_neurons}, the null and "
+            f"{n_neurons} neurons"
+        )
     settings = [(0, 0.0), *((n, strength) for n in (1, 5) for strength in planted)]
-    sequences = np.random.SeedSequence(seed).spawn(len(settings))
-    parts = []
-    for (n, strength), sequence in zip(settings, sequences, strict=True):
-        power, false = np.full((2, n_repeats, len(METHODS)), np.nan)
-        for repeat, own_seed in enumerate(sequence.spawn(n_repeats)):
-            random = np.random.default_rng(own_seed)
-            drawn = random.permutation(fresh)
-            channels = random.permutation(planted[strength])[:n] if n else fresh[:0]
-            observed = np.concatenate([channels, drawn[n_null : n_null + n_neurons - n]])
-            for method, name in enumerate(METHODS):
-                certified = _q(name, observed, drawn[:n_null], other_nulls) < SIGNIFICANT
-                power[repeat, method] = certified[:n].mean() if n else np.nan
-                false[repeat, method] = certified[n:].sum() / max(1, certified.sum())
-        mean, half = false.mean(0), 1.96 * false.std(0) / np.sqrt(n_repeats)
-        part = {"method": METHODS, "planted": n, "strength": strength, "power": power.mean(0)}
-        parts.append(pd.DataFrame(part | {"false": mean, "low": mean - half, "high": mean + half}))
+    n_planted = np.array([n for n, _ in settings])
+    is_planted = np.arange(n_neurons)[:, None] < n_planted
+    power, false = np.full((2, n_repeats, len(METHODS), len(settings)), np.nan)
+    for repeat, own_seed in enumerate(np.random.SeedSequence(seed).spawn(n_repeats)):
+        random = np.random.default_rng(own_seed)
+        null, empty = np.split(random.permutation(fresh)[: n_null + n_neurons], [n_null])
+        observed = np.tile(empty[:, None], len(settings))
+        for column, (n, strength) in zip(observed.T[1:], settings[1:], strict=True):
+            column[:n] = random.choice(planted[strength], n, replace=False)
+        for method, name in enumerate(METHODS):
+            certified = _q(name, observed, null, other_nulls) < SIGNIFICANT
+            found = (certified & is_planted).sum(0)
+            power[repeat, method, 1:] = found[1:] / n_planted[1:]
+            false[repeat, method] = (certified.sum(0) - found) / certified.sum(0).clip(1)
+    mean, half = false.mean(0), 1.96 * false.std(0) / np.sqrt(n_repeats)
+    values = {"power": power.mean(0), "false": mean, "low": mean - half, "high": mean + half}
+    parts = [
+        pd.DataFrame({"method": METHODS, "planted": n, "strength": strength}).assign(
+            **{name: by_setting[:, at] for name, by_setting in values.items()}
+        )
+        for at, (n, strength) in enumerate(settings)
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -214,10 +229,11 @@ def choose(valid: pd.DataFrame, discovered: pd.DataFrame) -> pd.DataFrame:
 
 
 def _q(name: str, observed: Values, null: Values, other_nulls: Sequence[Values] = ()) -> Values:
+    """q-values of each column by itself; (n_neurons, n_columns)."""
     if name == DECOYS:
-        return decoy_q_values(observed, null)
-    p = P_VALUES[name](observed, null, other_nulls)
-    return q_values(torch.tensor(p).unsqueeze(1))[:, 0].numpy()
+        return np.stack([decoy_q_values(column, null) for column in observed.T], 1)
+    p = P_VALUES[name](observed.ravel(), null, other_nulls).reshape(observed.shape)
+    return q_values(torch.tensor(p)).numpy()
 
 
 def certified_by_rank(atlas: Atlas) -> pd.Series:
@@ -227,6 +243,9 @@ def certified_by_rank(atlas: Atlas) -> pd.Series:
     statistic, group = atlas.manifest.statistic, ["layer", "kind"]
     tables = (atlas.table([*group, "channel", statistic], null=null) for null in (False, True))
     real, null = (table[table.channel == 0].groupby(group)[statistic] for table in tables)
-    q = {key: _q(RANK, part.to_numpy(), null.get_group(key).to_numpy()) for key, part in real}
+    q = {
+        key: _q(RANK, part.to_numpy()[:, None], null.get_group(key).to_numpy())
+        for key, part in real
+    }
     shares = {key: (values < SIGNIFICANT).mean() for key, values in q.items()}
     return pd.Series(shares, name="ranks_first")

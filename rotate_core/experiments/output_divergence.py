@@ -65,7 +65,7 @@ def divergence_of(
     log_p: Float[Tensor, "*positions d_vocab"], change: Float[Tensor, "*positions d_vocab"]
 ) -> Float[Tensor, "*positions"]:
     """:func:`kl_divergence`, of log-probabilities and how each of them changes."""
-    return (log_p.exp() * (change.expm1() - change)).sum(-1)
+    return change.expm1().sub_(change).mul_(log_p.exp()).sum(-1)
 
 
 def divergences(

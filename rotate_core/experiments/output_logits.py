@@ -6,6 +6,7 @@ the same forward pass as others: each is one more copy of the last token, and th
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def logit_drops(
 ) -> Float[Tensor, "n_positions n_vectors d_vocab"]:
     """Drop of every logit when ``a * vector`` is taken from what an MLP writes at a position.
 
-    The context is run once, and so is the last token up to the edit, where it is repeated: from
+    Contexts are run once, together, and each last token up to the edit, where it is repeated: from
     there on, each vector costs one token of the layers that are left.
 
     Args:
@@ -44,28 +45,30 @@ def logit_drops(
         ``sign(a) * (logit before - logit after)``, float32 on the CPU.
     """
     n = len(vectors)
-    taken: Tensor | None = None
+    taken: Tensor
 
     def edit(_: Any, __: Any, output: Tensor) -> Tensor:
-        if taken is None:
-            return output
         output = output.repeat(n + 1, 1, 1)  # the residual of one text is added to each
         output[1:, -1] -= taken.to(output)
         return output
 
     drops = []
-    for row, a in zip(tokens.to(model.device), activation.tolist(), strict=True):
+    tokens = tokens.to(model.device)
+    with torch.no_grad():
+        contexts = model.base_model(tokens[:, :-1], use_cache=True).past_key_values
+    for row, a in enumerate(activation.tolist()):
+        cache = copy.deepcopy(contexts)
+        cache.batch_select_indices(torch.tensor([row], device=model.device))
+        for later in cache.layers[layer + 1 :]:
+            later.batch_repeat_interleave(n + 1)
+        taken = a * vectors  # the first of the batch stays as it is
         handle = mlp_of(model, layer).register_forward_hook(edit)
         try:
             with torch.no_grad():
-                cache = model.base_model(row[None, :-1], use_cache=True).past_key_values
-                for later in cache.layers[layer + 1 :]:
-                    later.batch_repeat_interleave(n + 1)
-                taken = a * vectors  # the first of the batch stays as it is
-                logits = model(row[None, -1:], past_key_values=cache).logits[:, -1].float().cpu()
+                out = model(tokens[row : row + 1, -1:], past_key_values=cache)
         finally:
             handle.remove()
-            taken = None
+        logits = out.logits[:, -1].float().cpu()
         drops.append((logits[:1] - logits[1:]) * (1.0 if a >= 0 else -1.0))
     return torch.stack(drops)
 

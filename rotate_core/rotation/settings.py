@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .moments import MOMENTS, slog
 
+SOLVER_VERSION = 2
+"""Higher wherever the same settings end at other channels, beyond rounding."""
 _CHOICES = {
     "solver": ("geodesic", "householder"),
     "moments": MOMENTS,

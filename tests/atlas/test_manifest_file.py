@@ -48,24 +48,24 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) == MANIFEST
 
 
-def test_an_atlas_from_before_precision_was_a_choice_is_one_of_full_precision(
+def test_an_atlas_from_before_precision_and_solvers_told_is_of_full_precision_and_the_first(
     tmp_path: Path,
 ) -> None:
-    write_manifest(tmp_path, MANIFEST)
+    first = dataclasses.replace(MANIFEST, solver_version=1)
+    write_manifest(tmp_path, first)
     content = json.loads((tmp_path / "manifest.json").read_text())
-    del content["settings"]["precision"]
+    del content["settings"]["precision"], content["solver_version"]
     content["sha256"] = manifest_file._checksum(content)
     (tmp_path / "manifest.json").write_text(json.dumps(content))
-    assert read_manifest(tmp_path) == MANIFEST
-    fixed = dataclasses.asdict(dataclasses.replace(MANIFEST, shards=(), versions={}))
-    del fixed["settings"]["precision"]
-    assert (
-        MANIFEST.digest() == hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
-    )
-    rounded = dataclasses.replace(MANIFEST.settings, precision="bfloat16")
-    rounded = dataclasses.replace(MANIFEST, settings=rounded)
-    assert rounded.digest() != MANIFEST.digest()
-    assert MANIFEST.differences(rounded) == ["precision: full -> bfloat16"]
+    assert read_manifest(tmp_path) == first
+    fixed = dataclasses.asdict(dataclasses.replace(first, shards=(), versions={}))
+    del fixed["settings"]["precision"], fixed["solver_version"]
+    assert first.digest() == hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+    rounded = dataclasses.replace(first.settings, precision="bfloat16")
+    rounded = dataclasses.replace(first, settings=rounded)
+    assert rounded.digest() != first.digest() != MANIFEST.digest()
+    assert first.differences(rounded) == ["precision: full -> bfloat16"]
+    assert first.differences(MANIFEST) == [f"solver_version: 1 -> {MANIFEST.solver_version}"]
 
 
 def test_every_value_of_a_wrong_type_is_one_line_with_the_file_and_the_field(
