@@ -21,6 +21,8 @@ from rotate_core.experiments.descriptions.kernels import Kernels
 from rotate_core.experiments.descriptions.methods import on_another_text
 from rotate_core.experiments.descriptions.order import count_orders, order_in_words, orders
 from rotate_core.experiments.descriptions.trials import (
+    HeldOut,
+    Trial,
     auroc,
     balanced_accuracy,
     best_threshold,
@@ -358,6 +360,13 @@ def test_sensitivity_changes_one_threshold_at_a_time(texts, kernels):
     default = table.set_index(["threshold", "value"])["exact: gap"]
     same = [("MaxAct's share", 0.3), ("quantile of positives", 0.99), ("margin of a win", 0.01)]
     assert len({str(default[key]) for key in [*same, ("budget", 50)]}) == 1
+    none = torch.empty(0, dtype=torch.long)
+    untested = replace(neurons, trials=[HeldOut(Trial(*[none] * 5), Trial(*[none] * 5))] * 2)
+    empty = sensitivity([untested], {3: channels}, kernels).set_index("threshold")
+    assert empty["exact: gap"].notna().groupby(level=0).any().to_dict() == {
+        name: name == "quantile of positives"
+        for name in empty.index  # which draws trials anew
+    }
 
 
 @pytest.mark.parametrize("kernel", ["exact", "related"])

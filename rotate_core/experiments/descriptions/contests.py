@@ -110,7 +110,8 @@ def sensitivity(
         seed: of the trials and of the resampling.
 
     Returns:
-        One row per threshold and value: won, tied, lost and the gap in AUROC, by kernel.
+        One row per threshold and value: won, tied, lost and the gap in AUROC, by kernel; empty
+        where no neuron can be tested, as with little text.
     """
     import pandas as pd
 
@@ -123,7 +124,8 @@ def sensitivity(
         scores = score_descriptions(changed, kernels, methods)
         margin = value if threshold == "margin of a win" else MARGIN
         row: dict[str, Any] = {"against": against, "threshold": threshold, "value": value}
-        for result in contests(scores, [methods], margin=margin, seed=seed).itertuples():
+        results = contests(scores, [methods], margin=margin, seed=seed) if len(scores) else scores
+        for result in results.itertuples():
             counts = f"{result.won} / {result.tied} / {result.lost}"
             row[f"{result.kernel}: won / tied / lost"] = counts
             row[f"{result.kernel}: gap"] = result.gap
