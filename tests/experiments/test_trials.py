@@ -363,10 +363,8 @@ def test_sensitivity_changes_one_threshold_at_a_time(texts, kernels):
     none = torch.empty(0, dtype=torch.long)
     untested = replace(neurons, trials=[HeldOut(Trial(*[none] * 5), Trial(*[none] * 5))] * 2)
     empty = sensitivity([untested], {3: channels}, kernels).set_index("threshold")
-    assert empty["exact: gap"].notna().groupby(level=0).any().to_dict() == {
-        name: name == "quantile of positives"
-        for name in empty.index  # which draws trials anew
-    }
+    has_figures = empty["exact: gap"].notna()  # other quantiles draw trials anew
+    assert set(has_figures.index[has_figures]) == {"quantile of positives"}
 
 
 @pytest.mark.parametrize("kernel", ["exact", "related"])
