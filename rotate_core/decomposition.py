@@ -76,8 +76,8 @@ def decompose(
             a quarter of what is free on the device, on a CPU at most 2 GiB. A neuron takes about
             48 bytes a token. With ``precision="bfloat16"``, a rounded copy of U comes on top.
         history: keep the objective after every iteration.
-        compile: fuse the elementwise passes with ``torch.compile``, for a GPU. The first call takes
-            a minute or more; results change by rounding only. A CPU needs a C++ compiler for it.
+        compile: fuse the elementwise passes with ``torch.compile``, for a GPU: a CPU needs a C++
+            compiler and gains nothing. The first call takes a minute; results change by rounding.
         progress: show a bar.
         on_channel: called with the number of channels just found; what it raises stops the work.
         overrides: any field of :class:`Settings`, such as ``solver="householder"``.
