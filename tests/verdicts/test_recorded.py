@@ -26,6 +26,15 @@ def test_records_are_kept_under_the_models_name_with_the_profile(tmp_path: Path)
     assert (read["profile"], read["claims"]) == ("full", {"x": 1})
 
 
+def test_the_books_own_records_name_the_profile_they_were_made_with() -> None:
+    root = Path(__file__).parents[2]
+    records = sorted(root.glob("book/recorded/*/*.json"))
+    assert len({path.parent for path in records}) >= 2
+    for path in records:
+        profile = json.loads(path.read_text())["profile"]
+        assert (root / "notebooks/profiles" / f"{profile}.yaml").is_file(), path
+
+
 def test_two_models_records_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     chapter(tmp_path / "results", "05_x.json")
     chapter(tmp_path / "results", "08_y.json", checksum="b" * 64)
