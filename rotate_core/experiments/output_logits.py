@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rotate_core.text.corpus import Windows
 
 
+@torch.no_grad()
 def logit_drops(
     model: PreTrainedModel,
     layer: int,
@@ -54,22 +55,19 @@ def logit_drops(
 
     drops = []
     tokens = tokens.to(model.device)
-    with torch.no_grad():
-        contexts = model.base_model(tokens[:, :-1], use_cache=True).past_key_values
-    for row, a in enumerate(activation.tolist()):
-        cache = copy.deepcopy(contexts)
-        cache.batch_select_indices(torch.tensor([row], device=model.device))
-        for later in cache.layers[layer + 1 :]:
-            later.batch_repeat_interleave(n + 1)
-        taken = a * vectors  # the first of the batch stays as it is
-        handle = mlp_of(model, layer).register_forward_hook(edit)
-        try:
-            with torch.no_grad():
-                out = model(tokens[row : row + 1, -1:], past_key_values=cache)
-        finally:
-            handle.remove()
-        logits = out.logits[:, -1].float().cpu()
-        drops.append((logits[:1] - logits[1:]) * (1.0 if a >= 0 else -1.0))
+    contexts = model.base_model(tokens[:, :-1], use_cache=True).past_key_values
+    handle = mlp_of(model, layer).register_forward_hook(edit)
+    try:
+        for row, (last, a) in enumerate(zip(tokens[:, -1:], activation.tolist(), strict=True)):
+            cache = copy.deepcopy(contexts)
+            cache.batch_select_indices(torch.tensor([row], device=model.device))
+            for later in cache.layers[layer + 1 :]:
+                later.batch_repeat_interleave(n + 1)
+            taken = a * vectors  # the first of the batch stays as it is
+            logits = model(last[None], past_key_values=cache).logits[:, -1].float().cpu()
+            drops.append((logits[:1] - logits[1:]) * (1.0 if a >= 0 else -1.0))
+    finally:
+        handle.remove()
     return torch.stack(drops)
 
 

@@ -62,10 +62,13 @@ def contests(
         seed: of the resampling.
 
     Returns:
-        ``ratio`` and ``gap`` are Estimates, clustered by neuron; ``holm`` is over all rows.
+        ``ratio`` and ``gap`` are Estimates, clustered by neuron; ``holm`` is over all rows. Empty
+        where no neuron was tested.
     """
     import pandas as pd
 
+    if table.empty:
+        return table
     rows: list[dict[str, Any]] = []
     for text, kernel in product(table.text.unique(), KERNELS):
         part = table[(table.text == text) & (table.kernel == kernel)]
@@ -124,8 +127,7 @@ def sensitivity(
         scores = score_descriptions(changed, kernels, methods)
         margin = value if threshold == "margin of a win" else MARGIN
         row: dict[str, Any] = {"against": against, "threshold": threshold, "value": value}
-        results = contests(scores, [methods], margin=margin, seed=seed) if len(scores) else scores
-        for result in results.itertuples():
+        for result in contests(scores, [methods], margin=margin, seed=seed).itertuples():
             counts = f"{result.won} / {result.tied} / {result.lost}"
             row[f"{result.kernel}: won / tied / lost"] = counts
             row[f"{result.kernel}: gap"] = result.gap
